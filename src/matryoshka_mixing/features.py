@@ -1,0 +1,350 @@
+"""The toy model: a tree of features, its finitely many states, and samples from it.
+
+A feature fires only if its parent fires. A *state* is one distinct input: a vector of feature activations with
+its probability, so that every expectation over the data is an exact finite sum.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+STATE_LIMIT = 1 << 16
+"""How many states `FeatureTree.states` enumerates at most, unless told otherwise (our default)."""
+
+
+@dataclass(frozen=True)
+class States:
+    """Every distinct input of a toy model, with its probability.
+
+    Attributes:
+        acts: activation of each feature in each state, shape (states, features).
+        probs: probability of each state, shape (states,), summing to 1.
+    """
+
+    acts: Float[Tensor, "states features"]
+    probs: Float[Tensor, "states"]
+
+    def inputs(self, dictionary: Float[Tensor, "features d_model"]) -> Float[Tensor, "states d_model"]:
+        """The inputs x = acts @ dictionary that an SAE sees."""
+        return self.acts.to(dictionary) @ dictionary
+
+    def labels(self, names: Sequence[str]) -> list[str]:
+        """The features that are active in each state, in words."""
+        active = [[names[f] for f in torch.nonzero(row).flatten().tolist()] for row in self.acts]
+        return [" + ".join(some) or "nothing" for some in active]
+
+    def __len__(self) -> int:
+        return len(self.probs)
+
+
+@dataclass(frozen=True)
+class FeatureTree:
+    """One feature and everything below it; the root is usually a mere container (`is_read_out=False`).
+
+    Compatible with the `tree.json` of noanabeshima/matryoshka-saes. There, the probabilities of exclusive
+    children are weights of one draw and sum to 1 with a dummy child for "none"; here they may sum to less
+    than 1, and what is missing is "none". Files whose exclusive children sum to 1 mean the same in both.
+
+    Attributes:
+        active_prob: probability that the feature fires given that its parent fires, in [0, 1].
+        children: the features below it.
+        mutually_exclusive_children: at most one child fires (else the children are independent).
+        is_read_out: whether the feature has a direction of its own in the input.
+        magnitude_mean: activation when it fires, on average; any non-negative number.
+        magnitude_std: standard deviation of that activation (normal, clipped at 0); 0 = always the mean.
+        id: a name for messages and figures.
+
+    Raises:
+        ValueError: for a value outside its range, naming the node and what is allowed.
+    """
+
+    active_prob: float
+    children: tuple[FeatureTree, ...] = ()
+    mutually_exclusive_children: bool = False
+    is_read_out: bool = True
+    magnitude_mean: float = 1.0
+    magnitude_std: float = 0.0
+    id: str | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        name = f"feature {self.id!r}" if self.id else "a feature"
+        if not 0 <= self.active_prob <= 1:
+            raise ValueError(
+                f"{name} has active_prob {self.active_prob}; a probability must lie in [0, 1]. "
+                "Give the probability that it fires given that its parent fires."
+            )
+        for key in ("magnitude_mean", "magnitude_std"):
+            value = getattr(self, key)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} has {key} {value}; it must be a finite number of at least 0.")
+        total = sum(child.active_prob for child in self.children)
+        if self.mutually_exclusive_children and total > 1 + 1e-9:
+            raise ValueError(
+                f"{name} has {len(self.children)} mutually exclusive children whose probabilities sum to "
+                f"{total:g}; at most 1 is possible. Lower them to {1 / len(self.children):g} each or less, "
+                "or make the children independent."
+            )
+
+    def __iter__(self) -> Iterator[FeatureTree]:
+        """All nodes, parents before their children (the order in which features are numbered)."""
+        yield self
+        for child in self.children:
+            yield from child
+
+    @property
+    def n_features(self) -> int:
+        """Number of features with a direction of their own."""
+        return sum(node.is_read_out for node in self)
+
+    @property
+    def names(self) -> list[str]:
+        """A name for every feature: its `id`, or its number."""
+        read_out = [node for node in self if node.is_read_out]
+        return [node.id or f"feature {i}" for i, node in enumerate(read_out)]
+
+    def parents(self) -> list[int | None]:
+        """For each feature the number of its nearest read-out ancestor, or None."""
+        found: list[int | None] = []
+
+        def visit(node: FeatureTree, above: int | None) -> None:
+            if node.is_read_out:
+                found.append(above)
+                above = len(found) - 1
+            for child in node.children:
+                visit(child, above)
+
+        visit(self, None)
+        return found
+
+    def count_states(self) -> int:
+        """Upper bound on the number of states (before equal ones are merged), without enumerating them."""
+        counts = [child.count_states() - 1 for child in self.children]  # a child's states in which it fires
+        below = 1 + sum(counts) if self.mutually_exclusive_children else math.prod(c + 1 for c in counts)
+        return 1 + below
+
+    def states(self, limit: int = STATE_LIMIT) -> States:
+        """All states with their probabilities, equal ones merged, in float64.
+
+        Raises:
+            ValueError: if there may be more than `limit` states, or magnitudes vary (infinitely many).
+        """
+        varying = [node for node in self if node.is_read_out and node.magnitude_std > 0]
+        if varying:
+            raise ValueError(
+                f"{len(varying)} feature(s) have magnitude_std > 0, so the tree has infinitely many states. "
+                "Use sample(), or set magnitude_std to 0."
+            )
+        if (count := self.count_states()) > limit:
+            raise ValueError(
+                f"the tree has up to {count} states, more than the limit of {limit}. "
+                f"Use sample(), or raise the limit with states(limit={count})."
+            )
+        acts, probs = self._enumerate()
+        acts, where = torch.unique(acts, dim=0, return_inverse=True)
+        merged = torch.zeros(len(acts), dtype=torch.float64).index_add_(0, where, probs)
+        return States(acts[merged > 0], merged[merged > 0])
+
+    def _enumerate(self) -> tuple[Tensor, Tensor]:
+        """States of this subtree given that its parent fires; columns are its features in order."""
+        tables = [child._enumerate() for child in self.children]
+        if self.mutually_exclusive_children:
+            acts, probs = _exclusive(tables)
+        else:
+            acts, probs = torch.zeros(1, 0, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+            for child_acts, child_probs in tables:
+                rows = len(acts), len(child_acts)
+                acts = torch.cat(
+                    [acts.repeat_interleave(rows[1], 0), child_acts.repeat(rows[0], 1)], dim=1
+                )
+                probs = (probs[:, None] * child_probs).flatten()
+        if self.is_read_out:
+            acts = torch.cat([acts.new_full((len(acts), 1), self.magnitude_mean), acts], dim=1)
+        silent = acts.new_zeros(1, acts.shape[1]), probs.new_tensor([1 - self.active_prob])
+        return torch.cat([silent[0], acts]), torch.cat([silent[1], self.active_prob * probs])
+
+    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n features"]:
+        """`n` independent inputs as feature activations, float64, shape (n, features)."""
+        columns: list[Tensor] = []
+
+        def uniform() -> Tensor:
+            return torch.rand(n, dtype=torch.float64, generator=generator)
+
+        def visit(node: FeatureTree, fires: Tensor) -> None:
+            if node.is_read_out:
+                magnitude = torch.full((n,), node.magnitude_mean, dtype=torch.float64)
+                if node.magnitude_std > 0:
+                    noise = torch.randn(n, dtype=torch.float64, generator=generator)
+                    magnitude = (magnitude + node.magnitude_std * noise).clamp_min(0)
+                columns.append(magnitude * fires)
+            # Exclusive children share one uniform draw, cut into an interval for each and a rest for none.
+            shared, edge = uniform() if node.mutually_exclusive_children else None, 0.0
+            for child in node.children:
+                draw = uniform() if shared is None else shared - edge
+                visit(child, fires & (draw >= 0) & (draw < child.active_prob))
+                edge += child.active_prob
+
+        visit(self, uniform() < self.active_prob)
+        return torch.stack(columns, dim=1)
+
+    def to_dict(self) -> dict:
+        """The tree as plain data, in the form of the field's `tree.json`."""
+        data = {
+            "active_prob": self.active_prob,
+            "is_read_out": self.is_read_out,
+            "mutually_exclusive_children": self.mutually_exclusive_children,
+            "magnitude_mean": self.magnitude_mean,
+            "magnitude_std": self.magnitude_std,
+            "children": [child.to_dict() for child in self.children],
+        }
+        return data | ({"id": self.id} if self.id else {})
+
+    @classmethod
+    def from_dict(cls, data: object, path: str = "root") -> FeatureTree:
+        """The reverse of `to_dict`; only `active_prob` is required of a node.
+
+        Raises:
+            ValueError: naming the path of the offending node, such as `root.children[0].children[2]`.
+        """
+        if not isinstance(data, dict):
+            raise ValueError(f"{path}: a node must be a JSON object, not {_kind(data)}.")
+        if unknown := set(data) - set(_NODE_TYPES):
+            raise ValueError(
+                f"{path}: unknown key(s) {sorted(unknown)}; a node may have {sorted(_NODE_TYPES)}."
+            )
+        if "active_prob" not in data:
+            raise ValueError(f"{path}: the key 'active_prob' is missing; every node needs it.")
+        for key, value in data.items():
+            allowed, words = _NODE_TYPES[key]
+            if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+                raise ValueError(f"{path}.{key}: {value!r} is {_kind(value)}; it must be {words}.")
+        if not data.get("is_binary", True):
+            raise ValueError(
+                f"{path}.is_binary: False is not supported; give magnitude_mean and magnitude_std instead."
+            )
+        children = [
+            cls.from_dict(child, f"{path}.children[{i}]") for i, child in enumerate(data.get("children", []))
+        ]
+        known = {key: value for key, value in data.items() if key not in ("children", "is_binary")}
+        try:
+            return cls(children=tuple(children), **known)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> FeatureTree:
+        """Read a tree file. Raises ValueError with the path of the offending node if it is malformed."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not valid JSON: {error}") from None
+        try:
+            return cls.from_dict(data)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def to_json(self, path: str | Path) -> None:
+        """Write a tree file; an interrupted write leaves what stood there before."""
+        path = Path(path)
+        draft = path.with_name(path.name + ".tmp")
+        draft.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        draft.replace(path)
+
+
+_NODE_TYPES = {
+    "active_prob": ((int, float), "a number in [0, 1]"),
+    "is_read_out": ((bool,), "true or false"),
+    "mutually_exclusive_children": ((bool,), "true or false"),
+    "magnitude_mean": ((int, float), "a number of at least 0"),
+    "magnitude_std": ((int, float), "a number of at least 0"),
+    "is_binary": ((bool,), "true or false"),
+    "children": ((list,), "a list of nodes"),
+    "id": ((str,), "a string"),
+}
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _exclusive(tables: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """At most one of the subtrees fires: its firing states beside zeros for the others, then "none"."""
+    widths = [acts.shape[1] for acts, _ in tables]
+    rows, probs = [torch.zeros(1, sum(widths), dtype=torch.float64)], []
+    for i, (acts, child_probs) in enumerate(tables):
+        left, right = sum(widths[:i]), sum(widths[i + 1 :])
+        rows.append(torch.nn.functional.pad(acts[1:], (left, right)))
+        probs.append(child_probs[1:])
+    firing = torch.cat(probs) if probs else torch.zeros(0, dtype=torch.float64)
+    return torch.cat(rows), torch.cat([(1 - firing.sum()).clamp_min(0)[None], firing])
+
+
+def family(
+    parent_probability: float,
+    child_probability: float | Sequence[float],
+    n_children: int = 2,
+    *,
+    parent_magnitude: float = 1.0,
+    child_magnitude: float = 1.0,
+    exclusive: bool = True,
+) -> FeatureTree:
+    """One parent with its children: the three-feature hierarchy and its relatives.
+
+    Args:
+        parent_probability: probability that the parent fires, in [0, 1].
+        child_probability: probability of a child given the parent; one for all, or one each.
+        n_children: number of children, at least 1; must fit `child_probability` where that is a sequence.
+        parent_magnitude, child_magnitude: activations when firing, at least 0.
+        exclusive: whether at most one child fires.
+    """
+    if n_children < 1:
+        raise ValueError(f"n_children is {n_children}; a family needs at least 1 child.")
+    each = [child_probability] * n_children if isinstance(child_probability, (int, float)) else child_probability
+    if len(each) != n_children:
+        raise ValueError(
+            f"{len(each)} child probabilities were given for {n_children} children; give one for each, or one for all."
+        )
+    children = tuple(
+        FeatureTree(p, magnitude_mean=child_magnitude, id=f"child {i + 1}") for i, p in enumerate(each)
+    )
+    parent = FeatureTree(
+        parent_probability, children, exclusive, magnitude_mean=parent_magnitude, id="parent"
+    )
+    return FeatureTree(1.0, (parent,), is_read_out=False)
+
+
+def independent(probabilities: Sequence[float]) -> FeatureTree:
+    """Features without hierarchy, each firing by itself: the negative control."""
+    leaves = tuple(FeatureTree(p, id=f"feature {i}") for i, p in enumerate(probabilities))
+    return FeatureTree(1.0, leaves, is_read_out=False)
+
+
+def without_hierarchy(tree: FeatureTree) -> FeatureTree:
+    """Independent features that fire as often as those of `tree`: the control of each experiment."""
+    states = tree.states()
+    return independent((states.probs @ (states.acts > 0).double()).tolist())
+
+
+def orthonormal_dictionary(
+    n_features: int, d_model: int, generator: torch.Generator
+) -> Float[Tensor, "features d_model"]:
+    """Random orthonormal directions, one row a feature, float64.
+
+    Raises:
+        ValueError: if `d_model` is smaller than `n_features`.
+    """
+    if not 1 <= n_features <= d_model:
+        raise ValueError(
+            f"d_model is {d_model}, which leaves no room for {n_features} orthogonal features; "
+            f"it must be at least {max(n_features, 1)}."
+        )
+    gaussian = torch.randn(d_model, n_features, dtype=torch.float64, generator=generator)
+    return torch.linalg.qr(gaussian).Q.T.contiguous()

@@ -1,0 +1,234 @@
+"""What an SAE learned, measured against the true features. Pure functions of tensors; leading axes are instances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from matryoshka_mixing.features import States
+from matryoshka_mixing.sae import SAE
+
+SILENT = 1e-6
+"""An activation at most this large counts as zero (our default; features fire at about 1)."""
+
+
+def decoder_cosines(
+    sae: SAE, dictionary: Float[Tensor, "features d_in"]
+) -> Float[Tensor, "*instances d_sae features"]:
+    """Cosine of each latent's decoder row with each true feature, in [-1, 1]; a zero row gives 0."""
+    return normalize(sae.W_dec, dim=-1) @ normalize(dictionary, dim=-1).T
+
+
+def encoder_cosines(
+    sae: SAE, dictionary: Float[Tensor, "features d_in"]
+) -> Float[Tensor, "*instances d_sae features"]:
+    """Cosine of each latent's encoder column with each true feature, in [-1, 1].
+
+    Encoder parts outside the span of the features never see an input and stay where they started, so they are
+    left out before the cosine is taken.
+    """
+    within = sae.W_enc.transpose(-1, -2) @ torch.linalg.pinv(dictionary) @ dictionary
+    return normalize(within, dim=-1) @ normalize(dictionary, dim=-1).T
+
+
+def match(cosines: Float[Tensor, "*instances d_sae features"]) -> Int[Tensor, "*instances features"]:
+    """The latent of each feature: the one-to-one assignment with the largest sum of absolute cosines.
+
+    Absolute, because a latent may stand for its feature with the opposite sign: where the decoder bias carries
+    the feature, its latent takes it away again. With fewer latents than features, features without a latent get
+    -1. (Kuhn 1955, through SciPy.)
+    """
+    flat = cosines.abs().reshape(-1, *cosines.shape[-2:])
+    found = torch.full((len(flat), flat.shape[-1]), -1)
+    for i, table in enumerate(flat.cpu().numpy()):
+        latents, features = linear_sum_assignment(table, maximize=True)
+        found[i, features] = torch.from_numpy(latents)
+    return found.reshape(*cosines.shape[:-2], cosines.shape[-1])
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Decoder cosines between a feature's latent and features that it should not hold. Last axis: the pairs.
+
+    Attributes:
+        own: each feature's latent with the feature itself, shape (*instances, features); NaN without a latent.
+        parent_to_child: a parent's latent with each of its children.
+        child_to_sibling: a child's latent with each of its siblings.
+        child_to_parent: a child's latent with its parent.
+    """
+
+    own: Float[Tensor, "*instances features"]
+    parent_to_child: Float[Tensor, "*instances pc"]
+    child_to_sibling: Float[Tensor, "*instances cs"]
+    child_to_parent: Float[Tensor, "*instances cp"]
+
+
+def mixing(
+    cosines: Float[Tensor, "*instances d_sae features"],
+    latents: Int[Tensor, "*instances features"],
+    parents: Sequence[int | None],
+) -> Mixing:
+    """The three mixings of a family or tree; pairs whose latent is missing are NaN.
+
+    Args:
+        cosines: from `decoder_cosines`.
+        latents: from `match`.
+        parents: from `FeatureTree.parents`: the number of each feature's parent, or None.
+    """
+    features = range(len(parents))
+    rows = cosines.gather(-2, latents.clamp_min(0)[..., None].expand(*latents.shape, len(parents)))
+    rows = torch.where(latents[..., None] >= 0, rows, torch.nan)
+
+    def pairs(chosen: list[tuple[int, int]]) -> Tensor:
+        return torch.stack([rows[..., i, j] for i, j in chosen], -1) if chosen else rows[..., 0, :0]
+
+    return Mixing(
+        own=rows.diagonal(dim1=-2, dim2=-1),
+        parent_to_child=pairs([(p, c) for c, p in enumerate(parents) if p is not None]),
+        child_to_sibling=pairs(
+            [(i, j) for i in features for j in features if i != j and parents[i] == parents[j] is not None]
+        ),
+        child_to_parent=pairs([(c, p) for c, p in enumerate(parents) if p is not None]),
+    )
+
+
+def live(acts: Float[Tensor, "*instances states d_sae"], tolerance: float = SILENT) -> Bool[Tensor, "*instances d_sae"]:
+    """Whether each latent fires on any state; one that does not is dead."""
+    return (acts > tolerance).any(-2)
+
+
+def absorption(
+    acts: Float[Tensor, "*instances states d_sae"],
+    latents: Int[Tensor, "*instances features"],
+    features: Float[Tensor, "states features"],
+    probs: Float[Tensor, "states"],
+    parents: Sequence[int | None],
+    tolerance: float = SILENT,
+) -> Float[Tensor, "*instances"]:
+    """Share of the inputs on which a child fires that leave its parent's latent silent, in [0, 1].
+
+    Counted over every (child, parent) pair; a parent without a latent counts as silent. NaN without pairs.
+
+    Args:
+        acts: activations of the latents on every state (or sampled input).
+        latents: from `match`.
+        features: activations of the true features on the same states.
+        probs: probability of each state.
+        parents: from `FeatureTree.parents`.
+    """
+    silent_mass, mass = acts.new_zeros(acts.shape[:-2]), 0.0
+    for child, parent in enumerate(parents):
+        if parent is None:
+            continue
+        weight = probs * (features[:, child] > 0)
+        latent = latents[..., parent]
+        index = latent.clamp_min(0)[..., None, None].expand(*acts.shape[:-1], 1)
+        silent = (acts.gather(-1, index)[..., 0] <= tolerance) | (latent < 0)[..., None]
+        silent_mass = silent_mass + (weight * silent).sum(-1)
+        mass = mass + weight.sum()
+    return silent_mass / mass
+
+
+def selective(
+    acts: Float[Tensor, "*instances states d_sae"],
+    latents: Int[Tensor, "*instances features"],
+    features: Float[Tensor, "states features"],
+    tolerance: float = SILENT,
+) -> Bool[Tensor, "*instances features"]:
+    """Whether each feature's latent fires only on inputs that hold the feature.
+
+    Without a penalty a child's latent may fire on a sibling at no cost, and the children's decoders are then not unique.
+    Arguments as for `absorption`; a feature without a latent is not selective.
+    """
+    index = latents.clamp_min(0).unsqueeze(-2).expand(*acts.shape[:-1], latents.shape[-1])
+    stray = (acts.gather(-1, index) > tolerance) & (features == 0)
+    return ~stray.any(-2) & (latents >= 0)
+
+
+@dataclass(frozen=True)
+class Basin:
+    """One distinct solution that seeds reached.
+
+    Attributes:
+        loss: its loss.
+        live: how many of its latents fire.
+        seeds: the instances that ended there.
+        share: their share of all instances.
+    """
+
+    loss: float
+    live: int
+    seeds: list[int]
+    share: float
+
+
+def basins(
+    loss: Float[Tensor, "seeds"], live_latents: Bool[Tensor, "seeds d_sae"], tolerance: float = 1e-4
+) -> list[Basin]:
+    """Groups seeds that reached the same loss with as many live latents; lowest loss first.
+
+    Two losses are the same if they differ by at most `tolerance` (absolute, in units of the loss). Solutions
+    that are mirror images (siblings swapped) share a loss, and so a basin.
+    """
+    groups: list[Basin] = []
+    counts = live_latents.sum(-1)
+    for seed in torch.argsort(loss, stable=True).tolist():
+        value, alive = float(loss[seed]), int(counts[seed])
+        for group in groups:
+            if group.live == alive and abs(group.loss - value) <= tolerance:
+                group.seeds.append(seed)
+                break
+        else:
+            groups.append(Basin(value, alive, [seed], 0.0))
+    return [Basin(g.loss, g.live, sorted(g.seeds), len(g.seeds) / len(loss)) for g in groups]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Everything the chapters ask of trained SAEs, on every state of their data; see `read`."""
+
+    decoder: Float[Tensor, "*instances d_sae features"]
+    encoder: Float[Tensor, "*instances d_sae features"]
+    acts: Float[Tensor, "*instances states d_sae"]
+    live: Bool[Tensor, "*instances d_sae"]
+    latents: Int[Tensor, "*instances features"]
+    mixing: Mixing
+    absorption: Float[Tensor, "*instances"]
+
+    @property
+    def all_live(self) -> Bool[Tensor, "*instances"]:
+        """Whether no latent of the SAE is dead."""
+        return self.live.all(-1)
+
+
+def read(
+    sae: SAE,
+    states: States,
+    dictionary: Float[Tensor, "features d_in"],
+    parents: Sequence[int | None],
+) -> Reading:
+    """Measure SAEs against the truth: cosines, activations, live latents, matching, mixing, absorption.
+
+    Args:
+        sae: parameters with any leading axes.
+        states: the data.
+        dictionary: the true directions.
+        parents: from `FeatureTree.parents`.
+    """
+    decoder = decoder_cosines(sae, dictionary)
+    acts, latents = sae.encode(states.inputs(dictionary)), match(decoder)
+    return Reading(
+        decoder=decoder,
+        encoder=encoder_cosines(sae, dictionary),
+        acts=acts,
+        live=live(acts),
+        latents=latents,
+        mixing=mixing(decoder, latents, parents),
+        absorption=absorption(acts, latents, states.acts, states.probs, parents),
+    )

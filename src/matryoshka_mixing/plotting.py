@@ -1,0 +1,194 @@
+"""Figures from data, in one style. Every function takes numbers and returns a figure; nothing is saved here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from matryoshka_mixing.metrics import Basin
+
+COLOURS = sns.color_palette("colorblind")
+MARKERS = "osD^vP"
+DIVERGING = "RdBu_r"
+"""The one colour map for cosines, centred on zero."""
+SEQUENTIAL = "Greens"
+"""The one colour map for activations, from zero."""
+
+
+def use_style() -> None:
+    """Set the style of all figures; call once in a notebook."""
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind")
+    mpl.rcParams |= {
+        "figure.dpi": 110,
+        "savefig.dpi": 110,
+        "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": "medium",
+        "legend.frameon": False,
+    }
+
+
+def heatmaps(
+    panels: Mapping[str, np.ndarray],
+    columns: Sequence[str],
+    rows: Sequence[str] | None = None,
+    *,
+    quantity: str = "cosine",
+    per_row: int = 4,
+    width: float = 2.5,
+) -> Figure:
+    """One heat map a panel, with the value in each cell.
+
+    Args:
+        panels: title of each panel and its values, shape (rows, columns); NaN cells are grey and blank.
+        columns: names of the columns (the true features, mostly).
+        rows: names of the rows ("latent 0", ... if None).
+        quantity: "cosine" (diverging colours, -1 to 1) or anything else (sequential, from 0).
+        per_row: panels in a row.
+        width: of a panel, in inches, for three columns.
+    """
+    deep, across = -(-len(panels) // per_row), min(per_row, len(panels))
+    tallest = max(len(matrix) for matrix in panels.values())
+    size = (width * len(columns) / 3 * across + 1.4, (0.4 * tallest + 1.25) * deep)
+    figure, axes = plt.subplots(deep, across, figsize=size, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    if quantity == "cosine":
+        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(-1, 1), DIVERGING)
+    else:
+        highest = max(float(np.nanmax(matrix)) for matrix in panels.values())
+        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, highest), SEQUENTIAL)
+    for i, (axis, (title, matrix)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
+        matrix = np.asarray(matrix)
+        names = rows or [f"latent {k}" for k in range(len(matrix))]
+        axis.set_facecolor("0.88")
+        sns.heatmap(
+            np.where(np.abs(matrix) < 0.005, 0, matrix),  # no "-0.00"
+            ax=axis, cmap=scale.cmap, vmin=scale.norm.vmin, vmax=scale.norm.vmax, annot=True, fmt=".2f", annot_kws={"size": 9},
+            linewidths=0.5, cbar=False, xticklabels=columns, yticklabels=names if i % across == 0 else False,
+        )  # fmt: skip
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(length=0, labelsize=9)
+        axis.set_xticks(axis.get_xticks(), axis.get_xticklabels(), rotation=30, ha="right")
+        axis.set_yticks(axis.get_yticks(), axis.get_yticklabels(), rotation=0)
+    ticks = [-1, 0, 1] if quantity == "cosine" else None
+    figure.colorbar(scale, ax=axes, label=quantity, shrink=0.9, aspect=14, ticks=ticks, pad=0.015)
+    return figure
+
+
+def basin_heatmaps(
+    basins: Sequence[Basin], cosines: np.ndarray, live: np.ndarray, features: Sequence[str], most: int = 8
+) -> Figure:
+    """The first seed of each basin as a heat map of decoder cosines, lowest loss first.
+
+    Args:
+        basins: from `metrics.basins`; the `most` largest are drawn.
+        cosines: decoder cosines of all seeds, shape (seeds, latents, features).
+        live: whether each latent fires, shape (seeds, latents); rows of dead latents are grey.
+        features: names of the features.
+    """
+    largest = sorted(basins, key=lambda basin: -basin.share)[:most]
+    panels = {}
+    for basin in sorted(largest, key=lambda basin: basin.loss):
+        first = basin.seeds[0]
+        shown = np.where(np.asarray(live[first])[:, None], np.asarray(cosines[first]), np.nan)
+        panels[f"{basin.share:.0%} of seeds\nloss {basin.loss:.4f}"] = shown
+    return heatmaps(panels, features, width=2.3)
+
+
+def theory_and_experiment(panels: Sequence[Mapping], per_row: int = 2) -> Figure:
+    """Theory as lines, trained SAEs as points over them.
+
+    Args:
+        panels: for each panel `xlabel`, `ylabel`, optionally `title`, `log` (a logarithmic x axis), and
+            `series`: a list of mappings with `label`, `x` and `y` of the line (optional `line_x`, `line_y`) and
+            `points`, shape (x, seeds), drawn as the median with the full range of the seeds (optional
+            `open_points` likewise, as open circles); NaN marks a seed left out.
+    """
+    rows, columns = -(-len(panels) // per_row), min(per_row, len(panels))
+    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.5 * rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        for i, series in enumerate(panel["series"]):
+            colour = COLOURS[i % len(COLOURS)]
+            if "line_y" in series:
+                axis.plot(series["line_x"], series["line_y"], color=colour, lw=1.8, zorder=1)
+            for key in ("points", "open_points"):
+                if key not in series:
+                    continue
+                look = (
+                    {"fmt": MARKERS[i % len(MARKERS)], "ms": 5, "mec": "white", "mew": 0.6, "label": series["label"]}
+                    if key == "points"
+                    else {"fmt": "o", "ms": 10, "mfc": "none", "mew": 1}
+                )
+                points = np.asarray(series[key])
+                kept = ~np.isnan(points).all(axis=1)
+                x, points = np.asarray(series["x"])[kept], points[kept]
+                middle = np.nanmedian(points, axis=1)
+                spread = np.abs(np.stack([np.nanmin(points, 1), np.nanmax(points, 1)]) - middle)
+                axis.errorbar(x, middle, yerr=spread, lw=1, capsize=2, color=colour, zorder=2, **look)
+        if panel.get("log"):
+            axis.set_xscale("log")
+        axis.axhline(0, color="0.6", lw=0.8, zorder=0)
+        axis.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"], title=panel.get("title", ""))
+        axis.legend(fontsize=9)
+    return figure
+
+
+def loss_path(
+    position: np.ndarray, curves: Mapping[str, np.ndarray], marks: Mapping[str, float], xlabel: str, ylabel: str
+) -> Figure:
+    """Loss along a path between decoders; `marks` are named positions on it."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    for i, (label, curve) in enumerate(curves.items()):
+        axis.plot(position, curve, label=label, color=COLOURS[i], ls=("-", "--", ":")[i % 3], lw=2)
+    for label, place in marks.items():
+        axis.axvline(place, color="0.5", lw=0.8, ls=":")
+        axis.annotate(
+            label, (place, 1), xycoords=("data", "axes fraction"), xytext=(4, -4),
+            textcoords="offset points", fontsize=9, va="top",
+        )  # fmt: skip
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(fontsize=9)
+    return figure
+
+
+def seed_strips(
+    groups: Mapping[str, np.ndarray], xlabel: str, reference: float | None = None, label: str = ""
+) -> Figure:
+    """Every seed as a point, one line a group; `reference` is a vertical line (theory, say)."""
+    figure, axis = plt.subplots(figsize=(7.2, 0.5 * len(groups) + 1.2))
+    names = [name for name, values in groups.items() for _ in np.ravel(values)]
+    values = np.concatenate([np.ravel(v) for v in groups.values()])
+    if reference is not None:
+        axis.axvline(reference, color="0.3", lw=1.2, label=label, zorder=0)
+        axis.legend(fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
+    sns.stripplot(
+        x=values, y=names, hue=names, order=list(groups), hue_order=list(groups), ax=axis, size=4, alpha=0.5,
+        jitter=0.25, legend=False, palette=COLOURS[: len(groups)],
+    )  # fmt: skip
+    axis.set(xlabel=xlabel, ylabel="")
+    return figure
+
+
+def loss_histories(
+    steps: Sequence[int], histories: Mapping[str, np.ndarray], reference: float | None = None, label: str = ""
+) -> Figure:
+    """Training loss of every seed, one panel a group; histories have shape (records, seeds)."""
+    figure, axes = plt.subplots(
+        1, len(histories), figsize=(4.4 * len(histories), 3.0), sharey=True, squeeze=False
+    )
+    for i, (axis, (title, history)) in enumerate(zip(axes.flat, histories.items(), strict=True)):
+        axis.plot(steps, history, color=COLOURS[i], lw=0.7, alpha=0.35)
+        if reference is not None:
+            axis.axhline(reference, color="0.2", lw=1, ls="--", label=label)
+            axis.legend(fontsize=9)
+        axis.set(xlabel="training step", ylabel="loss" if i == 0 else "", title=title)
+    return figure

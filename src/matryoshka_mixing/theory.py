@@ -1,0 +1,155 @@
+"""What the best SAE looks like, without training one.
+
+Assumptions throughout: penalty 0, no biases, orthonormal features of magnitude 1 where a closed form is given.
+Vectors are in feature space: entry i is the component along feature i, so that for unit vectors an entry *is*
+the cosine with that feature. Derived for this project; every statement here is checked by a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from matryoshka_mixing.features import States
+
+
+def second_moment(
+    states: States, weights: Float[Tensor, "states"] | None = None
+) -> Float[Tensor, "features features"]:
+    """E[a a^T] over the states' feature activations, each state also weighed by `weights` if given."""
+    probs = states.probs if weights is None else states.probs * weights
+    return (states.acts * probs[:, None]).T @ states.acts
+
+
+def top_eigenvector(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n"]:
+    """Unit eigenvector of the largest eigenvalue, signed so that its entries sum to a positive number.
+
+    For a second moment of non-negative activations all entries are non-negative (Perron and Frobenius), which
+    is why a ReLU latent can use it: every state projects onto it non-negatively.
+    """
+    vector = torch.linalg.eigh(matrix).eigenvectors[:, -1]
+    return vector * (1 if vector.sum() >= 0 else -1)
+
+
+def narrow_optimum(states: States) -> Float[Tensor, "features"]:
+    """Decoder of the best SAE with one latent: the top eigenvector of the second moment.
+
+    A one-latent SAE is a rank-one reconstruction with non-negative activations; Eckart and Young (1936) give the
+    optimum without the sign constraint, and the optimum meets the constraint.
+    """
+    return top_eigenvector(second_moment(states))
+
+
+def narrow_ratio(child_probability: float, n_children: int) -> float:
+    """t of the best one-latent decoder, parent + t (sum of the children).
+
+    The positive root of `n q t^2 + (1 - q) t - q = 0` for n exclusive children of conditional probability q.
+    The parent's own probability does not appear. Works elementwise on arrays and tensors.
+    """
+    q, n = child_probability, n_children
+    return 2 * q / ((1 - q) + ((1 - q) ** 2 + 4 * n * q**2) ** 0.5)
+
+
+def prefix_weights(
+    states: States, ranks: Sequence[int], widths: Sequence[int], weights: Sequence[float], parent: int = 0
+) -> Float[Tensor, "states"]:
+    """How much each state pulls on the parent's decoder: the total weight of the prefixes that hold the
+    parent's latent and miss the latent of the child that is active.
+
+    Args:
+        states: states of one family with exclusive children.
+        ranks: for each feature the position of its latent (from 0).
+        widths, weights: the prefixes and their weights in the loss.
+        parent: number of the parent feature.
+
+    Raises:
+        ValueError: if more than one child is active in some state (no closed theory there).
+    """
+    pull = torch.zeros(len(states), dtype=torch.float64)
+    for i, acts in enumerate(states.acts):
+        others = [f for f in torch.nonzero(acts).flatten().tolist() if f != parent]
+        if len(others) > 1:
+            raise ValueError(
+                f"state {i} has {len(others)} features active beside feature {parent}; the theory covers "
+                "exclusive children only. Use a family with mutually exclusive children."
+            )
+        first_out = min((ranks[f] for f in others), default=max(widths))
+        for width, weight in zip(widths, weights, strict=True):
+            if ranks[parent] < width <= first_out and acts[parent] > 0:
+                pull[i] += weight
+    return pull
+
+
+def matryoshka_optimum(
+    states: States, ranks: Sequence[int], widths: Sequence[int], weights: Sequence[float], parent: int = 0
+) -> Float[Tensor, "features"]:
+    """Decoder of the parent's latent once the children's latents are there.
+
+    A prefix that holds the active child reconstructs parent + child exactly, whatever the parent's decoder is.
+    What still shapes it are the prefixes of `prefix_weights`: it is the top eigenvector of the second moment
+    re-weighted by them. Arguments and errors as there.
+    """
+    return top_eigenvector(second_moment(states, prefix_weights(states, ranks, widths, weights, parent)))
+
+
+def matryoshka_ratio(child_probability: float, n_children: int, inner_weight: float = 1.0) -> float:
+    """t of the parent's decoder in a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1).
+
+    The positive root of
+    `n beta q t^2 + ((1 + beta)(1 - n q) + n beta q - beta q) t - beta q = 0`
+    for n exclusive children of conditional probability q. Works elementwise on arrays and tensors.
+    """
+    q, n, beta = child_probability, n_children, inner_weight
+    linear = (1 + beta) * (1 - n * q) + (n - 1) * beta * q
+    return 2 * beta * q / (linear + (linear**2 + 4 * n * (beta * q) ** 2) ** 0.5)
+
+
+def parent_cosines(ratio: float, n_children: int) -> tuple[float, float]:
+    """Cosines of parent + t (sum of children) with the parent and with each child."""
+    norm = (1 + n_children * ratio**2) ** 0.5
+    return 1 / norm, ratio / norm
+
+
+def child_decoder(
+    parent_decoder: Float[Tensor, "features"], state: Float[Tensor, "features"]
+) -> Float[Tensor, "features"]:
+    """Unit decoder of the child's latent: what the parent's latent leaves of parent + child.
+
+    The inner prefix, where the parent's latent stands alone, fixes its activation to the projection of the
+    input on its (unit) decoder; the outer prefix is then exact if the child's latent holds the rest.
+    """
+    rest = state - (state @ parent_decoder) * parent_decoder
+    return rest / rest.norm()
+
+
+def child_cosines(ratio: float, n_children: int) -> tuple[float, float, float]:
+    """Cosines of a child's decoder with its parent, with itself and with a sibling, for a parent of ratio t.
+
+    Up to scale: `t(nt - 1)`, `1 + nt^2 - t - t^2`, `-t(1 + t)`. The parent's is negative where t < 1/n.
+    """
+    t, n = ratio, n_children
+    parent, own, sibling = t * (n * t - 1), 1 + n * t**2 - t - t**2, -t * (1 + t)
+    norm = (parent**2 + own**2 + (n - 1) * sibling**2) ** 0.5
+    return parent / norm, own / norm, sibling / norm
+
+
+def one_latent_loss(
+    states: States, directions: Float[Tensor, "*points features"], biases: bool = False
+) -> Float[Tensor, "*points"]:
+    """Loss of a one-latent SAE with each given decoder direction and the best non-negative activations.
+
+    Args:
+        states: the data.
+        directions: decoders, of any non-zero length.
+        biases: allow the best decoder bias as well (the inputs are then centred, and the activation
+            is any number, since a bias can shift it): the variance that the direction leaves.
+    """
+    unit = directions / directions.norm(dim=-1, keepdim=True)
+    acts = states.acts - (states.probs @ states.acts if biases else 0)
+    projected = unit @ acts.T
+    caught = projected if biases else projected.clamp_min(0)
+    power = (states.probs[:, None] * acts.square()).sum()
+    return power - (states.probs * caught.square()).sum(-1)
