@@ -3,7 +3,7 @@
 #
 # **Claim.** A standard SAE of full width *absorbs*. Each child's latent takes the parent's direction into its decoder,
 # and the parent's latent is silent on inputs where a child fires. Source: the post
-# {cite:p}`nabeshima2024matryoshka`; its comment thread starts from there {cite:p}`thread2024comments`. The effect was
+# {cite:p}`nabeshima2024matryoshka`; its comment thread starts from there {cite:p}`chanind2024thread`. The effect was
 # named by Chanin et al. {cite:p}`chanin2024absorption`.
 #
 # {glue:}`full-width-absorbs`
@@ -46,7 +46,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from IPython.display import HTML
-from myst_nb import glue
 
 from matryoshka_mixing import claims, features, metrics, parameters, plotting
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
@@ -71,7 +70,10 @@ seeds, sweep_seeds = range(seed, seed + n_seeds), range(seed, seed + n_sweep_see
 # the {glue:text}`n_states` states, in float64.
 
 # %%
-starts = {"random": random_start(standard, seeds), "near the truth": start_near(dictionary, seeds, start_noise)}
+starts = {
+    "random": random_start(standard, seeds),
+    "near the truth": start_near(dictionary, seeds, start_noise),
+}
 setting = Setting(standard, states, dictionary)
 runs = {kind: train(setting, start, exact) for kind, start in starts.items()}
 readings = {kind: metrics.read(run.sae[0], states, dictionary, parents) for kind, run in runs.items()}
@@ -80,16 +82,17 @@ for kind, run in runs.items():
 
 # %% tags=["remove-cell"]
 random, near = readings["random"], readings["near the truth"]
-glue("n_states", len(states), display=False)
-glue("start_noise", start_noise, display=False)
-glue("n_seeds", n_seeds, display=False)
-glue("n_live", int(random.all_live.sum()), display=False)
+claims.glue("n_states", len(states))
+claims.glue("start_noise", start_noise)
+claims.glue("n_seeds", n_seeds)
+claims.glue("n_live", int(random.all_live.sum()))
 
 # %% [markdown]
 # ## The decisive figure
 #
 # What the latents hold, and when they fire, for one seed of each kind. A clean SAE would show ones on the diagonal
 # and nothing else; latents are ordered by the feature they match best.
+
 
 # %% tags=["hide-input"]
 def typical(kind):
@@ -103,14 +106,17 @@ def typical(kind):
 
 latent_names = [f"{name}'s latent" for name in tree.names]
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-absorb-decoder", "caption": "Decoder cosines with the true features in the seed of median loss. Over live random seeds a child's latent has a median cosine of {glue:text}`child_to_parent:.3f` with the parent; complete absorption is 0.707."}, "image": {"alt": "Two heat maps. In both, each child's latent has nearly equal cosines with the parent and its own child."}}
-glue("child_to_parent", float(random.mixing.child_to_parent[random.all_live].median()), display=False)
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines with the true features in the seed of median loss. Over live random seeds a child's latent has a median cosine of {glue:text}`child_to_parent:.3f` with the parent; complete absorption is 0.707.", "name": "fig-absorb-decoder"}, "image": {"alt": "Two heat maps. In both, each child's latent has nearly equal cosines with the parent and its own child."}}
+claims.glue("child_to_parent", float(random.mixing.child_to_parent[random.all_live].median()))
 figure = plotting.heatmaps({f"{kind}: decoder": typical(kind)[0] for kind in runs}, tree.names, latent_names)
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-absorb-acts", "caption": "Activations on every state in the same seeds. Over live random seeds the parent's latent is silent on {glue:text}`absorption:.0%` of the inputs where a child fires (median)."}, "image": {"alt": "Two heat maps of activation by state. The parent's latent fires on the parent alone and is zero where a child is active."}}
-glue("absorption", float(random.absorption[random.all_live].median()), display=False)
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Activations on every state in the same seeds. Over live random seeds the parent's latent is silent on {glue:text}`absorption:.0%` of the inputs where a child fires (median).", "name": "fig-absorb-acts"}, "image": {"alt": "Two heat maps of activation by state. The parent's latent fires on the parent alone and is zero where a child is active."}}
+claims.glue("absorption", float(random.absorption[random.all_live].median()))
 figure = plotting.heatmaps(
-    {f"{kind}: activations": typical(kind)[1] for kind in runs}, latent_names, states.labels(tree.names), quantity="activation"
+    {f"{kind}: activations": typical(kind)[1] for kind in runs},
+    latent_names,
+    states.labels(tree.names),
+    quantity="activation",
 )
 
 # %% [markdown]
@@ -132,9 +138,9 @@ clean_loss, absorbed_loss = (float(sae.loss(x, states.probs, standard)) for sae 
 print(f"clean {clean_loss:.5f}, absorbed {absorbed_loss:.5f}, trained {float(runs['random'].loss.min()):.5f}")
 
 # %% tags=["remove-cell"]
-glue("clean_loss", clean_loss, display=False)
-glue("absorbed_loss", absorbed_loss, display=False)
-glue("trained_loss", float(runs["random"].loss.min()), display=False)
+claims.glue("clean_loss", clean_loss)
+claims.glue("absorbed_loss", absorbed_loss)
+claims.glue("trained_loss", float(runs["random"].loss.min()))
 
 # %% [markdown]
 # The clean SAE costs {glue:text}`clean_loss:.4f`, the absorbed one {glue:text}`absorbed_loss:.4f`. The best
@@ -154,10 +160,12 @@ swept = {
     "near the truth": train(sweep, start_near(dictionary, sweep_seeds, start_noise), exact),
 }
 swept_readings = {
-    kind: [metrics.read(run.sae[i], s.data, dictionary, parents) for i, s in enumerate(sweep)] for kind, run in swept.items()
+    kind: [metrics.read(run.sae[i], s.data, dictionary, parents) for i, s in enumerate(sweep)]
+    for kind, run in swept.items()
 }
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-absorb-sweeps", "caption": "Absorption rate and the child latents' cosine with the parent, against the penalty (top) and the child's probability (bottom). Medians over live seeds, with bars over all of them; filled points from near the truth, open circles from random initialisation."}, "image": {"alt": "Four panels of points: absorption rate and cosine against penalty and child probability, for both kinds of start."}}
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Absorption rate and the child latents' cosine with the parent, against the penalty (top) and the child's probability (bottom). Medians over live seeds, with bars over all of them; filled points from near the truth, open circles from random initialisation.", "name": "fig-absorb-sweeps"}, "image": {"alt": "Four panels of points: absorption rate and cosine against penalty and child probability, for both kinds of start."}}
 def panel(quantity, rows, x, xlabel, ylabel, log=False):
     """One panel from the readings of one sweep."""
     values = {}
@@ -165,7 +173,12 @@ def panel(quantity, rows, x, xlabel, ylabel, log=False):
         taken = torch.stack([quantity(reading) for reading in every[rows]])
         live = torch.stack([reading.all_live for reading in every[rows]])
         values[kind] = torch.where(live, taken, torch.nan)
-    series = {"label": "near the truth", "x": x, "points": values["near the truth"], "open_points": values["random"]}
+    series = {
+        "label": "near the truth",
+        "x": x,
+        "points": values["near the truth"],
+        "open_points": values["random"],
+    }
     return {"xlabel": xlabel, "ylabel": ylabel, "log": log, "series": [series]}
 
 
@@ -202,13 +215,13 @@ control_states = features.without_hierarchy(tree).states()
 control_run = train(Setting(control, control_states, dictionary), starts["random"], exact)
 control_reading = metrics.read(control_run.sae[0], control_states, dictionary, parents)
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-absorb-sampled", "caption": "Smallest cosine of a child's latent with the parent, every live seed a point. Medians of sampled and exact runs from random initialisation differ by {glue:text}`sampled_gap:.4f`. For the control the largest such cosine is shown."}, "image": {"alt": "Strips of points: exact and sampled runs sit near 0.7, the control near zero."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Smallest cosine of a child's latent with the parent, every live seed a point. Medians of sampled and exact runs from random initialisation differ by {glue:text}`sampled_gap`. For the control the largest such cosine is shown.", "name": "fig-absorb-sampled"}, "image": {"alt": "Strips of points: exact and sampled runs sit near 0.7, the control near zero."}}
 leaning = {k: lean(reading)[reading.all_live] for k, reading in readings.items()}
 leaning_sampled = {k: lean(reading)[reading.all_live] for k, reading in sampled_readings.items()}
 control_lean = control_reading.mixing.child_to_parent.abs().amax(-1)[control_reading.all_live]
 sampled_gap = abs(float(leaning_sampled["random"].median() - leaning["random"].median()))
-glue("batch_size", batch_size, display=False)
-glue("sampled_gap", sampled_gap, display=False)
+claims.glue("batch_size", batch_size)
+claims.glue("sampled_gap", claims.number(sampled_gap))
 strips = {f"exact, {k}": v for k, v in leaning.items()} | {f"sampled, {k}": v for k, v in leaning_sampled.items()}
 figure = plotting.seed_strips(
     strips | {"control: independent, random": control_lean}, "cosine of a child's latent with the parent"
@@ -219,7 +232,7 @@ figure = plotting.seed_strips(
 # {glue:text}`n_live` of them all latents fire; in the others at least one was negative on every input from the
 # start and stays *dead*. The verdict counts seeds without dead latents.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-absorb-basins", "caption": "Distinct solutions of random seeds, lowest loss first, with their shares. Decoder cosines of the first seed in each; grey rows are dead latents."}, "image": {"alt": "Small heat maps, one for each basin. The best one is the absorbed solution; the others have dead latents."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Distinct solutions of random seeds, lowest loss first, with their shares. Decoder cosines of the first seed in each; grey rows are dead latents.", "name": "fig-absorb-basins"}, "image": {"alt": "Small heat maps, one for each basin. The best one is the absorbed solution; the others have dead latents."}}
 found = metrics.basins(runs["random"].loss[0], random.live)
 figure = plotting.basin_heatmaps(found, random.decoder, random.live, tree.names)
 
@@ -243,7 +256,7 @@ full_width_absorbs = claims.judge(
 full_width_absorbs
 
 # %% tags=["remove-cell"]
-glue("full-width-absorbs", HTML(full_width_absorbs.headline()), display=False)
+claims.glue("full-width-absorbs", HTML(full_width_absorbs.headline()))
 
 # %% [markdown]
 # ## What would change our mind

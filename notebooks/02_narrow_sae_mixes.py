@@ -3,7 +3,7 @@
 #
 # **Claims.** An SAE with a single latent, trained on a parent and its children, does not learn the parent. It
 # learns the parent plus a positive part of each child. It does so because that lowers its reconstruction loss.
-# Source: the simplified experiment in the comment thread {cite:p}`thread2024comments`, which met this
+# Source: the simplified experiment in the comment thread {cite:p}`chanind2024thread`, which met this
 # effect first; Chanin et al. later named it feature hedging {cite:p}`chanin2025hedging`.
 #
 # {glue:}`narrow-mixing`
@@ -50,7 +50,6 @@ n_grid = 9  # points on the axis of each sweep, at least 3
 import numpy as np
 import torch
 from IPython.display import HTML
-from myst_nb import glue
 
 from matryoshka_mixing import claims, features, metrics, parameters, plotting, theory
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
@@ -77,7 +76,10 @@ seeds, sweep_seeds = range(seed, seed + n_seeds), range(seed, seed + n_sweep_see
 # expected loss over the {glue:text}`n_states` states, in float64.
 
 # %%
-starts = {"random": random_start(one_latent, seeds), "near the truth": start_near(dictionary[:1], seeds, start_noise)}
+starts = {
+    "random": random_start(one_latent, seeds),
+    "near the truth": start_near(dictionary[:1], seeds, start_noise),
+}
 setting = Setting(one_latent, states, dictionary)
 runs = {kind: train(setting, start, exact) for kind, start in starts.items()}
 readings = {kind: metrics.read(run.sae[0], states, dictionary, parents) for kind, run in runs.items()}
@@ -87,10 +89,10 @@ for kind, run in runs.items():
 
 # %% tags=["remove-cell"]
 random, near = readings["random"], readings["near the truth"]
-glue("n_states", len(states), display=False)
-glue("start_noise", start_noise, display=False)
-glue("n_seeds", n_seeds, display=False)
-glue("n_dead", int((~live["random"]).sum()), display=False)
+claims.glue("n_states", len(states))
+claims.glue("start_noise", start_noise)
+claims.glue("n_seeds", n_seeds)
+claims.glue("n_dead", int((~live["random"]).sum()))
 
 # %% [markdown]
 # ## The decisive figure
@@ -101,7 +103,9 @@ glue("n_dead", int((~live["random"]).sum()), display=False)
 # %%
 grids = {n: np.linspace(0.02, min(0.5, 1 / n), n_grid) for n in families}
 points = [(n, q) for n in families for q in grids[n]]
-sweep = [Setting(one_latent, features.family(parent_probability, q, n).states(), directions[: n + 1]) for n, q in points]
+sweep = [
+    Setting(one_latent, features.family(parent_probability, q, n).states(), directions[: n + 1]) for n, q in points
+]
 swept = {
     "random": train(sweep, random_start(one_latent, sweep_seeds), exact),
     "near the truth": train(sweep, start_near(dictionary[:1], sweep_seeds, start_noise), exact),
@@ -133,9 +137,9 @@ def series(column):
         }  # fmt: skip
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-narrow-curve", "caption": "Theory over experiment. Lines: equation {eq}`narrow-ratio`. Filled points: trained from near the truth; open circles: from random initialisation. Medians, with bars over all seeds. The largest distance of any cosine from the curve is {glue:text}`gap_near:.0e` from near the truth and {glue:text}`gap_random:.0e` from random initialisation."}, "image": {"alt": "Two panels of cosine against child probability for several numbers of children. Trained points lie on the theory's curves: the child's cosine rises from near zero, the parent's falls from one."}}
-glue("gap_near", gaps["near the truth"], display=False)
-glue("gap_random", gaps["random"], display=False)
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Theory over experiment. Lines: equation {eq}`narrow-ratio`. Filled points: trained from near the truth; open circles: from random initialisation. Medians, with bars over all seeds. The largest distance of any cosine from the curve is {glue:text}`gap_near` from near the truth and {glue:text}`gap_random` from random initialisation.", "name": "fig-narrow-curve"}, "image": {"alt": "Two panels of cosine against child probability for several numbers of children. Trained points lie on the theory's curves: the child's cosine rises from near zero, the parent's falls from one."}}
+claims.glue("gap_near", claims.number(gaps["near the truth"]))
+claims.glue("gap_random", claims.number(gaps["random"]))
 x = "child probability given the parent"
 figure = plotting.theory_and_experiment(
     [
@@ -148,7 +152,7 @@ figure = plotting.theory_and_experiment(
 # {numref}`fig-narrow-heatmaps` shows one seed of each kind beside the theory. The clean parent would be a one
 # and zeros.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-narrow-heatmaps", "caption": "What the single latent holds at the default setting: cosines of its decoder row and encoder column with the true features, for the seed of median loss from each start."}, "image": {"alt": "Heat maps of one row each. The latent has a large cosine with the parent and a smaller, equal one with every child, in theory and in both kinds of run."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "What the single latent holds at the default setting: cosines of its decoder row and encoder column with the true features, for the seed of median loss from each start.", "name": "fig-narrow-heatmaps"}, "image": {"alt": "Heat maps of one row each. The latent has a large cosine with the parent and a smaller, equal one with every child, in theory and in both kinds of run."}}
 panels = {"theory: decoder": theory.narrow_optimum(states)[None].numpy()}
 for kind, reading in readings.items():
     alive = torch.nonzero(live[kind])[:, 0]
@@ -175,11 +179,14 @@ control_path = theory.one_latent_loss(independent.states(), walk, biases=True)
 clean, rise = path[0], float(path[:101].diff().max() / path[0])
 saving = ((clean - runs["random"].loss[0]) / clean)[live["random"]]
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-narrow-path", "caption": "The loss along the path from the clean parent (0) to the predicted decoder (1), relative to its value at the clean parent. With a hierarchy it falls to a minimum at 1, by {glue:text}`path_saving:.1%`. For the control, independent features that fire as often, it rises from the start."}, "image": {"alt": "Two curves over the position on the path. The hierarchy's curve dips to its minimum at position one; the control's rises from position zero."}}
-glue("path_saving", float((clean - path[100]) / clean), display=False)
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The loss along the path from the clean parent (0) to the predicted decoder (1), relative to its value at the clean parent. With a hierarchy it falls to a minimum at 1, by {glue:text}`path_saving:.1%`. For the control, independent features that fire as often, it rises from the start.", "name": "fig-narrow-path"}, "image": {"alt": "Two curves over the position on the path. The hierarchy's curve dips to its minimum at position one; the control's rises from position zero."}}
+claims.glue("path_saving", float((clean - path[100]) / clean))
 figure = plotting.loss_path(
     position.numpy(),
-    {"hierarchy": (path / clean).numpy(), "independent features (control)": (control_path / control_path[0]).numpy()},
+    {
+        "hierarchy": (path / clean).numpy(),
+        "independent features (control)": (control_path / control_path[0]).numpy(),
+    },
     {"clean parent": 0.0, "mixed": 1.0},
     xlabel="position on the path from the clean parent to the mixed decoder",
     ylabel="loss / loss of the clean parent",
@@ -188,17 +195,19 @@ figure = plotting.loss_path(
 # %% [markdown]
 # ## How robust
 #
-# **Rare families.** The parent's own probability should not matter, and {numref}`fig-narrow-robust` (left) shows
-# that it does not: over the sweep no cosine moves by more than {glue:text}`parent_probability_gap:.0e`.
+# **Rare families.** The parent's own probability should not matter. Over the sweep in {numref}`fig-narrow-robust` (left)
+# the largest shift of any cosine is {glue:text}`parent_probability_gap`.
 #
-# **An L1 penalty** (right) shrinks activations. It moves the decoder of a single latent very little.
+# **An L1 penalty** (right) shrinks activations. Over its sweep the cosine with a child moves by at most
+# {glue:text}`penalty_shift`.
 
 # %%
 rates = np.geomspace(0.001, 0.5, n_grid)
 penalties = l1 + np.linspace(0, 0.3, n_grid)
 rare = [Setting(one_latent, features.family(p, child_probability, n_children).states(), dictionary) for p in rates]
 penalised = [
-    Setting(SAEConfig(d_model, (1,), l1=p, encoder_bias=False, decoder_bias=False), states, dictionary) for p in penalties
+    Setting(SAEConfig(d_model, (1,), l1=p, encoder_bias=False, decoder_bias=False), states, dictionary)
+    for p in penalties
 ]
 near_start = start_near(dictionary[:1], sweep_seeds, start_noise)
 rare_run, penalised_run = train(rare, near_start, exact), train(penalised, near_start, exact)
@@ -207,20 +216,33 @@ rare_cosines, penalised_cosines = (
 )
 parent_probability_gap = float((rare_cosines.amax((0, 1)) - rare_cosines.amin((0, 1))).max())
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-narrow-robust", "caption": "Left: cosines against the parent's own probability, from 0.001 to 0.5. Right: against the L1 penalty. Lines: the theory without penalty. Points: trained from near the truth, medians with bars over all seeds."}, "image": {"alt": "Two panels. Left, both cosines are flat over the parent's probability. Right, both are almost flat over the penalty."}}
-glue("parent_probability_gap", parent_probability_gap, display=False)
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Cosines against the parent's own probability (left, largest shift {glue:text}`parent_probability_gap`) and against the L1 penalty (right, largest shift {glue:text}`penalty_shift`). Lines: the theory without penalty. Points: trained from near the truth, medians with bars over all seeds.", "name": "fig-narrow-robust"}, "image": {"alt": "Two panels. Left, both cosines are flat over the parent's probability. Right, both are almost flat over the penalty."}}
+claims.glue("parent_probability_gap", claims.number(parent_probability_gap))
+penalty_shift = float((penalised_cosines - penalised_cosines[:1]).abs().max())
+claims.glue("penalty_shift", claims.number(penalty_shift))
 own, child = theory.parent_cosines(theory.narrow_ratio(child_probability, n_children), n_children)
 
 
 def pair(x, values):
     """The two cosines as series, with the theory's flat lines."""
     for label, column, level in [("with the parent", 0, own), ("with a child", 1, child)]:
-        yield {"label": label, "x": x, "points": values[:, :, column], "line_x": x, "line_y": np.full(len(x), level)}
+        yield {
+            "label": label,
+            "x": x,
+            "points": values[:, :, column],
+            "line_x": x,
+            "line_y": np.full(len(x), level),
+        }
 
 
 figure = plotting.theory_and_experiment(
     [
-        {"xlabel": "probability of the parent", "ylabel": "cosine", "log": True, "series": list(pair(rates, rare_cosines))},
+        {
+            "xlabel": "probability of the parent",
+            "ylabel": "cosine",
+            "log": True,
+            "series": list(pair(rates, rare_cosines)),
+        },
         {"xlabel": "L1 penalty", "ylabel": "cosine", "series": list(pair(penalties, penalised_cosines))},
     ]
 )
@@ -241,23 +263,26 @@ control_reading = metrics.read(control_run.sae[0], control_states, dictionary, i
 ranked = control_reading.decoder[control_reading.all_live][:, 0].abs().sort(descending=True).values
 control_mixing = ranked[:, 1:].amax(-1)
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-narrow-sampled", "caption": "The decoder's smallest cosine with a child, every live seed a point. Sampled batches of {glue:text}`batch_size` agree with the exact loss: their medians differ by {glue:text}`sampled_gap:.4f`. The control, for which the largest foreign cosine is shown, stays at zero."}, "image": {"alt": "Strips of points. Exact runs sit on the theory's line, sampled runs scatter closely around it, and the control sits at zero."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The decoder's smallest cosine with a child, every live seed a point. Sampled batches of {glue:text}`batch_size` agree with the exact loss: their medians differ by {glue:text}`sampled_gap`. The control, for which the largest foreign cosine is shown, stays at zero.", "name": "fig-narrow-sampled"}, "image": {"alt": "Strips of points. Exact runs sit on the theory's line, sampled runs scatter closely around it, and the control sits at zero."}}
 smallest = {k: r.decoder[:, 0, 1:].amin(-1)[r.all_live] for k, r in readings.items()}
 smallest_sampled = {k: r.decoder[:, 0, 1:].amin(-1)[r.all_live] for k, r in sampled_readings.items()}
 sampled_gap = float((smallest_sampled["random"].median() - smallest["random"].median()).abs())
-glue("batch_size", batch_size, display=False)
-glue("sampled_gap", sampled_gap, display=False)
+claims.glue("batch_size", batch_size)
+claims.glue("sampled_gap", claims.number(sampled_gap))
 strips = {f"exact, {k}": v for k, v in smallest.items()} | {f"sampled, {k}": v for k, v in smallest_sampled.items()}
 figure = plotting.seed_strips(
-    strips | {"control: independent, random": control_mixing}, "cosine with a child", reference=child, label="theory"
+    strips | {"control: independent, random": control_mixing},
+    "cosine with a child",
+    reference=child,
+    label="theory",
 )
 
 # %% [markdown]
 # **Basins.** From random initialisation {glue:text}`n_dead` of {glue:text}`n_seeds` seeds start with a latent that
 # is negative on every input. It never fires, gets no gradient, and stays *dead*. The verdict counts the others,
-# which all reach one solution.
+# and {numref}`fig-narrow-basins` shows what they reach.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-narrow-basins", "caption": "Every distinct solution that random seeds reached, by loss, with its share of the seeds. Rows of dead latents are grey."}, "image": {"alt": "Small heat maps, one for each basin: the mixed parent, and the dead latent."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Every distinct solution that random seeds reached, by loss, with its share of the seeds. Rows of dead latents are grey.", "name": "fig-narrow-basins"}, "image": {"alt": "Small heat maps, one for each basin: the mixed parent, and the dead latent."}}
 found = metrics.basins(runs["random"].loss[0], random.live)
 figure = plotting.basin_heatmaps(found, random.decoder, random.live, tree.names)
 
@@ -290,8 +315,8 @@ mse_reason = claims.judge(
 mse_reason
 
 # %% tags=["remove-cell"]
-glue("narrow-mixing", HTML(narrow_mixing.headline()), display=False)
-glue("mse-reason", HTML(mse_reason.headline()), display=False)
+claims.glue("narrow-mixing", HTML(narrow_mixing.headline()))
+claims.glue("mse-reason", HTML(mse_reason.headline()))
 
 # %% [markdown]
 # ## What would change our mind

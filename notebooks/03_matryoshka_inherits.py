@@ -4,7 +4,7 @@
 # **Claims.** A Matryoshka SAE of widths 1 and $n+1$ learns the same mixed parent as the narrow SAE inside it, and its
 # children's latents carry a negative part of each sibling. Their decoders also have a very small negative cosine
 # with the parent, which the thread left unexplained. Source: the simplified experiment and the hypothesis in the
-# comment thread {cite:p}`thread2024comments`.
+# comment thread {cite:p}`chanind2024thread`.
 #
 # {glue:}`matryoshka-mixing`
 #
@@ -54,7 +54,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from IPython.display import HTML
-from myst_nb import glue
 
 from matryoshka_mixing import claims, features, metrics, parameters, plotting, theory
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
@@ -70,7 +69,12 @@ states, parents = tree.states(), tree.parents()
 generator = torch.Generator().manual_seed(seed)
 dictionary = features.orthonormal_dictionary(tree.n_features, d_model, generator)
 matryoshka = SAEConfig(
-    d_model, widths=(1, n_children + 1), weights=(inner_weight, 1.0), l1=l1, encoder_bias=False, decoder_bias=False
+    d_model,
+    widths=(1, n_children + 1),
+    weights=(inner_weight, 1.0),
+    l1=l1,
+    encoder_bias=False,
+    decoder_bias=False,
 )
 exact, sampled = TrainConfig(n_steps), TrainConfig(n_steps, batch_size=batch_size)
 seeds, sweep_seeds = range(seed, seed + n_seeds), range(seed, seed + n_sweep_seeds)
@@ -81,7 +85,10 @@ seeds, sweep_seeds = range(seed, seed + n_seeds), range(seed, seed + n_sweep_see
 # expected loss over the {glue:text}`n_states` states, in float64.
 
 # %%
-starts = {"random": random_start(matryoshka, seeds), "near the truth": start_near(dictionary, seeds, start_noise)}
+starts = {
+    "random": random_start(matryoshka, seeds),
+    "near the truth": start_near(dictionary, seeds, start_noise),
+}
 setting = Setting(matryoshka, states, dictionary)
 runs = {kind: train(setting, start, exact) for kind, start in starts.items()}
 readings = {kind: metrics.read(run.sae[0], states, dictionary, parents) for kind, run in runs.items()}
@@ -91,11 +98,11 @@ for kind, run in runs.items():
 # %% tags=["remove-cell"]
 random, near = readings["random"], readings["near the truth"]
 parent_first = random.all_live & ((runs["random"].loss[0] - runs["near the truth"].loss[0].median()).abs() < 1e-4)
-glue("n_states", len(states), display=False)
-glue("start_noise", start_noise, display=False)
-glue("n_seeds", n_seeds, display=False)
-glue("n_live", int(random.all_live.sum()), display=False)
-glue("n_parent_first", int(parent_first.sum()), display=False)
+claims.glue("n_states", len(states))
+claims.glue("start_noise", start_noise)
+claims.glue("n_seeds", n_seeds)
+claims.glue("n_live", int(random.all_live.sum()))
+claims.glue("n_parent_first", int(parent_first.sum()))
 
 # %% [markdown]
 # ## The decisive figure
@@ -109,7 +116,9 @@ betas = np.geomspace(0.1, 10, n_grid)
 points = [(q, inner_weight) for q in chances] + [(child_probability, beta) for beta in betas]
 sweep = [
     Setting(
-        replace(matryoshka, weights=(beta, 1.0)), features.family(parent_probability, q, n_children).states(), dictionary
+        replace(matryoshka, weights=(beta, 1.0)),
+        features.family(parent_probability, q, n_children).states(),
+        dictionary,
     )
     for q, beta in points
 ]
@@ -128,7 +137,13 @@ def five(run):
     latents = metrics.match(every)
     mix = metrics.mixing(every, latents, parents)
     selective = metrics.selective(run.sae.encode(states.inputs(dictionary)), latents, states.acts).all(-1)
-    return [every[..., :1, 0], mix.parent_to_child, mix.child_to_parent, mix.own[..., 1:], mix.child_to_sibling], selective
+    return [
+        every[..., :1, 0],
+        mix.parent_to_child,
+        mix.child_to_parent,
+        mix.own[..., 1:],
+        mix.child_to_sibling,
+    ], selective
 
 
 measured, selective = five(swept)
@@ -163,10 +178,11 @@ def lines(q, beta):
     return [*theory.parent_cosines(ratio, n_children), *theory.child_cosines(ratio, n_children)]
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-matryoshka-curve", "caption": "Theory over experiment, against the child's probability (left) and the weight of the inner prefix (right). Top: the parent's latent; bottom: a child's. Filled points: from near the truth, medians with bars over all seeds; over both sweeps no cosine is further than {glue:text}`theory_gap:.0e` from its line. Open circles: random seeds that reach the same solution. Seeds with a latent that fires for a sibling are left out and told of below."}, "image": {"alt": "Four panels. The parent's latent gains the children as they become more likely and as the inner prefix weighs more. A child's latent has a clearly negative cosine with its sibling and a slightly negative one with the parent. Points lie on the lines."}}
-glue("theory_gap", theory_gap, display=False)
-glue("n_swept", selective.numel(), display=False)
-glue("n_stray", int((~selective).sum()), display=False)
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Theory over experiment, against the child's probability (left) and the weight of the inner prefix (right). Top: the parent's latent; bottom: a child's. Filled points: from near the truth, medians with bars over all seeds; over both sweeps the largest distance of a cosine from its line is {glue:text}`theory_bound`. Open circles: random seeds that reach the same solution. Seeds with a latent that fires for a sibling are left out and told of below.", "name": "fig-matryoshka-curve"}, "image": {"alt": "Four panels. The parent's latent gains the children as they become more likely and as the inner prefix weighs more. A child's latent has a clearly negative cosine with its sibling and a slightly negative one with the parent. Points lie on the lines."}}
+claims.glue("theory_bound", claims.number(theory_gap))
+claims.glue("headline_child", float(near.decoder[:, 0, 1:].median()))
+claims.glue("n_swept", selective.numel())
+claims.glue("n_stray", int((~selective).sum()))
 fine_q, fine_beta = np.linspace(0.001, chances[-1], 200), np.geomspace(0.1, 10, 200)
 first, second = slice(0, n_grid), slice(n_grid, None)
 by_q, by_beta = lines(fine_q, inner_weight), lines(child_probability, fine_beta)
@@ -190,7 +206,7 @@ figure = plotting.theory_and_experiment(
 # {numref}`fig-matryoshka-heatmaps` is the picture that the thread drew: decoder and encoder beside the theory, for
 # the seed of median loss from near the truth.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-matryoshka-heatmaps", "caption": "Cosines with the true features at the default setting: theory, and the decoder and encoder of the seed of median loss from near the truth."}, "image": {"alt": "Three heat maps. The parent's latent holds the parent and part of each child; each child's latent holds its child and a negative part of its sibling."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Cosines with the true features at the default setting: theory, and the decoder and encoder of the seed of median loss from near the truth.", "name": "fig-matryoshka-heatmaps"}, "image": {"alt": "Three heat maps. The parent's latent holds the parent and part of each child; each child's latent holds its child and a negative part of its sibling."}}
 optimum = theory.matryoshka_optimum(states, range(n_children + 1), matryoshka.widths, matryoshka.weights)
 pairs = torch.eye(n_children + 1, dtype=torch.float64)[1:] + torch.eye(n_children + 1, dtype=torch.float64)[0]
 expected = torch.stack([optimum, *(theory.child_decoder(optimum, pair) for pair in pairs)])
@@ -206,13 +222,15 @@ figure = plotting.heatmaps(panels | {"trained: encoder": near.encoder[median].nu
 # {glue:text}`n_parent_first` seeds reach the solution above. {numref}`fig-matryoshka-basins` shows where the others
 # end. A start near the truth would hide all of this.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-matryoshka-basins", "caption": "Distinct solutions of random seeds, lowest loss first, with their shares. Decoder cosines of the first seed in each; grey rows are dead latents."}, "image": {"alt": "Small heat maps, one for each basin, among them the mixed parent-first solution and several with dead latents."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Distinct solutions of random seeds, lowest loss first, with their shares. Decoder cosines of the first seed in each; grey rows are dead latents.", "name": "fig-matryoshka-basins"}, "image": {"alt": "Small heat maps, one for each basin, among them the mixed parent-first solution and several with dead latents."}}
 found = metrics.basins(runs["random"].loss[0], random.live)
 figure = plotting.basin_heatmaps(found, random.decoder, random.live, tree.names)
 
 # %% [markdown]
-# **An L1 penalty** shrinks the activation of the parent's latent, so the over-shoot goes away: the child's small
-# negative cosine with the parent can turn its sign. The mixing itself stays.
+# **An L1 penalty** shrinks the activation of the parent's latent, and so its over-shoot: the child's small negative
+# cosine with the parent should shrink too, and may turn its sign. Over this sweep it goes from
+# {glue:text}`lean_first:.3f` to {glue:text}`lean_last:.3f`, while the parent's cosine with a child goes from
+# {glue:text}`mixed_first:.3f` to {glue:text}`mixed_last:.3f`.
 
 # %%
 penalties = l1 + np.linspace(0, 0.2, n_grid)
@@ -220,14 +238,23 @@ penalised = [replace(setting, sae=replace(matryoshka, l1=penalty)) for penalty i
 penalised_run = train(penalised, start_near(dictionary, sweep_seeds, start_noise), exact)
 by_penalty, _ = five(penalised_run)
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-matryoshka-l1", "caption": "The mixings against the L1 penalty, from near the truth. Points: medians with bars over all seeds. Lines: the theory without a penalty."}, "image": {"alt": "Two panels against the penalty. The parent's cosine with a child changes little; the child's cosine with the parent rises from slightly negative."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The mixings against the L1 penalty, from near the truth. Points: medians with bars over all seeds. Lines: the theory without a penalty.", "name": "fig-matryoshka-l1"}, "image": {"alt": "Two panels against the penalty. The parent's cosine with a child changes little; the child's cosine with the parent rises from slightly negative."}}
+for name, i in [("mixed", 1), ("lean", 2)]:
+    claims.glue(f"{name}_first", float(by_penalty[i][0].median()))
+    claims.glue(f"{name}_last", float(by_penalty[i][-1].median()))
 flat = [np.full(n_grid, value) for value in lines(child_probability, inner_weight)]
 
 
 def along(chosen):
     """Some of the five cosines along the sweep of the penalty."""
     series = [
-        {"label": names[i], "x": penalties, "line_x": penalties, "line_y": flat[i], "points": by_penalty[i].reshape(n_grid, -1)}
+        {
+            "label": names[i],
+            "x": penalties,
+            "line_x": penalties,
+            "line_y": flat[i],
+            "points": by_penalty[i].reshape(n_grid, -1),
+        }
         for i in chosen
     ]
     return {"xlabel": "L1 penalty", "ylabel": "decoder cosine", "series": series}
@@ -244,12 +271,15 @@ sampled_runs = {kind: train(setting, start, sampled) for kind, start in starts.i
 sampled_readings = {k: metrics.read(run.sae[0], states, dictionary, parents) for k, run in sampled_runs.items()}
 control = replace(matryoshka, decoder_bias=True)
 control_states = features.without_hierarchy(tree).states()
-control_runs = {kind: train(Setting(control, control_states, dictionary), start, exact) for kind, start in starts.items()}
+control_runs = {
+    kind: train(Setting(control, control_states, dictionary), start, exact) for kind, start in starts.items()
+}
 control_readings = {
     kind: metrics.read(run.sae[0], control_states, dictionary, parents) for kind, run in control_runs.items()
 }
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-matryoshka-sampled", "caption": "The first latent's smallest cosine with a child, every live seed a point. Medians of sampled and exact runs from near the truth differ by {glue:text}`sampled_gap:.4f`. For the control the largest foreign cosine of the first latent is shown."}, "image": {"alt": "Strips of points. Exact and sampled runs from near the truth sit at the theory's line, random ones also in other basins, the control at zero."}}
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The first latent's smallest cosine with a child, every live seed a point. Medians of sampled and exact runs from near the truth differ by {glue:text}`sampled_gap`. For the control the largest foreign cosine of the first latent is shown.", "name": "fig-matryoshka-sampled"}, "image": {"alt": "Strips of points. Exact and sampled runs from near the truth sit at the theory's line, random ones also in other basins, the control at zero."}}
 def smallest(reading):
     """The first latent's smallest cosine with a child, in live seeds."""
     return reading.decoder[:, 0, 1:].amin(-1)[reading.all_live]
@@ -261,12 +291,14 @@ def foreign(reading):
 
 
 sampled_gap = abs(float(smallest(sampled_readings["near the truth"]).median() - smallest(near).median()))
-glue("batch_size", batch_size, display=False)
-glue("sampled_gap", sampled_gap, display=False)
+claims.glue("batch_size", batch_size)
+claims.glue("sampled_gap", claims.number(sampled_gap))
 strips = {f"exact, {k}": smallest(r) for k, r in readings.items()}
 strips |= {f"sampled, {k}": smallest(r) for k, r in sampled_readings.items()}
 strips |= {f"control, {k}": foreign(r) for k, r in control_readings.items()}
-figure = plotting.seed_strips(strips, "cosine of the first latent with a child", reference=float(optimum[1]), label="theory")
+figure = plotting.seed_strips(
+    strips, "cosine of the first latent with a child", reference=float(optimum[1]), label="theory"
+)
 
 # %% [markdown]
 # ## The verdicts
@@ -306,8 +338,8 @@ child_to_parent = claims.judge(
 child_to_parent
 
 # %% tags=["remove-cell"]
-glue("matryoshka-mixing", HTML(matryoshka_mixing.headline()), display=False)
-glue("child-to-parent", HTML(child_to_parent.headline()), display=False)
+claims.glue("matryoshka-mixing", HTML(matryoshka_mixing.headline()))
+claims.glue("child-to-parent", HTML(child_to_parent.headline()))
 
 # %% [markdown]
 # ## What would change our mind

@@ -11,7 +11,6 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +38,7 @@ class Criterion:
         if self.op not in (">=", "<="):
             raise ValueError(f"{self.metric}: op is {self.op!r}; it must be '>=' or '<='.")
         if self.role not in ("decisive", "supporting", "control"):
-            raise ValueError(
-                f"{self.metric}: role is {self.role!r}; it must be 'decisive', 'supporting' or 'control'."
-            )
+            raise ValueError(f"{self.metric}: role is {self.role!r}; it must be 'decisive', 'supporting' or 'control'.")
         if self.share is not None and not 0 < self.share < 1:
             raise ValueError(f"{self.metric}: share is {self.share}; it must lie between 0 and 1.")
 
@@ -95,9 +92,9 @@ class Outcome:
         if self.value is None:
             return "no seed qualified"
         if not self.total:
-            return _number(self.value)
-        spread = "" if _number(self.low) == _number(self.high) else f" ({_number(self.low)} to {_number(self.high)})"
-        return f"{_number(self.value)}{spread} in {self.passed} of {self.total} seeds"
+            return number(self.value)
+        spread = "" if number(self.low) == number(self.high) else f" ({number(self.low)} to {number(self.high)})"
+        return f"{number(self.value)}{spread} in {self.passed} of {self.total} seeds"
 
 
 @dataclass(frozen=True)
@@ -146,9 +143,9 @@ class Verdict:
             for o in self.outcomes
         )
         return (
-            f'<div class="verdict"><p>{badge(self.verdict)} <strong>{html.escape(self.claim.title)}.</strong> '
+            f'<div class="verdict-box"><p>{badge(self.verdict)} <strong>{html.escape(self.claim.title)}.</strong> '
             f"{html.escape(self.claim.scope)}</p>"
-            '<table class="verdict-criteria"><thead><tr><th>criterion, fixed beforehand</th><th>role</th>'
+            "<table><thead><tr><th>criterion, fixed beforehand</th><th>role</th>"
             f"<th>measured: median (range)</th><th>outcome</th></tr></thead><tbody>{rows}</tbody></table></div>"
         )
 
@@ -156,16 +153,17 @@ class Verdict:
 def badge(verdict: str) -> str:
     """A verdict as a small HTML badge: a sign and a word, so that colour is not needed to read it."""
     name = "untested" if verdict == "not yet tested" else verdict
-    return f'<span class="verdict-badge verdict-{name}">{BADGES[verdict]} {verdict}</span>'
+    return f'<span class="verdict verdict-{name}">{BADGES[verdict]} {verdict}</span>'
 
 
 def load(path: str | Path | None = None) -> dict[str, Claim]:
     """All claims by id, in the order of the file (the project's own if `path` is None)."""
     if path is None:
-        packaged = files("matryoshka_mixing") / "claims.yml"
-        path = packaged if packaged.is_file() else Path(__file__).parents[2] / "book" / "claims.yml"
+        # In a checkout the book's own file; in an installed wheel the copy beside this module.
+        checkout = Path(__file__).parents[2] / "book" / "claims.yml"
+        path = checkout if checkout.is_file() else Path(__file__).with_name("claims.yml")
     claims = {}
-    for entry in yaml.safe_load(path.read_text(encoding="utf-8") if hasattr(path, "read_text") else Path(path).read_text()):
+    for entry in yaml.safe_load(Path(path).read_text(encoding="utf-8")):
         criteria = tuple(Criterion(**criterion) for criterion in entry.pop("criteria", []))
         claims[entry["id"]] = Claim(criteria=criteria, **entry)
     return claims
@@ -180,10 +178,9 @@ def judge(claim: Claim, measured: Mapping[str, object]) -> Verdict:
             criterion has a share. Numbers, arrays and tensors are all fine.
 
     Returns:
-        inconclusive: a control is not met, or nothing failed but something is undecided (too few seeds);
-        refuted: every decisive criterion failed;
-        mixed: some criterion failed, and not all decisive ones;
-        supported: every criterion is met.
+        A verdict, the first of these that applies. *Inconclusive* if a control is not met. *Refuted* if every
+        decisive criterion failed. *Mixed* if any other criterion failed. *Inconclusive* if one is undecided (too
+        few seeds). *Supported* otherwise.
 
     Raises:
         ValueError: if a metric is missing, unknown, of the wrong form, or not a number.
@@ -237,10 +234,21 @@ def _rounded(number: float) -> float:
     return 0.0 if abs(number) < NEGLIGIBLE else float(f"{number:.4g}")
 
 
-def _number(number: float) -> str:
-    if number == 0:
+def number(value: float) -> str:
+    """A number for people: three decimals, powers of ten where it is small, "below 1e-09" where it is noise."""
+    if abs(value) < NEGLIGIBLE:
         return f"below {NEGLIGIBLE:.0e}"
-    return f"{number:.3f}" if abs(number) >= 0.001 else f"{number:.1e}"
+    return f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.1e}"
+
+
+def glue(name: str, value: object) -> None:
+    """Hand a value to the prose of the page (MyST-NB's glue, which must be installed).
+
+    Numbers are rounded to four digits first, so that machines agree; tiny ones should come as `number(value)`.
+    """
+    from myst_nb import glue as hand_over  # a tool of the book, not of the package
+
+    hand_over(name, _rounded(value) if isinstance(value, float) else value, display=False)
 
 
 def collect(notebooks: Sequence[Path]) -> dict[str, dict]:

@@ -30,7 +30,7 @@ class States:
     """
 
     acts: Float[Tensor, "states features"]
-    probs: Float[Tensor, "states"]
+    probs: Float[Tensor, " states"]
 
     def inputs(self, dictionary: Float[Tensor, "features d_model"]) -> Float[Tensor, "states d_model"]:
         """The inputs x = acts @ dictionary that an SAE sees."""
@@ -106,7 +106,7 @@ class FeatureTree:
 
     @property
     def names(self) -> list[str]:
-        """A name for every feature: its `id`, or its number."""
+        """The name of every feature (its `id`, or its number)."""
         read_out = [node for node in self if node.is_read_out]
         return [node.id or f"feature {i}" for i, node in enumerate(read_out)]
 
@@ -126,9 +126,15 @@ class FeatureTree:
 
     def count_states(self) -> int:
         """Upper bound on the number of states (before equal ones are merged), without enumerating them."""
-        counts = [child.count_states() - 1 for child in self.children]  # a child's states in which it fires
-        below = 1 + sum(counts) if self.mutually_exclusive_children else math.prod(c + 1 for c in counts)
-        return 1 + below
+        return self._count_firing() + (self.active_prob < 1)
+
+    def _count_firing(self) -> int:
+        """States of this subtree in which this feature fires."""
+        if self.active_prob == 0:
+            return 0
+        if self.mutually_exclusive_children:
+            return 1 + sum(child._count_firing() for child in self.children)
+        return math.prod(child.count_states() for child in self.children)
 
     def states(self, limit: int = STATE_LIMIT) -> States:
         """All states with their probabilities, equal ones merged, in float64.
@@ -161,9 +167,7 @@ class FeatureTree:
             acts, probs = torch.zeros(1, 0, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
             for child_acts, child_probs in tables:
                 rows = len(acts), len(child_acts)
-                acts = torch.cat(
-                    [acts.repeat_interleave(rows[1], 0), child_acts.repeat(rows[0], 1)], dim=1
-                )
+                acts = torch.cat([acts.repeat_interleave(rows[1], 0), child_acts.repeat(rows[0], 1)], dim=1)
                 probs = (probs[:, None] * child_probs).flatten()
         if self.is_read_out:
             acts = torch.cat([acts.new_full((len(acts), 1), self.magnitude_mean), acts], dim=1)
@@ -216,9 +220,7 @@ class FeatureTree:
         if not isinstance(data, dict):
             raise ValueError(f"{path}: a node must be a JSON object, not {_kind(data)}.")
         if unknown := set(data) - set(_NODE_TYPES):
-            raise ValueError(
-                f"{path}: unknown key(s) {sorted(unknown)}; a node may have {sorted(_NODE_TYPES)}."
-            )
+            raise ValueError(f"{path}: unknown key(s) {sorted(unknown)}; a node may have {sorted(_NODE_TYPES)}.")
         if "active_prob" not in data:
             raise ValueError(f"{path}: the key 'active_prob' is missing; every node needs it.")
         for key, value in data.items():
@@ -229,10 +231,12 @@ class FeatureTree:
             raise ValueError(
                 f"{path}.is_binary: False is not supported; give magnitude_mean and magnitude_std instead."
             )
-        children = [
-            cls.from_dict(child, f"{path}.children[{i}]") for i, child in enumerate(data.get("children", []))
-        ]
-        known = {key: value for key, value in data.items() if key not in ("children", "is_binary")}
+        children = [cls.from_dict(child, f"{path}.children[{i}]") for i, child in enumerate(data.get("children", []))]
+        known = {
+            key: float(value) if float in _NODE_TYPES[key][0] else value
+            for key, value in data.items()
+            if key not in ("children", "is_binary")
+        }
         try:
             return cls(children=tuple(children), **known)
         except ValueError as error:
@@ -312,12 +316,8 @@ def family(
         raise ValueError(
             f"{len(each)} child probabilities were given for {n_children} children; give one for each, or one for all."
         )
-    children = tuple(
-        FeatureTree(p, magnitude_mean=child_magnitude, id=f"child {i + 1}") for i, p in enumerate(each)
-    )
-    parent = FeatureTree(
-        parent_probability, children, exclusive, magnitude_mean=parent_magnitude, id="parent"
-    )
+    children = tuple(FeatureTree(p, magnitude_mean=child_magnitude, id=f"child {i + 1}") for i, p in enumerate(each))
+    parent = FeatureTree(parent_probability, children, exclusive, magnitude_mean=parent_magnitude, id="parent")
     return FeatureTree(1.0, (parent,), is_read_out=False)
 
 

@@ -18,16 +18,12 @@ SILENT = 1e-6
 """An activation at most this large counts as zero (our default; features fire at about 1)."""
 
 
-def decoder_cosines(
-    sae: SAE, dictionary: Float[Tensor, "features d_in"]
-) -> Float[Tensor, "*instances d_sae features"]:
+def decoder_cosines(sae: SAE, dictionary: Float[Tensor, "features d_in"]) -> Float[Tensor, "*instances d_sae features"]:
     """Cosine of each latent's decoder row with each true feature, in [-1, 1]; a zero row gives 0."""
     return normalize(sae.W_dec, dim=-1) @ normalize(dictionary, dim=-1).T
 
 
-def encoder_cosines(
-    sae: SAE, dictionary: Float[Tensor, "features d_in"]
-) -> Float[Tensor, "*instances d_sae features"]:
+def encoder_cosines(sae: SAE, dictionary: Float[Tensor, "features d_in"]) -> Float[Tensor, "*instances d_sae features"]:
     """Cosine of each latent's encoder column with each true feature, in [-1, 1].
 
     Encoder parts outside the span of the features never see an input and stay where they started, so they are
@@ -57,7 +53,7 @@ class Mixing:
     """Decoder cosines between a feature's latent and features that it should not hold. Last axis: the pairs.
 
     Attributes:
-        own: each feature's latent with the feature itself, shape (*instances, features); NaN without a latent.
+        own: each feature's latent with the feature itself, shape `(*instances, features)`; NaN without a latent.
         parent_to_child: a parent's latent with each of its children.
         child_to_sibling: a child's latent with each of its siblings.
         child_to_parent: a child's latent with its parent.
@@ -107,7 +103,7 @@ def absorption(
     acts: Float[Tensor, "*instances states d_sae"],
     latents: Int[Tensor, "*instances features"],
     features: Float[Tensor, "states features"],
-    probs: Float[Tensor, "states"],
+    probs: Float[Tensor, " states"],
     parents: Sequence[int | None],
     tolerance: float = SILENT,
 ) -> Float[Tensor, "*instances"]:
@@ -143,7 +139,8 @@ def selective(
 ) -> Bool[Tensor, "*instances features"]:
     """Whether each feature's latent fires only on inputs that hold the feature.
 
-    Without a penalty a child's latent may fire on a sibling at no cost, and the children's decoders are then not unique.
+    Without a penalty a child's latent may fire on a sibling at no cost, and the children's decoders are then
+    not unique.
     Arguments as for `absorption`; a feature without a latent is not selective.
     """
     index = latents.clamp_min(0).unsqueeze(-2).expand(*acts.shape[:-1], latents.shape[-1])
@@ -169,7 +166,7 @@ class Basin:
 
 
 def basins(
-    loss: Float[Tensor, "seeds"], live_latents: Bool[Tensor, "seeds d_sae"], tolerance: float = 1e-4
+    loss: Float[Tensor, " seeds"], live_latents: Bool[Tensor, "seeds d_sae"], tolerance: float = 1e-4
 ) -> list[Basin]:
     """Groups seeds that reached the same loss with as many live latents; lowest loss first.
 

@@ -27,8 +27,10 @@ class Parameter:
     def allowed(self) -> str:
         """The range in words."""
         kind = "a whole number" if self.whole else "a number"
-        return f"{kind} of at least {self.low:g}" if self.high == math.inf else (
-            f"{kind} from {self.low:g} to {self.high:g}"
+        return (
+            f"{kind} of at least {self.low:g}"
+            if self.high == math.inf
+            else (f"{kind} from {self.low:g} to {self.high:g}")
         )
 
 
@@ -73,3 +75,9 @@ def check(namespace: Mapping[str, object]) -> None:
                 f"{name} = {value!r}: {parameter.meaning}. It must be {parameter.allowed}; "
                 f"change it with `-p {name} VALUE`."
             )
+
+
+def table() -> str:
+    """All parameters as a Markdown table, for the page on rerunning."""
+    rows = [f"| `{name}` | {p.meaning} | {p.allowed} |" for name, p in PARAMETERS.items()]
+    return "\n".join(["| parameter | meaning | allowed |", "| --- | --- | --- |", *rows]) + "\n"

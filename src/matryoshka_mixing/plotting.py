@@ -70,8 +70,9 @@ def heatmaps(
         axis.set_facecolor("0.88")
         sns.heatmap(
             np.where(np.abs(matrix) < 0.005, 0, matrix),  # no "-0.00"
-            ax=axis, cmap=scale.cmap, vmin=scale.norm.vmin, vmax=scale.norm.vmax, annot=True, fmt=".2f", annot_kws={"size": 9},
-            linewidths=0.5, cbar=False, xticklabels=columns, yticklabels=names if i % across == 0 else False,
+            ax=axis, cmap=scale.cmap, vmin=scale.norm.vmin, vmax=scale.norm.vmax, annot=True, fmt=".2f",
+            annot_kws={"size": 9}, linewidths=0.5, cbar=False, xticklabels=columns,
+            yticklabels=names if i % across == 0 else False,
         )  # fmt: skip
         axis.set_title(title, fontsize=10)
         axis.tick_params(length=0, labelsize=9)
@@ -124,7 +125,13 @@ def theory_and_experiment(panels: Sequence[Mapping], per_row: int = 2) -> Figure
                 if key not in series:
                     continue
                 look = (
-                    {"fmt": MARKERS[i % len(MARKERS)], "ms": 5, "mec": "white", "mew": 0.6, "label": series["label"]}
+                    {
+                        "fmt": MARKERS[i % len(MARKERS)],
+                        "ms": 5,
+                        "mec": "white",
+                        "mew": 0.6,
+                        "label": series["label"],
+                    }
                     if key == "points"
                     else {"fmt": "o", "ms": 10, "mfc": "none", "mew": 1}
                 )
@@ -138,12 +145,16 @@ def theory_and_experiment(panels: Sequence[Mapping], per_row: int = 2) -> Figure
             axis.set_xscale("log")
         axis.axhline(0, color="0.6", lw=0.8, zorder=0)
         axis.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"], title=panel.get("title", ""))
-        axis.legend(fontsize=9)
+        axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     return figure
 
 
 def loss_path(
-    position: np.ndarray, curves: Mapping[str, np.ndarray], marks: Mapping[str, float], xlabel: str, ylabel: str
+    position: np.ndarray,
+    curves: Mapping[str, np.ndarray],
+    marks: Mapping[str, float],
+    xlabel: str,
+    ylabel: str,
 ) -> Figure:
     """Loss along a path between decoders; `marks` are named positions on it."""
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
@@ -182,9 +193,7 @@ def loss_histories(
     steps: Sequence[int], histories: Mapping[str, np.ndarray], reference: float | None = None, label: str = ""
 ) -> Figure:
     """Training loss of every seed, one panel a group; histories have shape (records, seeds)."""
-    figure, axes = plt.subplots(
-        1, len(histories), figsize=(4.4 * len(histories), 3.0), sharey=True, squeeze=False
-    )
+    figure, axes = plt.subplots(1, len(histories), figsize=(4.4 * len(histories), 3.0), sharey=True, squeeze=False)
     for i, (axis, (title, history)) in enumerate(zip(axes.flat, histories.items(), strict=True)):
         axis.plot(steps, history, color=COLOURS[i], lw=0.7, alpha=0.35)
         if reference is not None:

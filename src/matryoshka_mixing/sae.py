@@ -128,9 +128,7 @@ def random_start(config: SAEConfig, seeds: Sequence[int], decoder_norm: float = 
     return _tied(rows, decoder_norm * rows)
 
 
-def start_near(
-    directions: Float[Tensor, "d_sae d_in"], seeds: Sequence[int], noise: float = 0.1
-) -> SAE:
+def start_near(directions: Float[Tensor, "d_sae d_in"], seeds: Sequence[int], noise: float = 0.1) -> SAE:
     """A start near given directions (one a latent), one instance a seed, float64.
 
     To each direction comes Gaussian noise whose expected length is `noise` times the direction's own norm, so
@@ -144,8 +142,7 @@ def start_near(
     rows = torch.stack(
         [
             directions
-            + scale
-            * torch.randn(directions.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+            + scale * torch.randn(directions.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
             for seed in seeds
         ]
     )

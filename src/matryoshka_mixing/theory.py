@@ -17,14 +17,14 @@ from matryoshka_mixing.features import States
 
 
 def second_moment(
-    states: States, weights: Float[Tensor, "states"] | None = None
+    states: States, weights: Float[Tensor, " states"] | None = None
 ) -> Float[Tensor, "features features"]:
     """E[a a^T] over the states' feature activations, each state also weighed by `weights` if given."""
     probs = states.probs if weights is None else states.probs * weights
     return (states.acts * probs[:, None]).T @ states.acts
 
 
-def top_eigenvector(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n"]:
+def top_eigenvector(matrix: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
     """Unit eigenvector of the largest eigenvalue, signed so that its entries sum to a positive number.
 
     For a second moment of non-negative activations all entries are non-negative (Perron and Frobenius), which
@@ -34,7 +34,7 @@ def top_eigenvector(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n"]:
     return vector * (1 if vector.sum() >= 0 else -1)
 
 
-def narrow_optimum(states: States) -> Float[Tensor, "features"]:
+def narrow_optimum(states: States) -> Float[Tensor, " features"]:
     """Decoder of the best SAE with one latent: the top eigenvector of the second moment.
 
     A one-latent SAE is a rank-one reconstruction with non-negative activations; Eckart and Young (1936) give the
@@ -44,7 +44,7 @@ def narrow_optimum(states: States) -> Float[Tensor, "features"]:
 
 
 def narrow_ratio(child_probability: float, n_children: int) -> float:
-    """t of the best one-latent decoder, parent + t (sum of the children).
+    """T of the best one-latent decoder, parent + t (sum of the children).
 
     The positive root of `n q t^2 + (1 - q) t - q = 0` for n exclusive children of conditional probability q.
     The parent's own probability does not appear. Works elementwise on arrays and tensors.
@@ -55,9 +55,11 @@ def narrow_ratio(child_probability: float, n_children: int) -> float:
 
 def prefix_weights(
     states: States, ranks: Sequence[int], widths: Sequence[int], weights: Sequence[float], parent: int = 0
-) -> Float[Tensor, "states"]:
-    """How much each state pulls on the parent's decoder: the total weight of the prefixes that hold the
-    parent's latent and miss the latent of the child that is active.
+) -> Float[Tensor, " states"]:
+    """How much each state pulls on the parent's decoder.
+
+    That is the total weight of the prefixes that hold the parent's latent and miss the latent of the child that
+    is active (for the parent alone: of all prefixes that hold it).
 
     Args:
         states: states of one family with exclusive children.
@@ -85,7 +87,7 @@ def prefix_weights(
 
 def matryoshka_optimum(
     states: States, ranks: Sequence[int], widths: Sequence[int], weights: Sequence[float], parent: int = 0
-) -> Float[Tensor, "features"]:
+) -> Float[Tensor, " features"]:
     """Decoder of the parent's latent once the children's latents are there.
 
     A prefix that holds the active child reconstructs parent + child exactly, whatever the parent's decoder is.
@@ -96,7 +98,7 @@ def matryoshka_optimum(
 
 
 def matryoshka_ratio(child_probability: float, n_children: int, inner_weight: float = 1.0) -> float:
-    """t of the parent's decoder in a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1).
+    """T of the parent's decoder in a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1).
 
     The positive root of
     `n beta q t^2 + ((1 + beta)(1 - n q) + n beta q - beta q) t - beta q = 0`
@@ -114,8 +116,8 @@ def parent_cosines(ratio: float, n_children: int) -> tuple[float, float]:
 
 
 def child_decoder(
-    parent_decoder: Float[Tensor, "features"], state: Float[Tensor, "features"]
-) -> Float[Tensor, "features"]:
+    parent_decoder: Float[Tensor, " features"], state: Float[Tensor, " features"]
+) -> Float[Tensor, " features"]:
     """Unit decoder of the child's latent: what the parent's latent leaves of parent + child.
 
     The inner prefix, where the parent's latent stands alone, fixes its activation to the projection of the

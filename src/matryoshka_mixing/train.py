@@ -21,6 +21,8 @@ from matryoshka_mixing.sae import SAE, SAEConfig
 
 ROWS_IN_FLIGHT = 1 << 21
 """Input numbers (instances x rows x dimensions) held at a time; larger sweeps are split (our default)."""
+INSTANCES_AT_ONCE = 512
+"""Instances side by side at most, about what fits a core's cache (our default)."""
 BLOCK = 64
 """Steps whose batches are drawn in one go."""
 
@@ -56,7 +58,8 @@ class TrainConfig:
         steps: number of updates, at least 1.
         lr: peak learning rate, above 0.
         betas: Adam's decay rates, each in [0, 1).
-        eps: Adam's epsilon, above 0; small because exact gradients become small.
+        eps: Adam's epsilon, above 0. Much smaller ones let Adam amplify rounding noise in directions that the
+            data do not span.
         warmup: share of the steps in which the rate rises from 0, in [0, 1].
         cooldown: share of the steps, at the end, in which it falls to 0 (half a cosine), in [0, 1].
         batch_size: inputs in a sampled batch; None trains on the exact expected loss.
@@ -68,7 +71,7 @@ class TrainConfig:
     steps: int = 3000
     lr: float = 0.02
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-12
+    eps: float = 1e-8
     warmup: float = 0.02
     cooldown: float = 0.6
     batch_size: int | None = None
@@ -162,9 +165,7 @@ def train(
     for setting in settings:
         same = ("d_in", "widths", "encoder_bias", "decoder_bias")
         if any(getattr(setting.sae, key) != getattr(first, key) for key in same):
-            raise ValueError(
-                f"settings trained together must share {', '.join(same)}; got {first} and {setting.sae}."
-            )
+            raise ValueError(f"settings trained together must share {', '.join(same)}; got {first} and {setting.sae}.")
     if start.W_enc.ndim == 3:
         start = start.map(lambda parameter: parameter.expand(len(settings), *parameter.shape))
     n_seeds = start.W_enc.shape[1]
@@ -179,7 +180,7 @@ def train(
 
     places = [(s, i) for s in range(len(settings)) for i in range(n_seeds)]
     rows = max(_rows(setting, config) for setting in settings)
-    chunk = max(1, min(1024, ROWS_IN_FLIGHT // (rows * first.d_in)))
+    chunk = max(1, min(INSTANCES_AT_ONCE, ROWS_IN_FLIGHT // (rows * first.d_in)))
     flat = start.map(lambda parameter: parameter.flatten(0, 1))
     parts = []
     with tqdm(total=len(places) * config.steps, disable=not progress, unit="SAE-step") as bar:
@@ -205,6 +206,23 @@ def _rows(setting: Setting, config: TrainConfig) -> int:
 
 def _recorded(config: TrainConfig) -> list[int]:
     return sorted({round(s) for s in np.linspace(0, config.steps - 1, min(config.records, config.steps))})
+
+
+class _Adam:
+    """Adam (Kingma and Ba 2015) on one buffer, in place. torch.optim would cost a 3 s import and more overhead."""
+
+    def __init__(self, theta: Tensor, config: TrainConfig):
+        self.theta, self.config = theta, config
+        self.mean, self.square = torch.zeros_like(theta), torch.zeros_like(theta)
+
+    def step(self, gradient: Tensor, step: int) -> None:
+        """Update number `step`, from 0."""
+        (beta1, beta2), eps = self.config.betas, self.config.eps
+        self.mean.lerp_(gradient, 1 - beta1)
+        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        unbias = (1 - beta2 ** (step + 1)) ** 0.5
+        size = self.config.learning_rate(step) * unbias / (1 - beta1 ** (step + 1))
+        self.theta.addcdiv_(self.mean, self.square.sqrt().add_(eps * unbias), value=-size)
 
 
 class _Chunk:
@@ -233,7 +251,7 @@ class _Chunk:
         parts += [start.b_dec] * self.sae.decoder_bias + [start.W_dec.flatten(1)]
         parts += [start.b_enc] * self.sae.encoder_bias
         self.theta = torch.cat(parts, dim=1).to(**self.place)
-        self.theta.grad = torch.zeros_like(self.theta)
+        self.gradient = torch.zeros_like(self.theta)
 
     def views(self, buffer: Tensor) -> tuple[Tensor, Tensor]:
         """A buffer as its rows, (instances, rows, d_in), and the encoder biases, (instances, d_sae or 0)."""
@@ -252,17 +270,16 @@ class _Chunk:
             b_dec=rows[:, k].clone() if self.sae.decoder_bias else zeros[:, : self.sae.d_in],
         )
 
+    @torch.inference_mode()
     def fit(self, advance: Callable[[int], object]) -> tuple[SAE, Tensor, Tensor, Tensor]:
         """Train, then return the parameters, the final loss, the relative gradient norm and the history."""
-        config, history = self.config, []
-        optimiser = torch.optim.Adam([self.theta], betas=config.betas, eps=config.eps, fused=True)
-        recorded = set(_recorded(config))
+        config, history, recorded = self.config, [], set(_recorded(self.config))
+        adam = _Adam(self.theta, config)
         for step, (x, probs) in zip(range(config.steps), self.batches(), strict=False):
             loss = self.loss_and_gradient(x, probs, want_loss=step in recorded)
             if loss is not None:
                 history.append(loss)
-            optimiser.param_groups[0]["lr"] = config.learning_rate(step)
-            optimiser.step()
+            adam.step(self.gradient, step)
             if (step + 1) % BLOCK == 0:
                 advance(BLOCK * len(self.places))
         advance(config.steps % BLOCK * len(self.places))
@@ -270,7 +287,7 @@ class _Chunk:
             x, probs = self.states()
         final = self.loss_and_gradient(x, probs)
         power = (probs * x.square().sum(-1)).sum(-1).clamp_min(torch.finfo(probs.dtype).tiny)
-        return self.result(), final, self.theta.grad.norm(dim=-1) / power, torch.stack(history)
+        return self.result(), final, self.gradient.norm(dim=-1) / power, torch.stack(history)
 
     def loss_and_gradient(self, x: Tensor, probs: Tensor, want_loss: bool = True) -> Tensor | None:
         """The loss of each instance (if wanted), with its gradient left in the buffer.
@@ -283,7 +300,7 @@ class _Chunk:
 
         so all prefixes together cost what one does. The decoder bias is a decoder row with a = 1 in every prefix.
         """
-        (rows, b_enc), (g_rows, g_b_enc) = self.views(self.theta), self.views(self.theta.grad)
+        (rows, b_enc), (g_rows, g_b_enc) = self.views(self.theta), self.views(self.gradient)
         k, first = self.sae.d_sae, int(self.sae.decoder_bias)
         encoder, decoder = rows[:, :k], rows[:, k:]
         products = rows @ x.transpose(-1, -2)

@@ -1,0 +1,96 @@
+# The front door. `make help` lists what there is to do.
+
+PYTHON  ?= python3
+PROFILE ?= report
+JOBS    ?= 2
+PORT    ?= 8000
+
+# The tensors are small: a second thread only slows a notebook down.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+# Set to anything, it makes the figures vanish from the outputs.
+unexport MPLBACKEND
+
+PROFILES := $(basename $(notdir $(wildcard notebooks/profiles/*.yml)))
+ifneq ($(words $(PROFILE)) $(filter $(PROFILE),$(PROFILES)),1 $(PROFILE))
+$(error PROFILE=$(PROFILE) is unknown; choose one of: $(PROFILES))
+endif
+
+VENV      := .venv
+PY        := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+BUILD     := _build/$(PROFILE)
+NAMES     := $(basename $(notdir $(wildcard notebooks/[0-9][0-9]_*.py)))
+EXECUTED  := $(NAMES:%=$(BUILD)/notebooks/%.ipynb)
+PACKAGE   := $(shell find src -name '*.py')
+# Folders are listed too: their dates tell of a file that was removed.
+BOOK      := _config.yml _toc.yml book/. $(shell find book -mindepth 1 -not -path "*/__pycache__*")
+PARALLEL   = $(MAKE) --silent --no-print-directory --jobs=$(JOBS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help book notebooks executed test lint format serve clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "PROFILE=quick|report|full chooses how much is run (default: report); PYTHON=... the interpreter."
+
+book: $(INSTALLED) ## run every notebook and render the site into _build/html
+	@$(PARALLEL) $(BUILD)/rendered
+	@$(PY) scripts/render.py publish $(BUILD) _build/html
+
+notebooks: $(INSTALLED) ## refresh the outputs of the committed notebooks
+	@$(PARALLEL) PROFILE=report executed
+	@for name in $(NAMES); do \
+	  new=_build/report/notebooks/$$name.ipynb; old=notebooks/$$name.ipynb; \
+	  cmp --silent $$new $$old && continue; \
+	  cp $$new _build/$$name.partial && mv _build/$$name.partial $$old && echo "[$$name] refreshed"; \
+	done
+
+test: lint ## run ruff, the unit tests, and nbval over the committed notebooks
+	@$(PY) -m pytest tests
+	@$(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300 notebooks
+
+lint: $(INSTALLED) ## check style and formatting
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+format: $(INSTALLED) ## repair style and formatting
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+serve: ## show _build/html at http://localhost:8000 (PORT=... for another)
+	@test -f _build/html/index.html || { echo "nothing to show yet: run 'make book' first" >&2; exit 1; }
+	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+clean: ## remove everything that was built
+	rm -rf _build
+
+distclean: clean ## remove the installed packages as well
+	rm -rf $(VENV)
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "error: no $(PYTHON) found; name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version); name another with PYTHON=..." >&2; exit 1; }
+	@rm -f $@
+	@echo "[install] $$($(PYTHON) --version) into $(VENV): pinned packages, some minutes the first time…"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+	@echo "[install] done"
+
+executed: $(EXECUTED)
+
+$(BUILD)/notebooks/%.ipynb: notebooks/%.py notebooks/profiles/$(PROFILE).yml book/claims.yml $(PACKAGE) \
+                            scripts/execute.py requirements.txt | $(INSTALLED)
+	@$(PY) scripts/execute.py $< --profile notebooks/profiles/$(PROFILE).yml --output $@
+
+$(BUILD)/ledger.json: $(EXECUTED)
+	@$(PY) -m matryoshka_mixing.claims collect $(EXECUTED) --ledger $@ --table $(BUILD)/verdicts.md
+
+$(BUILD)/rendered: $(BUILD)/ledger.json $(BOOK) scripts/render.py
+	@$(PY) scripts/render.py build $(BUILD) $(EXECUTED)

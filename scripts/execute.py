@@ -1,0 +1,152 @@
+"""Run one notebook source with papermill and keep the result only if it succeeds.
+
+The source is a jupytext `py:percent` file. A profile is a flat YAML file of parameter names and values;
+a notebook takes from it those that its `parameters` cell declares with another default. Where nothing
+differs, no cell is injected. What varies from run to run (times, versions, cell ids) is stripped,
+so that the same code writes the same bytes.
+"""
+
+import argparse
+import ast
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+STABLE_CELL_METADATA = ("tags", "mystnb", "lines_to_next_cell")
+ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def load_profile(path):
+    """Return the profile at `path` as a dict; raise ValueError if it is no flat mapping."""
+    profile = yaml.safe_load(Path(path).read_text()) or {}
+    if not isinstance(profile, dict):
+        raise ValueError(f"{path}: a profile is a mapping of parameter names to values, not {profile!r}")
+    for name, value in profile.items():
+        if isinstance(value, dict):
+            raise ValueError(f"{path}: {name} must be a plain value or a list, not a mapping")
+    return profile
+
+
+def is_parameters(cell):
+    """Tell whether `cell` is the code cell that declares the notebook's parameters."""
+    return cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])
+
+
+def declared_parameters(notebook):
+    """Return name -> default of the cell tagged `parameters`, whose lines are plain assignments."""
+    declared = {}
+    for cell in filter(is_parameters, notebook.cells):
+        for node in ast.parse(cell.source).body:
+            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+            if not isinstance(target, ast.Name) or node.value is None:
+                raise ValueError(f"a parameters cell assigns plain values, not: {ast.unparse(node)}")
+            declared[target.id] = ast.literal_eval(node.value)
+    return declared
+
+
+def as_list(value):
+    """Turn tuples into lists at every depth, because YAML knows no tuples."""
+    return [as_list(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def overrides(declared, profile):
+    """Return those entries of `profile` that change one of the `declared` defaults."""
+    return {
+        name: value for name, value in profile.items() if name in declared and as_list(value) != as_list(declared[name])
+    }
+
+
+def clean(notebook):
+    """Strip from `notebook`, in place, all that two runs of the same code would not share."""
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    for number, cell in enumerate(notebook.cells):
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" in tags:
+            tags.append("remove-cell")
+        cell.id = str(number)
+        cell.metadata = nbformat.from_dict(
+            {key: cell.metadata[key] for key in STABLE_CELL_METADATA if cell.metadata.get(key)}
+        )
+
+
+def write(notebook, path):
+    """Write `notebook` to `path` in one step: a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        nbformat.write(notebook, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def describe(error, notebook):
+    """Say in one line which cell failed and with what."""
+    if not isinstance(error, PapermillExecutionError):
+        return f"{type(error).__name__}: {error}"
+    lines = [line for line in error.source.splitlines() if line.strip() and not line.startswith("#")]
+    return f"cell [{error.exec_count}] ({lines[0] if lines else 'empty'}): {error.ename}: {error.evalue}"
+
+
+def run(source, output, profile):
+    """Execute `source` into `output`; on failure keep the evidence beside it and raise RuntimeError."""
+    failed, log = output.with_suffix(".failed.ipynb"), output.with_suffix(".failed.log")
+    for leftover in (failed, log):
+        leftover.unlink(missing_ok=True)
+    notebook = jupytext.read(source)
+    notebook.metadata["kernelspec"] = KERNEL
+    parameters = overrides(declared_parameters(notebook), profile)
+    with tempfile.TemporaryDirectory() as scratch:
+        executed = Path(scratch) / output.name
+        try:
+            papermill.execute_notebook(
+                notebook,
+                executed,
+                parameters=parameters,
+                cwd=scratch,
+                progress_bar=False,
+                coalesce_streams=True,
+                extra_arguments=["--log-level=CRITICAL"],
+            )
+        except Exception as error:
+            failed.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(ANSI_COLOUR.sub("", f"{error}\n"))
+            if executed.exists():
+                write(nbformat.read(executed, as_version=4), failed)
+            raise RuntimeError(f"{describe(error, notebook)}\n  traceback: {log}\n  notebook:  {failed}") from error
+        result = nbformat.read(executed, as_version=4)
+    clean(result)
+    write(result, output)
+
+
+def main():
+    """Parse the command line, run the notebook, and report in one line at start and one at the end."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help="notebook source, a py:percent file")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="executed notebook to write (.ipynb)")
+    parser.add_argument("--profile", type=Path, help="YAML file of parameter values; default: the notebook's own")
+    args = parser.parse_args()
+
+    label, start = f"[{args.source.stem}]", time.monotonic()
+    print(f"{label} running…", flush=True)
+    try:
+        run(args.source, args.output, load_profile(args.profile) if args.profile else {})
+    except KeyboardInterrupt:
+        sys.exit(f"{label} interrupted; nothing was written")
+    except (RuntimeError, ValueError, OSError, SyntaxError) as error:
+        sys.exit(f"{label} FAILED after {time.monotonic() - start:.1f} s in {error}")
+    print(f"{label} done in {time.monotonic() - start:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

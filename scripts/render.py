@@ -1,0 +1,174 @@
+"""Turn executed notebooks and prose into the site, check it, and publish it.
+
+`build` gathers the sources of the book in `BUILD/source`, renders them with Jupyter Book (a warning is an
+error) and checks the pages. `publish` swaps the site into place. `check` looks at a finished site.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from matryoshka_mixing import parameters
+
+ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+TRACEBACK = re.compile(r'class="output traceback|Traceback \(most recent call last\)')
+LOADED = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(?!data:)([^"?#]+)')
+OUTSIDE = re.compile(r"(?:https?:)?//")
+
+
+def toc_pages(entry):
+    """Return the documents that a `_toc.yml`, or a part of one, names, in order and without suffix."""
+    if isinstance(entry, list):
+        return [page for item in entry for page in toc_pages(item)]
+    if not isinstance(entry, dict):
+        return []
+    own = [entry[key] for key in ("root", "file") if key in entry]
+    return own + [page for value in entry.values() for page in toc_pages(value)]
+
+
+def read_toc(path):
+    """Return the documents named in the `_toc.yml` at `path`."""
+    return toc_pages(yaml.safe_load(Path(path).read_text()))
+
+
+def problems(site, pages):
+    """Return one line for each thing that is wrong with the rendered `site`; an empty list is good."""
+    found = []
+    for page in pages:
+        html = site / f"{page}.html"
+        if not html.is_file():
+            found.append(f"{html}: the page is missing")
+            continue
+        text = html.read_text()
+        if TRACEBACK.search(text):
+            found.append(f"{html}: the page shows a traceback")
+        for url in LOADED.findall(text):
+            if OUTSIDE.match(url):
+                found.append(f"{html}: loads {url} from outside")
+            elif not (html.parent / url).is_file():
+                found.append(f"{html}: loads {url}, which is not there")
+    return found
+
+
+def wanted_sources(build, notebooks):
+    """Return where each file of the book's source comes from: path inside the source -> path here."""
+    prose = [path for path in Path("book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    wanted = {path: path for path in [Path("_config.yml"), Path("_toc.yml"), *prose]}
+    for generated in ("verdicts.md", "parameters.md"):
+        wanted[Path("book") / generated] = build / generated
+    return wanted | {Path("notebooks") / notebook.name: notebook for notebook in notebooks}
+
+
+def assemble(source, wanted):
+    """Make the folder `source` hold exactly the `wanted` files, and touch only those that differ.
+
+    Returns:
+        True if Sphinx must start afresh: it neither removes the page of a vanished file nor notices
+        an edited extension.
+    """
+    afresh = False
+    for path in [path for path in source.rglob("*") if path.is_file()]:
+        inside = path.relative_to(source)
+        if inside not in wanted and "__pycache__" not in inside.parts:
+            path.unlink()
+            afresh = True
+    for inside, origin in wanted.items():
+        target, content = source / inside, origin.read_bytes()
+        if not target.is_file() or target.read_bytes() != content:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+            afresh |= "_ext" in inside.parts
+    return afresh
+
+
+def build_site(build, notebooks):
+    """Render the site of one profile into `build/_build/html`; `build/rendered` marks success."""
+    marker, sphinx_output = build / "rendered", build / "_build"
+    (build / "parameters.md").write_text(parameters.table())
+    afresh = assemble(build / "source", wanted_sources(build, notebooks))
+    # Sphinx repeats no warning for a page that it has already read: after a failed
+    # or interrupted build a second one would pass.
+    if afresh or not marker.exists():
+        shutil.rmtree(sphinx_output, ignore_errors=True)
+    marker.unlink(missing_ok=True)
+    print("[book] rendering…", flush=True)
+    start = time.monotonic()
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    command = [
+        jupyter_book,
+        "build",
+        build / "source",
+        "--path-output",
+        build,
+        "-q",
+        "-W",
+        "-n",
+        "--keep-going",
+    ]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log = ANSI_COLOUR.sub("", result.stdout)
+    (build / "sphinx.log").write_text(log)
+    if result.returncode:
+        lines = [line for line in log.splitlines() if "WARNING" in line or "ERROR" in line]
+        sys.exit("\n".join([*lines, f"[book] FAILED: full log in {build / 'sphinx.log'}"]))
+    check(sphinx_output / "html", Path("_toc.yml"))
+    print(f"[book] rendered in {time.monotonic() - start:.1f} s", flush=True)
+    marker.write_text(f"{build.name} {time.time_ns()}\n")
+
+
+def check(site, toc):
+    """Stop with a list of what is wrong with `site`, if anything is."""
+    if found := problems(site, read_toc(toc)):
+        sys.exit("\n".join([*found, f"[book] FAILED: {len(found)} problem(s) in the rendered pages"]))
+
+
+def publish(build, site):
+    """Put the rendered site of `build` at `site`, unless the same rendering is already there."""
+    marker, published = build / "rendered", site / ".rendered"
+    if not published.is_file() or published.read_bytes() != marker.read_bytes():
+        fresh, old = site.with_name(f"{site.name}.new"), site.with_name(f"{site.name}.old")
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.copytree(build / "_build" / "html", fresh)
+        shutil.copy(marker, fresh / ".rendered")
+        if site.exists():
+            site.rename(old)
+        fresh.rename(site)
+        shutil.rmtree(old, ignore_errors=True)
+    print(f"[book] open {(site / 'index.html').resolve()} ({build.name} profile)")
+
+
+def main():
+    """Parse the command line and run one of the three steps."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    steps = parser.add_subparsers(dest="step", required=True)
+    step = steps.add_parser("build", help="gather the sources, render them, check the pages")
+    step.add_argument("build", type=Path, help="folder of one profile, such as _build/report")
+    step.add_argument("notebooks", type=Path, nargs="+", help="executed notebooks")
+    step = steps.add_parser("publish", help="put a rendered site into place")
+    step.add_argument("build", type=Path, help="folder of one profile, such as _build/report")
+    step.add_argument("site", type=Path, help="where the site shall stand, such as _build/html")
+    step = steps.add_parser("check", help="see that every page exists, shows no traceback, loads only what is there")
+    step.add_argument("site", type=Path, help="folder of the rendered site")
+    step.add_argument("--toc", type=Path, default=Path("_toc.yml"), help="table of contents (default: _toc.yml)")
+    args = parser.parse_args()
+
+    if args.step == "build":
+        build_site(args.build, args.notebooks)
+    elif args.step == "publish":
+        publish(args.build, args.site)
+    else:
+        check(args.site, args.toc)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("[book] interrupted; the site is as it was")

@@ -1,0 +1,79 @@
+"""The book: its table of contents names files that exist, and the check of the rendered site can fail."""
+
+from pathlib import Path
+
+import pytest
+import render
+
+ROOT = Path(__file__).parent.parent
+PAGE = '<html><body><a href="https://a.org">link</a><img src="data:image/png;base64,aGVsbG8="></body></html>'
+TOC = """\
+format: jb-book
+root: index
+parts:
+  - caption: Part
+    chapters:
+      - file: book/one
+        sections:
+          - file: book/two
+"""
+
+
+def test_every_page_of_the_toc_has_a_source():
+    pages = render.read_toc(ROOT / "_toc.yml")
+    assert len(pages) == len(set(pages)) > 1
+    assert [
+        page for page in pages if not any((ROOT / page).with_suffix(end).is_file() for end in (".md", ".ipynb"))
+    ] == []
+
+
+def test_every_notebook_is_in_the_toc():
+    notebooks = {f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert notebooks <= set(render.read_toc(ROOT / "_toc.yml"))
+
+
+@pytest.fixture
+def site(tmp_path):
+    (tmp_path / "_toc.yml").write_text(TOC)
+    (tmp_path / "book").mkdir()
+    for page in render.read_toc(tmp_path / "_toc.yml"):
+        (tmp_path / f"{page}.html").write_text(PAGE)
+    return tmp_path
+
+
+def test_a_good_site_passes(site):
+    render.check(site, site / "_toc.yml")
+
+
+def test_a_missing_page_is_caught(site):
+    (site / "book/two.html").unlink()
+    with pytest.raises(SystemExit, match=r"two\.html: the page is missing"):
+        render.check(site, site / "_toc.yml")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "complaint"),
+    [
+        ('<div class="output traceback highlight"></div>', "shows a traceback"),
+        ("<pre>Traceback (most recent call last):</pre>", "shows a traceback"),
+        ('<script async src="https://example.org/x.js"></script>', "from outside"),
+        ('<link rel="stylesheet" href="//example.org/x.css">', "from outside"),
+        ('<img alt="A line." src="../_images/lost.png">', "which is not there"),
+    ],
+)
+def test_trouble_on_a_page_is_caught(site, trouble, complaint):
+    (site / "book/one.html").write_text(PAGE.replace("</body>", f"{trouble}</body>"))
+    with pytest.raises(SystemExit, match=complaint):
+        render.check(site, site / "_toc.yml")
+
+
+def test_the_source_of_the_book_holds_what_is_wanted_and_nothing_else(tmp_path):
+    origin, source = tmp_path / "page.md", tmp_path / "source"
+    origin.write_text("one")
+    assert not render.assemble(source, {Path("book/page.md"): origin})
+    untouched = (source / "book/page.md").stat().st_mtime_ns
+    assert not render.assemble(source, {Path("book/page.md"): origin})
+    assert (source / "book/page.md").stat().st_mtime_ns == untouched
+
+    assert render.assemble(source, {Path("book/other.md"): origin}), "a vanished page asks for a fresh build"
+    assert [path.name for path in (source / "book").iterdir()] == ["other.md"]

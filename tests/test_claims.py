@@ -1,0 +1,176 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from matryoshka_mixing import claims, metrics
+from matryoshka_mixing.claims import Claim, Criterion, judge
+from matryoshka_mixing.features import without_hierarchy
+from matryoshka_mixing.sae import SAEConfig, random_start
+from matryoshka_mixing.train import Setting, TrainConfig, train
+
+OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent"]
+LATER = ["improves-on-standard", "not-sampling", "magnitude-skew", "prefix-pull", "sibling-undo", "topk-too",
+         "less-at-low-probability"]  # fmt: skip
+
+
+def criterion(metric, role, share=None, op=">=", threshold=0.5):
+    return Criterion(metric, f"{metric} is large", op, threshold, role, share)
+
+
+CLAIM = Claim(
+    "a-claim", "A claim", "It holds.", "here", notebook="00_x", key="main",
+    criteria=(
+        criterion("main", "decisive", share=0.9),
+        criterion("also", "decisive"),
+        criterion("gap", "supporting", op="<=", threshold=0.01),
+        criterion("control", "control", share=0.5, op="<=", threshold=0.1),
+    ),
+)  # fmt: skip
+GOOD = {"main": np.full(64, 0.7), "also": 0.6, "gap": 0.001, "control": np.zeros(64)}
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({}, "supported"),
+        ({"main": np.zeros(64), "also": 0.0}, "refuted"),
+        ({"main": np.zeros(64)}, "mixed"),
+        ({"gap": 0.02}, "mixed"),
+        ({"main": np.full(8, 0.7)}, "inconclusive"),
+        ({"main": np.zeros(0)}, "inconclusive"),
+        ({"control": np.ones(64)}, "inconclusive"),
+        ({"control": np.ones(64), "main": np.zeros(64), "also": 0.0}, "inconclusive"),
+        ({"control": np.zeros(1)}, "inconclusive"),
+    ],
+)
+def test_verdicts_follow_the_numbers(change, verdict):
+    assert judge(CLAIM, GOOD | change).verdict == verdict
+
+
+def test_shares_are_judged_by_their_interval():
+    values = np.array([0.7] * 62 + [0.0] * 2)
+    outcome = judge(CLAIM, GOOD | {"main": values}).key
+    assert (outcome.passed, outcome.total, outcome.outcome) == (62, 64, "undecided")
+    # Wilson's interval for 62 of 64, worked from its formula.
+    z, n, share = 1.959964, 64, 62 / 64
+    centre, half = share + z**2 / (2 * n), z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    assert outcome.interval == pytest.approx(
+        [(centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)], abs=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("measured", "message"),
+    [
+        ({"main": np.ones(4)}, r"missing \['also', 'control', 'gap'\]"),
+        (GOOD | {"extra": 1.0}, r"unknown \['extra'\]"),
+        (GOOD | {"also": float("nan")}, "also holds values that are not a number"),
+        (GOOD | {"also": np.ones(3)}, r"also has shape \(3,\); its criterion needs one number\."),
+        (GOOD | {"main": 1.0}, "needs one number for each seed"),
+    ],
+)
+def test_bad_measurements_are_refused(measured, message):
+    with pytest.raises(ValueError, match=message):
+        judge(CLAIM, measured)
+
+
+def test_bad_ledgers_are_refused(tmp_path):
+    for change, message in [
+        ({"op": "<"}, "op is '<'"),
+        ({"role": "main"}, "role is 'main'"),
+        ({"share": 1.0}, "share is"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Criterion(**({"metric": "m", "says": "", "op": ">=", "threshold": 0, "role": "control"} | change))
+    with pytest.raises(ValueError, match="no decisive criterion"):
+        Claim("x", "X", "", "", notebook="n", key="m", criteria=(criterion("m", "control"),))
+    with pytest.raises(ValueError, match="key is None"):
+        Claim("x", "X", "", "", notebook="n", criteria=(criterion("m", "decisive"),))
+    path = tmp_path / "claims.yml"
+    path.write_text("- {id: y, title: Y, claim: c, source: s}\n")
+    assert claims.load(path)["y"].notebook is None
+
+
+def test_the_ledger_holds_every_claim_and_each_tested_one_has_a_control():
+    ledger = claims.load()
+    assert sorted(ledger) == sorted(OURS + LATER)
+    for claim in ledger.values():
+        if claim.notebook:
+            assert {"decisive", "control"} <= {c.role for c in claim.criteria}, claim.id
+
+
+def test_machines_that_round_differently_write_the_same_ledger():
+    a, b = (judge(CLAIM, GOOD | {"gap": gap, "main": GOOD["main"] + gap}).as_dict() for gap in (3e-16, 7e-15))
+    assert json.dumps(a) == json.dumps(b)
+    assert "below 1e-09" in repr(judge(CLAIM, GOOD | {"gap": 3e-16}))
+
+
+def executed(tmp_path, name, verdicts):
+    cells = [{"outputs": [{"data": v._repr_mimebundle_(), "metadata": {}}]} for v in verdicts]
+    path = tmp_path / f"{name}.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    return path
+
+
+def judged(ids):
+    """Verdicts on real claims, from values that meet every threshold."""
+    ledger = claims.load()
+    return [
+        judge(
+            ledger[i],
+            {c.metric: np.full(64, c.threshold) if c.share else c.threshold for c in ledger[i].criteria},
+        )
+        for i in ids
+    ]
+
+
+def test_collect_gathers_verdicts_and_the_table_shows_what_is_not_tested(tmp_path):
+    paths = [
+        executed(tmp_path, "01_standard_sae_absorbs", judged(["full-width-absorbs"])),
+        executed(tmp_path, "02_narrow_sae_mixes", judged(["narrow-mixing", "mse-reason"])),
+    ]
+    claims.main(
+        [
+            "collect",
+            *map(str, paths),
+            "--ledger",
+            str(tmp_path / "l.json"),
+            "--table",
+            str(tmp_path / "t" / "t.md"),
+        ]
+    )
+    found = json.loads((tmp_path / "l.json").read_text())
+    assert {i: record["verdict"] for i, record in found.items()} == dict.fromkeys(OURS[:3], "supported")
+    table = (tmp_path / "t" / "t.md").read_text()
+    assert table.count("✓ supported") == 3
+    assert table.count("not yet tested") == len(OURS + LATER) - 3
+    assert "in 64 of 64 seeds" in table
+
+
+def test_collect_refuses_missing_and_double_verdicts(tmp_path):
+    with pytest.raises(ValueError, match=r"expects verdicts on \['mse-reason', 'narrow-mixing'\]"):
+        claims.collect([executed(tmp_path, "02_narrow_sae_mixes", judged(["narrow-mixing"]))])
+    twice = judged(["full-width-absorbs"]) * 2
+    with pytest.raises(ValueError, match="stands twice"):
+        claims.collect([executed(tmp_path, "01_standard_sae_absorbs", twice)])
+
+
+def test_a_verdict_shows_its_badge_sign_and_escapes_text():
+    verdict = judge(CLAIM, GOOD)
+    shown = verdict._repr_mimebundle_()["text/html"]
+    assert "✓ supported" in shown and "verdict-supported" in shown
+    assert "in 64 of 64 seeds" in verdict.headline()
+
+
+def test_the_verdict_on_narrow_mixing_flips_if_the_control_mixes(tree, dictionary):
+    """The experiment's own negative control, run as it should be and then on data that do have a hierarchy."""
+    control = SAEConfig(20, (1,), encoder_bias=False, decoder_bias=True)
+    claim, verdicts = claims.load()["narrow-mixing"], {}
+    for name, data in [("independent", without_hierarchy(tree)), ("hierarchy", tree)]:
+        run = train(Setting(control, data.states(), dictionary), random_start(control, range(24)), TrainConfig(1200))
+        cosines = metrics.decoder_cosines(run.sae, dictionary)[0, :, 0].abs().sort(descending=True).values
+        values = {c.metric: torch.full((64,), c.threshold) if c.share else c.threshold for c in claim.criteria}
+        verdicts[name] = judge(claim, values | {"control_mixing": cosines[:, 1:].amax(-1)}).verdict
+    assert verdicts == {"independent": "supported", "hierarchy": "inconclusive"}

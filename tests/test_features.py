@@ -1,0 +1,180 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from matryoshka_mixing.features import (
+    FeatureTree,
+    family,
+    independent,
+    orthonormal_dictionary,
+    without_hierarchy,
+)
+
+BOUND = 1e-9
+"""Chance that a correct sampler is told off, per comparison."""
+
+
+def leaf(p, **more):
+    return {"active_prob": p, **more}
+
+
+ORIGINAL_FAMILY = leaf(
+    0.15,
+    mutually_exclusive_children=True,
+    children=[leaf(0.2), leaf(0.2), leaf(0.2), leaf(0.4, is_read_out=False)],
+)
+ORIGINAL_TREE = leaf(1.0, is_read_out=False, children=[ORIGINAL_FAMILY] * 3 + [leaf(0.05)] * 8)
+
+
+@st.composite
+def trees(draw, depth=2):
+    exclusive = draw(st.booleans())
+    n = draw(st.integers(0, 3)) if depth else 0
+    children = [draw(trees(depth=depth - 1)) for _ in range(n)]
+    if exclusive and children:
+        total = sum(child.active_prob for child in children)
+        children = [
+            FeatureTree(c.active_prob / max(1, total), c.children, c.mutually_exclusive_children, c.is_read_out)
+            for c in children
+        ]
+    readable = draw(st.booleans()) or depth == 2
+    return FeatureTree(draw(st.floats(0, 1)), tuple(children), exclusive, is_read_out=readable)
+
+
+@given(trees())
+@settings(max_examples=60, deadline=None)
+def test_state_probabilities_sum_to_one_and_match_samples(tree):
+    states = tree.states()
+    assert states.probs.sum().item() == pytest.approx(1, abs=1e-12)
+    assert len(states) <= tree.count_states()
+    assert len(torch.unique(states.acts, dim=0)) == len(states)
+    n = 4000
+    sample = tree.sample(n, torch.Generator().manual_seed(1))
+    for state, p in zip(states.acts, states.probs.clamp(0, 1), strict=True):
+        count = int((sample == state).all(1).sum())
+        assert binom.cdf(count, n, p) > BOUND and binom.sf(count - 1, n, p) > BOUND
+
+
+def test_three_feature_hierarchy_by_hand(tree):
+    states = tree.states()
+    expected = {(0, 0, 0): 0.7, (1, 0, 0): 0.06, (1, 1, 0): 0.12, (1, 0, 1): 0.12}
+    found = {tuple(map(int, acts)): p.item() for acts, p in zip(states.acts, states.probs, strict=True)}
+    assert found == pytest.approx(expected, abs=1e-15)
+    assert tree.parents() == [None, 0, 0]
+    assert states.labels(tree.names)[0] == "nothing"
+    assert "parent + child 1" in states.labels(tree.names)
+
+
+def test_the_original_tree_file_reads_and_has_the_known_rates(tmp_path):
+    path = tmp_path / "tree.json"
+    path.write_text(json.dumps(ORIGINAL_TREE))
+    tree = FeatureTree.from_json(path)
+    assert tree.n_features == 20
+    states = tree.states()
+    assert len(states) == 5**3 * 2**8
+    assert (states.probs @ (states.acts > 0).double()).sum().item() == pytest.approx(1.12, abs=1e-12)
+    assert tree.parents()[:5] == [None, 0, 0, 0, None]
+
+
+def test_json_round_trip_and_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "tree.json"
+    tree = family(0.3, [0.2, 0.5], parent_magnitude=2.0, child_magnitude=10.0)
+    tree.to_json(path)
+    assert FeatureTree.from_json(path) == tree
+    monkeypatch.setattr(FeatureTree, "to_dict", lambda self: {"active_prob": object()})
+    with pytest.raises(TypeError):
+        family(0.1, 0.1).to_json(path)
+    assert FeatureTree.from_json(path) == tree
+
+
+@pytest.mark.parametrize(
+    ("data", "where"),
+    [
+        (
+            leaf(1.0, children=[leaf(0.5), {"is_read_out": True}]),
+            r"root.children\[1\]: the key 'active_prob' is missing",
+        ),
+        (
+            leaf(1.0, children=[leaf(0.5, children=[leaf("0.2")])]),
+            r"root.children\[0\].children\[0\].active_prob: '0.2'",
+        ),
+        (leaf(1.0, children=[leaf(1.5)]), r"root.children\[0\]: .*1.5.*\[0, 1\]"),
+        (leaf(1.0, children=[leaf(0.5, magnitude_std=-1)]), r"root.children\[0\]: .*magnitude_std -1"),
+        (leaf(1.0, children={}), r"root.children: {} is an object; it must be a list"),
+        (leaf(1.0, children=[3]), r"root.children\[0\]: a node must be a JSON object"),
+        (leaf(True), r"root.active_prob: True is a boolean"),
+        (leaf(1.0, colour="red"), r"root: unknown key\(s\) \['colour'\]"),
+        (
+            leaf(1.0, mutually_exclusive_children=True, children=[leaf(0.6), leaf(0.6)]),
+            r"root: .*sum to 1.2; at most 1",
+        ),
+        (leaf(1.0, is_binary=False), r"root.is_binary"),
+        ([], "root: a node must be a JSON object"),
+    ],
+)
+def test_malformed_trees_name_the_node(data, where):
+    with pytest.raises(ValueError, match=where):
+        FeatureTree.from_dict(data)
+
+
+def test_a_file_that_is_not_json_is_named(tmp_path):
+    path = tmp_path / "broken.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"broken.json is not valid JSON"):
+        FeatureTree.from_json(path)
+
+
+def test_bad_probabilities_and_families():
+    for p in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+            FeatureTree(p)
+    with pytest.raises(ValueError, match=r"'parent' has 3 mutually exclusive children .* sum to 1.2; .*0.333333"):
+        family(0.3, 0.4, 3)
+    family(0.3, 0.4, 3, exclusive=False)
+    with pytest.raises(ValueError, match="at least 1 child"):
+        family(0.3, 0.4, 0)
+    with pytest.raises(ValueError, match="2 child probabilities were given for 3 children"):
+        family(0.3, [0.1, 0.2], 3)
+
+
+def test_too_many_states_says_how_many():
+    tree = independent([0.5] * 20)
+    with pytest.raises(ValueError, match="up to 1048576 states, more than the limit of 65536"):
+        tree.states()
+    assert len(independent([0.5] * 4).states(limit=16 + 1)) == 16
+    with pytest.raises(ValueError, match="infinitely many states"):
+        FeatureTree(0.5, magnitude_std=0.1).states()
+
+
+def test_sampled_magnitudes_have_the_stated_mean_and_spread():
+    sample = FeatureTree(1.0, magnitude_mean=5.0, magnitude_std=0.5).sample(20_000, torch.Generator().manual_seed(0))
+    assert sample.mean().item() == pytest.approx(5, abs=6 * 0.5 / 20_000**0.5)
+    assert sample.std().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_sampling_follows_its_generator(tree):
+    first, second = (tree.sample(100, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, tree.sample(100, torch.Generator().manual_seed(4)))
+
+
+def test_without_hierarchy_keeps_the_rates_and_drops_the_dependence(tree):
+    states = without_hierarchy(tree).states()
+    assert len(states) == 8
+    rates = states.probs @ states.acts
+    assert torch.allclose(rates, torch.tensor([0.3, 0.12, 0.12], dtype=torch.float64))
+    joint = (states.acts * states.probs[:, None]).T @ states.acts
+    assert joint[0, 1].item() == pytest.approx(0.3 * 0.12)
+
+
+def test_dictionary_is_orthonormal_and_needs_room():
+    directions = orthonormal_dictionary(5, 8, torch.Generator().manual_seed(0))
+    assert torch.allclose(directions @ directions.T, torch.eye(5, dtype=torch.float64), atol=1e-14)
+    with pytest.raises(
+        ValueError, match=r"d_model is 2, which leaves no room for 3 orthogonal features; .* at least 3"
+    ):
+        orthonormal_dictionary(3, 2, torch.Generator())

@@ -1,0 +1,118 @@
+import pytest
+import torch
+
+from matryoshka_mixing import metrics
+from matryoshka_mixing.features import family
+from matryoshka_mixing.sae import SAE
+
+PARENTS = [None, 0, 0]
+
+
+def tensor(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def sae_from(encoder_rows, decoder_rows):
+    """An SAE in three dimensions whose features are the axes."""
+    return SAE(
+        tensor(encoder_rows).T,
+        torch.zeros(len(encoder_rows)).double(),
+        tensor(decoder_rows),
+        torch.zeros(3).double(),
+    )
+
+
+CLEAN = sae_from([[1, 0, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+ABSORBED = sae_from([[1, -1, -1], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [1, 1, 0], [1, 0, 1]])
+
+
+def read(sae):
+    return metrics.read(sae, family(0.3, 0.4).states(), torch.eye(3, dtype=torch.float64), PARENTS)
+
+
+def test_a_clean_sae_reads_as_clean():
+    reading = read(CLEAN)
+    assert torch.equal(reading.decoder, torch.eye(3, dtype=torch.float64))
+    assert torch.equal(reading.encoder, torch.eye(3, dtype=torch.float64))
+    assert reading.latents.tolist() == [0, 1, 2]
+    assert reading.absorption.item() == 0 and reading.all_live.item()
+    for pairs in (
+        reading.mixing.parent_to_child,
+        reading.mixing.child_to_sibling,
+        reading.mixing.child_to_parent,
+    ):
+        assert pairs.tolist() == [0, 0]
+    assert reading.mixing.own.tolist() == [1, 1, 1]
+
+
+def test_an_absorbed_sae_reads_as_absorbed():
+    reading = read(ABSORBED)
+    assert reading.absorption.item() == 1
+    assert reading.mixing.child_to_parent.tolist() == pytest.approx([0.5**0.5] * 2)
+    assert reading.latents.tolist() == [0, 1, 2]
+
+
+def test_absorption_counts_inputs_by_their_probability():
+    half = sae_from([[1, -1, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
+    states = family(0.3, [0.6, 0.2]).states()
+    reading = metrics.read(half, states, torch.eye(3, dtype=torch.float64), PARENTS)
+    assert reading.absorption.item() == pytest.approx(0.75)
+
+
+def test_matching_is_one_to_one_and_takes_the_sign_as_it_comes():
+    cosines = tensor(
+        [
+            [[0.9, 0.8, 0.0], [0.8, 0.1, 0.0], [0.0, 0.0, -1.0]],
+            [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]],
+        ]
+    )
+    assert metrics.match(cosines).tolist() == [[1, 0, 2], [2, 1, 0]]
+    assert metrics.match(cosines[0, :1]).tolist() == [0, -1, -1]
+
+
+def test_mixing_pairs_by_hand():
+    cosines = tensor([[1.0, 0.2, 0.3], [0.4, 1.0, 0.5], [0.6, 0.7, 1.0]])
+    mix = metrics.mixing(cosines, torch.arange(3), PARENTS)
+    assert mix.parent_to_child.tolist() == [0.2, 0.3]
+    assert mix.child_to_sibling.tolist() == [0.5, 0.7]
+    assert mix.child_to_parent.tolist() == [0.4, 0.6]
+    missing = metrics.mixing(cosines, torch.tensor([0, 1, -1]), PARENTS)
+    assert missing.own[:2].tolist() == [1, 1] and missing.own[2].isnan()
+    assert missing.child_to_parent[1].isnan() and missing.child_to_parent[0] == 0.4
+    assert metrics.mixing(cosines, torch.arange(3), [None] * 3).child_to_parent.shape == (0,)
+
+
+def test_dead_latents():
+    dead = sae_from([[1, 0, 0], [0, -1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    assert read(dead).live.tolist() == [True, False, True]
+    assert not read(dead).all_live
+
+
+def test_selective_latents():
+    assert read_selective(CLEAN) == [True, True, True]
+    stray = sae_from([[1, 0, 0], [0, 1, 0.5], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    assert read_selective(stray) == [True, False, True]
+
+
+def read_selective(sae):
+    states, reading = family(0.3, 0.4).states(), read(sae)
+    return metrics.selective(reading.acts, reading.latents, states.acts).tolist()
+
+
+def test_encoder_cosines_leave_out_what_no_input_reaches():
+    dictionary = torch.eye(3, 5, dtype=torch.float64)
+    column = tensor([[3.0, 4.0, 0.0, 100.0, 0.0]]).T
+    sae = SAE(column, torch.zeros(1).double(), column.T.clone(), torch.zeros(5).double())
+    assert metrics.encoder_cosines(sae, dictionary)[0].tolist() == pytest.approx([0.6, 0.8, 0.0])
+
+
+def test_basins_group_by_loss_and_live_latents():
+    loss = tensor([0.5, 0.1, 0.100001, 0.1, 0.5])
+    live = torch.tensor([[1, 1], [1, 1], [1, 1], [1, 0], [1, 1]]).bool()
+    found = metrics.basins(loss, live)
+    assert [(basin.seeds, basin.live, basin.share) for basin in found] == [
+        ([1, 2], 2, 0.4),
+        ([3], 1, 0.2),
+        ([0, 4], 2, 0.4),
+    ]
+    assert [basin.loss for basin in found] == pytest.approx([0.1, 0.1, 0.5])

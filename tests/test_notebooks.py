@@ -1,0 +1,340 @@
+"""The committed notebooks: paired with their sources, executed, complete, and free of what varies.
+
+Each check takes notebook objects and returns a list of complaints; the second half of the file proves
+that every one of them complains about a doctored notebook.
+"""
+
+import copy
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import execute
+import jupytext
+import nbformat
+import pytest
+from jupytext.config import load_jupytext_configuration_file
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROFILES = sorted((ROOT / "notebooks/profiles").glob("*.yml"))
+PAIRING = load_jupytext_configuration_file(str(ROOT / "pyproject.toml"))
+MACHINE_PATH = re.compile(r"(?:/home/|/Users/|/root/|/tmp/|/usr/lib/|site-packages|[A-Z]:\\\\)")
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+# The checks
+
+
+def check_paired(notebook, source):
+    same = as_text(notebook) == as_text(jupytext.reads(source, fmt="py:percent"))
+    return [] if same else ["the notebook and its .py differ: run 'make notebooks'"]
+
+
+def as_text(notebook):
+    """Return the source text of `notebook`, metadata keys sorted as nbformat stores them."""
+    stored = nbformat.reads(nbformat.writes(notebook), as_version=4)
+    return jupytext.writes(stored, fmt="py:percent", config=PAIRING)
+
+
+def check_executed(notebook):
+    complaints = []
+    for cell in code_cells(notebook):
+        name = cell.source.splitlines()[0] if cell.source else "an empty cell"
+        if cell.execution_count is None:
+            complaints.append(f"not executed: {name}")
+        for output in cell.outputs:
+            if output.output_type == "error":
+                complaints.append(f"{output.ename}: {name}")
+            if output.get("name") == "stderr":
+                complaints.append(f"wrote to stderr: {name}")
+    if not any(cell.outputs for cell in code_cells(notebook)):
+        complaints.append("no cell has an output")
+    return complaints
+
+
+def check_figures(notebook):
+    complaints = []
+    for cell in code_cells(notebook):
+        settings = cell.metadata.get("mystnb", {})
+        has_image = any("image/png" in output.get("data", {}) for output in cell.outputs)
+        is_shown = not {"remove-cell", "remove-output"} & set(cell.metadata.get("tags", []))
+        if "figure" in settings:
+            name = settings["figure"].get("name", "a figure without a name")
+            missing = [key for key in ("name", "caption") if not settings["figure"].get(key)]
+            missing += [] if settings.get("image", {}).get("alt") else ["alt text"]
+            missing += [] if has_image else ["image"]
+            complaints += [f"{name}: no {what}" for what in missing]
+        elif has_image and is_shown and not is_glued_only(cell):
+            complaints.append(f"an image without number, caption and alt text: {cell.source.splitlines()[0]}")
+    return complaints
+
+
+def is_glued_only(cell):
+    """Tell whether every image of `cell` is kept for a glue directive rather than shown in place."""
+    return all("scrapbook" in output.get("metadata", {}) for output in cell.outputs if "data" in output)
+
+
+def check_parameters(notebook):
+    cells = [cell for cell in notebook.cells if execute.is_parameters(cell)]
+    if len(cells) != 1:
+        return [f"{len(cells)} cells are tagged parameters, not one"]
+    return [f"no comment: {line}" for line in cells[0].source.splitlines() if line.strip() and "#" not in line]
+
+
+def check_stable(notebook):
+    complaints = [
+        f"notebook metadata: {key}" for key in notebook.metadata if key not in ("kernelspec", "language_info")
+    ]
+    if set(notebook.metadata.get("language_info", {})) - {"name"}:
+        complaints.append("notebook metadata: the version of the language")
+    for cell in notebook.cells:
+        complaints += [f"cell metadata: {key}" for key in cell.metadata if key not in execute.STABLE_CELL_METADATA]
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            complaints.append("an injected cell: the notebook was run with other than its own defaults")
+    complaints += [f"a path of one machine: {path}" for path in MACHINE_PATH.findall(texts(notebook))]
+    return complaints
+
+
+def texts(notebook):
+    """Return all that a notebook says, images left out."""
+    parts = [cell.source for cell in notebook.cells]
+    for output in (output for cell in code_cells(notebook) for output in cell.outputs):
+        parts += [output.get("text", ""), *output.get("traceback", [])]
+        parts += [str(value) for kind, value in output.get("data", {}).items() if "image/" not in kind]
+    return "\n".join(parts)
+
+
+def check_profile(profile, defaults, agree):
+    """Complain of keys that no notebook declares and, where they must `agree`, of other values."""
+    complaints = [f"no notebook has a parameter {key}" for key in profile if not any(key in own for own in defaults)]
+    if agree:
+        for own in defaults:
+            complaints += [
+                f"{key}: {value}, but a default is {own[key]}" for key, value in execute.overrides(own, profile).items()
+            ]
+    return complaints
+
+
+# The notebooks as they are committed
+
+
+def test_every_source_has_its_notebook_and_the_reverse():
+    assert SOURCES
+    assert [path.stem for path in SOURCES] == [path.stem for path in NOTEBOOKS]
+
+
+@each_notebook
+def test_paired(path):
+    assert check_paired(read(path), path.with_suffix(".py").read_text()) == []
+
+
+@each_notebook
+@pytest.mark.parametrize("check", [check_executed, check_figures, check_parameters, check_stable])
+def test_notebook(path, check):
+    assert check(read(path)) == []
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_profile(path):
+    defaults = [execute.declared_parameters(jupytext.read(source)) for source in SOURCES]
+    assert check_profile(execute.load_profile(path), defaults, agree=path.stem == "report") == []
+
+
+# The checks complain when they should
+
+
+SOURCE = """\
+# %% [markdown]
+# # A notebook
+
+# %% tags=["parameters"]
+width = 3  # latents, 1 or more
+
+# %%
+print(width)
+
+# %% mystnb={"figure": {"name": "fig-one", "caption": "One."}, "image": {"alt": "A line."}}
+draw()
+"""
+
+
+@pytest.fixture
+def good():
+    notebook = jupytext.reads(SOURCE, fmt="py:percent")
+    cells = code_cells(notebook)
+    for count, cell in enumerate(cells, start=1):
+        cell.execution_count = count
+    cells[1].outputs = [nbformat.v4.new_output("stream", name="stdout", text="3\n")]
+    cells[2].outputs = [nbformat.v4.new_output("display_data", data={"image/png": "aGVsbG8="})]
+    execute.clean(notebook)
+    return notebook
+
+
+def all_complaints(notebook):
+    complaints = check_paired(notebook, SOURCE)
+    for check in (check_executed, check_figures, check_parameters, check_stable):
+        complaints += check(notebook)
+    return complaints
+
+
+def strip_outputs(notebook):
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+
+
+def store_an_error(notebook):
+    notebook.cells[2].outputs = [nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])]
+
+
+def write_to_stderr(notebook):
+    notebook.cells[2].outputs[0].name = "stderr"
+
+
+def change_the_source(notebook):
+    notebook.cells[2].source = "print(width + 1)"
+
+
+def lose_the_image(notebook):
+    notebook.cells[3].outputs = []
+
+
+def lose_the_alt_text(notebook):
+    notebook.cells[3].metadata.mystnb.image.alt = ""
+
+
+def show_an_image_without_caption(notebook):
+    notebook.cells[2].outputs = notebook.cells[3].outputs
+
+
+def lose_the_parameters(notebook):
+    notebook.cells[1].metadata.tags = []
+
+
+def lose_a_comment(notebook):
+    notebook.cells[1].source = "width = 3"
+
+
+def keep_the_times(notebook):
+    notebook.cells[2].metadata["execution"] = {"iopub.execute_input": "2020-01-01T00:00:00"}
+
+
+def keep_the_versions(notebook):
+    notebook.metadata.language_info["version"] = "3.11.7"
+
+
+def inject_parameters(notebook):
+    notebook.cells[2].metadata["tags"] = ["injected-parameters"]
+
+
+def print_a_path(notebook):
+    notebook.cells[2].outputs[0].text = "/home/someone/matryoshka\n"
+
+
+def test_a_good_notebook_passes_every_check(good):
+    assert all_complaints(good) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "doctor"),
+    [
+        (check_executed, strip_outputs),
+        (check_executed, store_an_error),
+        (check_executed, write_to_stderr),
+        (check_figures, lose_the_image),
+        (check_figures, lose_the_alt_text),
+        (check_figures, show_an_image_without_caption),
+        (check_parameters, lose_the_parameters),
+        (check_parameters, lose_a_comment),
+        (check_stable, keep_the_times),
+        (check_stable, keep_the_versions),
+        (check_stable, inject_parameters),
+        (check_stable, print_a_path),
+    ],
+)
+def test_a_doctored_notebook_is_caught(good, check, doctor):
+    doctor(good)
+    assert check(good)
+
+
+def test_a_changed_source_is_caught(good):
+    change_the_source(good)
+    assert check_paired(good, SOURCE)
+
+
+def test_a_wrong_profile_is_caught():
+    assert check_profile({"height": 1}, [{"width": 3}], agree=False)
+    assert check_profile({"width": 4}, [{"width": 3}], agree=True)
+    assert not check_profile({"width": 4}, [{"width": 3}], agree=False)
+
+
+def test_a_tuple_default_equals_the_list_of_a_profile():
+    declared = execute.declared_parameters(jupytext.reads(SOURCE.replace("width = 3", "width = (1, 3)"), "py:percent"))
+    assert execute.overrides(declared, {"width": [1, 3]}) == {}
+    assert execute.overrides(declared, {"width": [1, 4]}) == {"width": [1, 4]}
+
+
+# Running a notebook
+
+
+def nbval(path):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval",
+        "--nbval-current-env",
+        "-q",
+        "-c",
+        "/dev/null",
+        str(path),
+    ]
+    return subprocess.run(command, cwd=path.parent, capture_output=True, text=True)
+
+
+def test_nbval_sees_a_changed_number(tmp_path):
+    source, path = tmp_path / "tiny.py", tmp_path / "tiny.ipynb"
+    source.write_text('# %% tags=["parameters"]\nwidth = 3  # latents\n\n# %%\nprint(width)\n')
+    execute.run(source, path, {})
+    unchanged = nbval(path)
+    assert unchanged.returncode == 0, unchanged.stdout
+
+    doctored = copy.deepcopy(read(path))
+    doctored.cells[1].outputs[0].text = "4\n"
+    nbformat.write(doctored, path)
+    assert nbval(path).returncode == 1
+
+
+def test_a_failing_notebook_leaves_its_traceback_and_no_output(tmp_path):
+    source, path = tmp_path / "bad.py", tmp_path / "bad.ipynb"
+    source.write_text('# %%\nraise ValueError("width must be 1 or more, not 0")\n')
+    with pytest.raises(RuntimeError, match=r"cell \[1\].*ValueError: width must be 1 or more"):
+        execute.run(source, path, {})
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "bad.failed.ipynb",
+        "bad.failed.log",
+        "bad.py",
+    ]
+
+
+def test_two_runs_write_the_same_bytes_and_follow_the_profile(tmp_path):
+    source = tmp_path / "tiny.py"
+    source.write_text('# %% tags=["parameters"]\nwidth = 3  # latents\n\n# %%\nprint(width)\n')
+    execute.run(source, tmp_path / "one.ipynb", {"width": 3})
+    execute.run(source, tmp_path / "two.ipynb", {"unknown": 1})
+    execute.run(source, tmp_path / "other.ipynb", {"width": 5})
+    assert (tmp_path / "one.ipynb").read_bytes() == (tmp_path / "two.ipynb").read_bytes()
+    other = read(tmp_path / "other.ipynb")
+    assert other.cells[-1].outputs[0].text == "5\n"
+    assert other.cells[1].metadata.tags == ["injected-parameters", "remove-cell"]

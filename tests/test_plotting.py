@@ -1,0 +1,70 @@
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from matryoshka_mixing import plotting
+from matryoshka_mixing.metrics import Basin
+
+
+@pytest.fixture(autouse=True)
+def canvas():
+    mpl.use("agg")
+    plotting.use_style()
+    yield
+    mpl.pyplot.close("all")
+
+
+def texts(figure):
+    return [t.get_text() for axis in figure.axes if axis.get_visible() for t in axis.texts]
+
+
+def test_heatmaps_write_every_value_on_one_centred_scale():
+    figure = plotting.heatmaps({"a": np.array([[1.0, -0.25], [-0.001, np.nan]]), "b": np.zeros((2, 2))}, ["x", "y"])
+    assert texts(figure) == ["1.00", "-0.25", "0.00", "0.00", "0.00", "0.00", "0.00"]
+    panel = figure.axes[0].collections[0]
+    assert panel.get_clim() == (-1, 1) and panel.get_cmap().name == plotting.DIVERGING
+
+
+def test_activation_heatmaps_start_at_zero():
+    figure = plotting.heatmaps({"a": np.array([[2.0, 0.0]])}, ["x", "y"], ["s"], quantity="activation")
+    assert figure.axes[0].collections[0].get_clim() == (0, 2)
+    assert figure.axes[-1].get_ylabel() == "activation"
+
+
+def test_theory_and_experiment_draws_lines_and_medians_without_missing_seeds():
+    points = np.array([[1.0, 3.0, np.nan], [np.nan] * 3, [5.0, 5.0, 5.0]])
+    series = {
+        "label": "s",
+        "x": [0, 1, 2],
+        "line_x": [0, 2],
+        "line_y": [0, 4],
+        "points": points,
+        "open_points": points,
+    }
+    axis = plotting.theory_and_experiment([{"xlabel": "a", "ylabel": "b", "series": [series]}]).axes[0]
+    assert axis.lines[0].get_ydata().tolist() == [0, 4]
+    assert axis.containers[0][0].get_xdata().tolist() == [0, 2]
+    assert axis.containers[0][0].get_ydata().tolist() == [2, 5]
+    assert axis.containers[1][0].get_markerfacecolor() == "none"
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("a", "b")
+
+
+def test_basins_are_drawn_by_loss_with_their_shares():
+    found = [Basin(0.1, 1, [1], 0.25), Basin(0.2, 0, [0, 2, 3], 0.75)]
+    cosines, live = np.full((4, 1, 2), 0.5), np.array([[False], [True], [False], [False]])
+    figure = plotting.basin_heatmaps(found, cosines, live, ["x", "y"])
+    assert [axis.get_title() for axis in figure.axes[:2]] == [
+        "25% of seeds\nloss 0.1000",
+        "75% of seeds\nloss 0.2000",
+    ]
+    assert texts(figure) == ["0.50", "0.50"]
+
+
+def test_strips_and_paths():
+    figure = plotting.seed_strips(
+        {"a": np.array([0.1, 0.2]), "b": np.array([0.3])}, "cosine", reference=0.2, label="theory"
+    )
+    assert sum(len(c.get_offsets()) for c in figure.axes[0].collections) == 3
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["a", "b"]
+    path = plotting.loss_path(np.array([0, 1]), {"a": np.array([1, 0])}, {"here": 0.5}, "x", "y")
+    assert texts(path) == ["here"]

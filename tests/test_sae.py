@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
+
+
+def tensor(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def two_by_two():
+    """Two latents in two dimensions, small enough to work by hand."""
+    return SAE(
+        W_enc=tensor([[1.0, 0.0], [0.0, 2.0]]),
+        b_enc=tensor([0.0, -1.0]),
+        W_dec=tensor([[1.0, 0.0], [3.0, 4.0]]),
+        b_dec=tensor([1.0, 0.0]),
+    )
+
+
+def test_hand_worked_loss():
+    # x = (3, 1): x - b_dec = (2, 1); pre = (2, 1); acts = (2, 1).
+    # Prefix 1: (1, 0) + 2 (1, 0) = (3, 0), error 1, penalty 2 * 1 = 2.
+    # Prefix 2: (3, 0) + 1 (3, 4) = (6, 4), error 9 + 9 = 18, penalty 2 + 1 * 5 = 7.
+    # x = (0, 0): x - b_dec = (-1, 0); pre = (-1, -1); acts = 0; both prefixes (1, 0), error 1, penalty 0.
+    x, probs = tensor([[3.0, 1.0], [0.0, 0.0]]), tensor([0.25, 0.75])
+    assert two_by_two().encode(x).tolist() == [[2.0, 1.0], [0.0, 0.0]]
+    assert two_by_two().decode(two_by_two().encode(x), 1).tolist() == [[3.0, 0.0], [1.0, 0.0]]
+    matryoshka = SAEConfig(2, (1, 2), weights=(0.5, 2.0), l1=0.1)
+    expected = 0.25 * (0.5 * (1 + 0.2) + 2 * (18 + 0.7)) + 0.75 * (0.5 + 2)
+    assert two_by_two().loss(x, probs, matryoshka).item() == pytest.approx(expected, abs=1e-14)
+    assert two_by_two().loss(x, probs, SAEConfig(2, (2,))).item() == pytest.approx(0.25 * 18 + 0.75, abs=1e-14)
+
+
+def test_one_prefix_of_full_width_is_the_standard_sae_to_the_last_digit():
+    config = SAEConfig(20, (3,), l1=0.03)
+    sae = random_start(config, range(4))
+    x, probs = torch.rand(7, 20, dtype=torch.float64), torch.full((7,), 1 / 7, dtype=torch.float64)
+    acts = torch.relu(x @ sae.W_enc)
+    error = (x - acts @ sae.W_dec).square().sum(-1)
+    penalty = (acts * sae.W_dec.norm(dim=-1).unsqueeze(-2)).sum(-1)
+    assert torch.equal(sae.loss(x, probs, config), (probs * (error + 0.03 * penalty)).sum(-1))
+    two = SAEConfig(20, (1, 3), weights=(0.0, 1.0), l1=0.03)
+    assert torch.equal(sae.loss(x, probs, config), sae.loss(x, probs, two))
+
+
+def test_weights_default_to_one_a_prefix():
+    assert SAEConfig(4, (1, 2, 4)).weights == (1.0, 1.0, 1.0)
+    assert SAEConfig(4, (1, 2, 4)).d_sae == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"widths": (3, 1)}, r"widths are \(3, 1\).*strictly increase"),
+        ({"widths": (1, 1)}, "strictly increase"),
+        ({"widths": ()}, "strictly increase"),
+        ({"widths": (0, 2)}, "from 1 up"),
+        ({"weights": (1.0,)}, r"weights are \(1.0,\) for widths \(1, 3\); give one"),
+        ({"weights": (1.0, -2.0)}, "at least 0 for each"),
+        ({"weights": (0.0, 0.0)}, "at least one must be above 0"),
+        ({"l1": -0.1}, "l1 is -0.1; a penalty must be"),
+        ({"l1": float("nan")}, "l1 is nan"),
+        ({"d_in": 0}, "d_in is 0"),
+    ],
+)
+def test_bad_configurations(change, message):
+    with pytest.raises(ValueError, match=message):
+        SAEConfig(**({"d_in": 20, "widths": (1, 3)} | change))
+
+
+def test_starts_depend_on_their_seed_alone(dictionary):
+    config = SAEConfig(20, (1, 3))
+    alone, company = random_start(config, [5]), random_start(config, [3, 5, 9])
+    assert torch.equal(alone.W_enc[0], company.W_enc[1])
+    assert torch.equal(start_near(dictionary, [5]).W_dec[0], start_near(dictionary, [3, 5]).W_dec[1])
+
+
+def test_random_start_has_unit_encoders_and_a_decoder_a_tenth_of_them():
+    sae = random_start(SAEConfig(20, (1, 3)), range(3))
+    assert torch.allclose(sae.W_enc.norm(dim=-2), torch.ones(3, 3, dtype=torch.float64))
+    assert torch.allclose(sae.W_dec, 0.1 * sae.W_enc.transpose(-1, -2))
+    assert not sae.b_enc.any() and not sae.b_dec.any()
+
+
+def test_noise_of_a_near_start_is_relative_to_the_length(dictionary):
+    for scale in (1.0, 10.0):
+        sae = start_near(scale * dictionary, range(400), noise=0.5)
+        lengths = (sae.W_dec - scale * dictionary).norm(dim=-1) / scale
+        assert lengths.mean().item() == pytest.approx(0.5, abs=0.01)
+    clean = start_near(dictionary, [0], noise=0.0)
+    assert torch.allclose(clean.encode(dictionary), torch.eye(3, dtype=torch.float64), atol=1e-14)
+    with pytest.raises(ValueError, match="noise is -1"):
+        start_near(dictionary, [0], noise=-1.0)

@@ -1,0 +1,222 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from matryoshka_mixing import train as training
+from matryoshka_mixing.features import FeatureTree, family, without_hierarchy
+from matryoshka_mixing.sae import SAEConfig, random_start, start_near
+from matryoshka_mixing.train import Setting, TrainConfig, train
+
+ROUNDING = 1e-8
+"""Products are summed in another order in other company; Adam carries the difference of 1e-16 this far in 200 steps."""
+BARE = SAEConfig(20, (1, 3), encoder_bias=False, decoder_bias=False)
+
+
+@pytest.mark.parametrize("encoder_bias", [False, True])
+@pytest.mark.parametrize("decoder_bias", [False, True])
+@pytest.mark.parametrize("l1", [0.0, 0.1])
+@pytest.mark.parametrize(("widths", "weights"), [((3,), (1.0,)), ((1, 3), (0.5, 2.0)), ((1, 2, 3), (1.0, 0.0, 3.0))])
+@pytest.mark.parametrize("shared", [True, False])
+def test_gradient_by_hand_agrees_with_autograd_over_the_loop_of_prefixes(
+    encoder_bias, decoder_bias, l1, widths, weights, shared, tree, dictionary
+):
+    config = SAEConfig(20, widths, weights, l1, encoder_bias, decoder_bias)
+    start = start_near(dictionary, range(3), noise=0.8)
+    noise = torch.Generator().manual_seed(0)
+    start.b_enc.add_(0.1 * encoder_bias * torch.randn(3, 3, dtype=torch.float64, generator=noise))
+    start.b_dec.add_(0.1 * decoder_bias * torch.randn(3, 20, dtype=torch.float64, generator=noise))
+    chunk = training._Chunk(
+        [Setting(config, tree.states(), dictionary)],
+        [(0, i) for i in range(3)],
+        start,
+        TrainConfig(),
+        "cpu",
+        torch.float64,
+    )
+    x, probs = chunk.states()
+    loss = chunk.loss_and_gradient(x if shared else x.expand(3, -1, -1).contiguous(), probs)
+
+    leaves = start.map(lambda parameter: parameter.clone().requires_grad_())
+    expected = leaves.loss(tree.states().inputs(dictionary), tree.states().probs, config)
+    expected.sum().backward()
+    assert torch.allclose(loss, expected, rtol=0, atol=1e-13)
+    rows, b_enc = chunk.views(chunk.gradient)
+    assert torch.allclose(rows[:, :3], leaves.W_enc.grad.transpose(1, 2), rtol=0, atol=1e-13)
+    assert torch.allclose(rows[:, -3:], leaves.W_dec.grad, rtol=0, atol=1e-13)
+    if encoder_bias:
+        assert torch.allclose(b_enc, leaves.b_enc.grad, rtol=0, atol=1e-13)
+    if decoder_bias:
+        assert torch.allclose(rows[:, 3], leaves.b_dec.grad, rtol=0, atol=1e-13)
+
+
+def test_training_agrees_with_a_plain_loop_one_sae_at_a_time(tree, dictionary):
+    config, schedule = SAEConfig(20, (1, 3), l1=0.03), TrainConfig(200)
+    start = start_near(dictionary, range(2), noise=0.5)
+    states = tree.states()
+    run = train(Setting(config, states, dictionary), start, schedule)
+    for i in range(2):
+        sae = start[i].map(lambda parameter: parameter.clone().requires_grad_())
+        optimiser = torch.optim.Adam(vars(sae).values(), betas=schedule.betas, eps=schedule.eps)
+        for step in range(schedule.steps):
+            optimiser.param_groups[0]["lr"] = schedule.learning_rate(step)
+            loss = sae.loss(states.inputs(dictionary), states.probs, config)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        for name, parameter in vars(sae).items():
+            assert torch.allclose(getattr(run.sae, name)[0, i], parameter, rtol=0, atol=1e-9), name
+
+
+def test_a_prefix_of_weight_zero_trains_like_the_standard_sae_to_the_last_digit(tree, dictionary):
+    start, schedule = random_start(BARE, range(8)), TrainConfig(300)
+    runs = [
+        train(Setting(replace(BARE, widths=w, weights=b), tree.states(), dictionary), start, schedule)
+        for w, b in [((3,), (1.0,)), ((1, 3), (0.0, 1.0))]
+    ]
+    assert torch.equal(runs[0].sae.W_dec, runs[1].sae.W_dec)
+    assert torch.equal(runs[0].loss, runs[1].loss)
+
+
+@pytest.mark.parametrize("batch_size", [None, 50, 3])
+def test_results_do_not_depend_on_company_or_chunking(batch_size, tree, dictionary, monkeypatch):
+    schedule, start = TrainConfig(150, batch_size=batch_size), random_start(BARE, range(12))
+    sweep = [Setting(replace(BARE, l1=l1), tree.states(), dictionary) for l1 in (0.0, 0.05)]
+    together = train(sweep, start, schedule)
+    alone = train(sweep[1], start[:5], schedule)
+    monkeypatch.setattr(training, "INSTANCES_AT_ONCE", 7)
+    split = train(sweep, start, schedule)
+    for name in ("W_enc", "W_dec"):
+        whole = getattr(together.sae, name)
+        assert torch.allclose(whole, getattr(split.sae, name), rtol=0, atol=ROUNDING)
+        assert torch.allclose(whole[1, :5], getattr(alone.sae, name)[0], rtol=0, atol=ROUNDING)
+    assert torch.allclose(together.history, split.history, rtol=0, atol=ROUNDING)
+
+
+def test_states_of_different_number_are_padded_without_effect(dictionary):
+    narrow = SAEConfig(20, (1,), encoder_bias=False, decoder_bias=False)
+    one, two = family(0.3, 0.4, 1).states(), family(0.3, 0.4, 2).states()
+    start = start_near(dictionary[:1], range(4))
+    sweep = [Setting(narrow, one, dictionary[:2]), Setting(narrow, two, dictionary)]
+    both = train(sweep, start, TrainConfig(200))
+    for i, setting in enumerate(sweep):
+        single = train(setting, start, TrainConfig(200))
+        assert torch.allclose(both.sae.W_dec[i], single.sae.W_dec[0], rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("batch_size", [400, 3])
+def test_sampled_batches_agree_with_the_exact_loss(batch_size, tree, dictionary):
+    """400 draws counts over the 4 states, 3 draws rows; both must centre on the exact solution."""
+    start = start_near(dictionary, range(48), noise=0.1)
+    setting = Setting(BARE, tree.states(), dictionary)
+    exact = train(setting, start, TrainConfig(1500)).sae.W_dec[0, :, 0]
+    schedule = TrainConfig(1500, batch_size=batch_size, lr=0.02 if batch_size > 3 else 0.004)
+    sampled = train(setting, start, schedule).sae.W_dec[0, :, 0]
+    cosines = torch.nn.functional.cosine_similarity(exact, sampled)
+    assert cosines.min() > (0.999 if batch_size > 3 else 0.97)
+    assert cosines.min() < 1 - 1e-9, "batches were not sampled at all"
+
+
+def test_batches_are_multinomial_and_differ_between_instances(tree, dictionary):
+    setting = Setting(BARE, tree.states(), dictionary)
+    chunk = training._Chunk(
+        [setting],
+        [(0, 0), (0, 1)],
+        random_start(BARE, range(2)),
+        TrainConfig(batch_size=100),
+        "cpu",
+        torch.float64,
+    )
+    counts = torch.stack([100 * probs for _, (_, probs) in zip(range(640), chunk.batches(), strict=False)])
+    assert torch.allclose(counts.sum(-1), torch.full((640, 2), 100.0, dtype=torch.float64))
+    assert not torch.equal(counts[:, 0], counts[:, 1])
+    p = tree.states().probs
+    bound = 5 * (p * (1 - p) / (100 * 640)).sqrt()
+    assert ((counts.mean(0) / 100 - p).abs() < bound).all()
+    assert counts.var(0)[0, 0].item() == pytest.approx((100 * p * (1 - p))[0].item(), rel=0.3)
+
+
+def test_trees_too_large_for_states_train_on_samples(dictionary):
+    tree = FeatureTree(1.0, tuple(FeatureTree(0.3, magnitude_std=0.1) for _ in range(3)), is_read_out=False)
+    config = SAEConfig(20, (3,), l1=0.01)
+    run = train(Setting(config, tree, dictionary), start_near(dictionary, range(2)), TrainConfig(300, batch_size=64))
+    assert (run.loss < 0.1).all() and torch.isfinite(run.history).all()
+    with pytest.raises(ValueError, match="can only be sampled; give batch_size"):
+        train(Setting(config, tree, dictionary), start_near(dictionary, range(2)), TrainConfig(10))
+
+
+def test_says_when_it_has_not_converged(tree, dictionary):
+    start = start_near(dictionary, range(5), noise=0.5)
+    setting = Setting(BARE, tree.states(), dictionary)
+    short, long = train(setting, start, TrainConfig(5)), train(setting, start, TrainConfig(1500))
+    assert not short.converged.any() and "0 of 5 SAEs converged; the largest" in short.report()
+    assert long.converged.all() and long.report() == "5 of 5 SAEs converged"
+    assert long.grad_norm.max() < 1e-9
+
+
+def test_history_is_the_loss_at_the_recorded_steps(tree, dictionary):
+    states, start = tree.states(), start_near(dictionary, range(2))
+    run = train(Setting(BARE, states, dictionary), start, TrainConfig(50, records=7))
+    assert run.steps[0] == 0 and run.steps[-1] == 49 and run.history.shape == (7, 1, 2)
+    assert torch.allclose(run.history[0, 0], start.loss(states.inputs(dictionary), states.probs, BARE), atol=1e-14)
+    assert (run.loss < run.history[0]).all()
+    assert torch.allclose(run.loss[0], run.sae[0].loss(states.inputs(dictionary), states.probs, BARE), atol=1e-13)
+
+
+def test_schedule_warms_up_and_cools_down_to_nothing():
+    config = TrainConfig(1000, lr=0.5, warmup=0.1, cooldown=0.5)
+    rates = np.array([config.learning_rate(step) for step in range(1000)])
+    assert rates[0] == pytest.approx(0.5 / 100) and rates[100:500] == pytest.approx(0.5) and rates[-1] < 1e-5
+    assert (np.diff(rates[500:]) <= 0).all()
+
+
+def test_progress_bar_shows_only_when_asked(tree, dictionary, capsys):
+    setting, start = Setting(BARE, tree.states(), dictionary), start_near(dictionary, range(2))
+    train(setting, start, TrainConfig(70))
+    assert capsys.readouterr().err == ""
+    train(setting, start, TrainConfig(70), progress=True)
+    assert "140/140" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
+        ({"betas": (0.9, 1.0)}, r"betas is \(0.9, 1.0\)"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1, or None"),
+        ({"warmup": 0.6, "cooldown": 0.6}, "cooldown is 0.6; .* with warmup at most 1"),
+        ({"tolerance": 0.0}, "tolerance is 0.0"),
+    ],
+)
+def test_bad_schedules(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**change)
+
+
+def test_bad_sweeps_and_starts(tree, dictionary):
+    setting, start = Setting(BARE, tree.states(), dictionary), start_near(dictionary, range(2))
+    with pytest.raises(ValueError, match="no settings were given"):
+        train([], start)
+    with pytest.raises(ValueError, match="must share"):
+        train([setting, replace(setting, sae=replace(BARE, widths=(2, 3)))], start)
+    with pytest.raises(ValueError, match=r"start.W_enc has shape \(1, 2, 20, 1\)"):
+        train(setting, start_near(dictionary[:1], range(2)))
+    with pytest.raises(ValueError, match="zero seeds"):
+        train(setting, start[:0])
+    with pytest.raises(ValueError, match=r"the dictionary has shape \(2, 20\); for 3 features"):
+        Setting(BARE, tree.states(), dictionary[:2])
+
+
+def test_independent_features_are_recovered_where_a_hierarchy_is_mixed(tree, dictionary):
+    """The negative control of the whole report, and proof that it can fail: the same test on the hierarchy."""
+    narrow = SAEConfig(20, (1,), encoder_bias=False, decoder_bias=True)
+    for data, mixed in [(without_hierarchy(tree), False), (tree, True)]:
+        run = train(
+            Setting(narrow, data.states(), dictionary),
+            start_near(dictionary[:1], range(8)),
+            TrainConfig(1500),
+        )
+        foreign = torch.nn.functional.normalize(run.sae.W_dec[0, :, 0], dim=-1) @ dictionary[1:].T
+        assert (foreign.abs() > 0.1).all() if mixed else (foreign.abs() < 1e-6).all()
