@@ -28,14 +28,14 @@
 
 # %% tags=["parameters"]
 parent_probability = 0.3  # probability that the parent fires, from 1e-6 to 1
-child_probability = 0.4  # probability of each child given the parent, from 1e-6 to 1 / n_children
+child_probability = 0.4  # of each child given the parent, from 1e-6 to 1 / n_children
 n_children = 2  # number of mutually exclusive children, at least 2
 l1 = 0.03  # weight of the L1 penalty, at least 0
 d_model = 20  # dimension of the input, at least n_children + 1
 n_seeds = 128  # random seeds for each experiment, at least 1
 n_sweep_seeds = 16  # random seeds at each point of a sweep, at least 1
 seed = 0  # number of the first seed, at least 0
-start_noise = 0.5  # noise of the starts near the truth, relative to a feature's length, at least 0
+start_noise = 0.5  # of starts near the truth, relative to the length of a feature, >= 0
 n_steps = 2000  # training steps, at least 1
 batch_size = 200  # inputs in a batch, in the sampled runs, at least 1
 n_grid = 9  # points on the axis of each sweep, at least 3
@@ -46,7 +46,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from IPython.display import HTML
-
 from matryoshka_mixing import claims, features, metrics, parameters, plotting
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.train import Setting, TrainConfig, train
@@ -60,7 +59,9 @@ tree = features.family(parent_probability, child_probability, n_children)
 states, parents = tree.states(), tree.parents()
 generator = torch.Generator().manual_seed(seed)
 dictionary = features.orthonormal_dictionary(tree.n_features, d_model, generator)
-standard = SAEConfig(d_model, widths=(n_children + 1,), l1=l1, encoder_bias=False, decoder_bias=False)
+standard = SAEConfig(
+    d_model, widths=(n_children + 1,), l1=l1, encoder_bias=False, decoder_bias=False
+)
 exact, sampled = TrainConfig(n_steps), TrainConfig(n_steps, batch_size=batch_size)
 seeds, sweep_seeds = range(seed, seed + n_seeds), range(seed, seed + n_sweep_seeds)
 
@@ -76,9 +77,13 @@ starts = {
 }
 setting = Setting(standard, states, dictionary)
 runs = {kind: train(setting, start, exact) for kind, start in starts.items()}
-readings = {kind: metrics.read(run.sae[0], states, dictionary, parents) for kind, run in runs.items()}
+readings = {
+    kind: metrics.read(run.sae[0], states, dictionary, parents) for kind, run in runs.items()
+}
 for kind, run in runs.items():
-    print(f"{kind}: {run.report()}; all latents fire in {int(readings[kind].all_live.sum())} of {n_seeds}")
+    print(
+        f"{kind}: {run.report()}; all latents fire in {int(readings[kind].all_live.sum())} of {n_seeds}"
+    )
 
 # %% tags=["remove-cell"]
 random, near = readings["random"], readings["near the truth"]
@@ -101,14 +106,18 @@ def typical(kind):
     pool = alive if len(alive) else torch.arange(n_seeds)
     chosen = pool[runs[kind].loss[0, pool].argsort()[len(pool) // 2]]
     order = readings[kind].latents[chosen]
-    return readings[kind].decoder[chosen][order].numpy(), readings[kind].acts[chosen][:, order].numpy()
+    return readings[kind].decoder[chosen][order].numpy(), readings[kind].acts[chosen][
+        :, order
+    ].numpy()
 
 
 latent_names = [f"{name}'s latent" for name in tree.names]
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines with the true features in the seed of median loss. Over live random seeds a child's latent has a median cosine of {glue:text}`child_to_parent:.3f` with the parent; complete absorption is 0.707.", "name": "fig-absorb-decoder"}, "image": {"alt": "Two heat maps. In both, each child's latent has nearly equal cosines with the parent and its own child."}}
 claims.glue("child_to_parent", float(random.mixing.child_to_parent[random.all_live].median()))
-figure = plotting.heatmaps({f"{kind}: decoder": typical(kind)[0] for kind in runs}, tree.names, latent_names)
+figure = plotting.heatmaps(
+    {f"{kind}: decoder": typical(kind)[0] for kind in runs}, tree.names, latent_names
+)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Activations on every state in the same seeds. Over live random seeds the parent's latent is silent on {glue:text}`absorption:.0%` of the inputs where a child fires (median).", "name": "fig-absorb-acts"}, "image": {"alt": "Two heat maps of activation by state. The parent's latent fires on the parent alone and is zero where a child is active."}}
 claims.glue("absorption", float(random.absorption[random.all_live].median()))
@@ -130,12 +139,19 @@ figure = plotting.heatmaps(
 encoder, decoder = dictionary.clone(), dictionary.clone()
 encoder[0] -= dictionary[1:].sum(0)
 decoder[1:] += dictionary[0]
-zero = torch.zeros(1, n_children + 1, dtype=torch.float64), torch.zeros(1, d_model, dtype=torch.float64)
+zero = (
+    torch.zeros(1, n_children + 1, dtype=torch.float64),
+    torch.zeros(1, d_model, dtype=torch.float64),
+)
 clean = SAE(dictionary.T[None], zero[0], dictionary[None], zero[1])
 absorbed = SAE(encoder.T[None], zero[0], decoder[None], zero[1])
 x = states.inputs(dictionary)
-clean_loss, absorbed_loss = (float(sae.loss(x, states.probs, standard)) for sae in (clean, absorbed))
-print(f"clean {clean_loss:.5f}, absorbed {absorbed_loss:.5f}, trained {float(runs['random'].loss.min()):.5f}")
+clean_loss, absorbed_loss = (
+    float(sae.loss(x, states.probs, standard)) for sae in (clean, absorbed)
+)
+print(
+    f"clean {clean_loss:.5f}, absorbed {absorbed_loss:.5f}, trained {float(runs['random'].loss.min()):.5f}"
+)
 
 # %% tags=["remove-cell"]
 claims.glue("clean_loss", clean_loss)
@@ -154,7 +170,10 @@ claims.glue("trained_loss", float(runs["random"].loss.min()))
 penalties = np.geomspace(0.001, 0.2, n_grid)
 chances = np.linspace(0.02, min(0.5, 1 / n_children) * 0.98, n_grid)
 sweep = [Setting(replace(standard, l1=p), states, dictionary) for p in penalties]
-sweep += [Setting(standard, features.family(parent_probability, q, n_children).states(), dictionary) for q in chances]
+sweep += [
+    Setting(standard, features.family(parent_probability, q, n_children).states(), dictionary)
+    for q in chances
+]
 swept = {
     "random": train(sweep, random_start(standard, sweep_seeds), exact),
     "near the truth": train(sweep, start_near(dictionary, sweep_seeds, start_noise), exact),
@@ -198,7 +217,13 @@ figure = plotting.theory_and_experiment(
         panel(rate, first, penalties, "L1 penalty", "absorption rate", log=True),
         panel(lean, first, penalties, "L1 penalty", "child's cosine with parent", log=True),
         panel(rate, second, chances, "child probability given the parent", "absorption rate"),
-        panel(lean, second, chances, "child probability given the parent", "child's cosine with parent"),
+        panel(
+            lean,
+            second,
+            chances,
+            "child probability given the parent",
+            "child's cosine with parent",
+        ),
     ]
 )
 
@@ -209,7 +234,9 @@ figure = plotting.theory_and_experiment(
 
 # %%
 sampled_runs = {kind: train(setting, start, sampled) for kind, start in starts.items()}
-sampled_readings = {k: metrics.read(run.sae[0], states, dictionary, parents) for k, run in sampled_runs.items()}
+sampled_readings = {
+    k: metrics.read(run.sae[0], states, dictionary, parents) for k, run in sampled_runs.items()
+}
 control = replace(standard, decoder_bias=True)
 control_states = features.without_hierarchy(tree).states()
 control_run = train(Setting(control, control_states, dictionary), starts["random"], exact)
@@ -217,14 +244,19 @@ control_reading = metrics.read(control_run.sae[0], control_states, dictionary, p
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Smallest cosine of a child's latent with the parent, every live seed a point. Medians of sampled and exact runs from random initialisation differ by {glue:text}`sampled_gap`. For the control the largest such cosine is shown.", "name": "fig-absorb-sampled"}, "image": {"alt": "Strips of points: exact and sampled runs sit near 0.7, the control near zero."}}
 leaning = {k: lean(reading)[reading.all_live] for k, reading in readings.items()}
-leaning_sampled = {k: lean(reading)[reading.all_live] for k, reading in sampled_readings.items()}
+leaning_sampled = {
+    k: lean(reading)[reading.all_live] for k, reading in sampled_readings.items()
+}
 control_lean = control_reading.mixing.child_to_parent.abs().amax(-1)[control_reading.all_live]
 sampled_gap = abs(float(leaning_sampled["random"].median() - leaning["random"].median()))
 claims.glue("batch_size", batch_size)
 claims.glue("sampled_gap", claims.number(sampled_gap))
-strips = {f"exact, {k}": v for k, v in leaning.items()} | {f"sampled, {k}": v for k, v in leaning_sampled.items()}
+strips = {f"exact, {k}": v for k, v in leaning.items()} | {
+    f"sampled, {k}": v for k, v in leaning_sampled.items()
+}
 figure = plotting.seed_strips(
-    strips | {"control: independent, random": control_lean}, "cosine of a child's latent with the parent"
+    strips | {"control: independent, random": control_lean},
+    "cosine of a child's latent with the parent",
 )
 
 # %% [markdown]

@@ -34,14 +34,14 @@
 
 # %% tags=["parameters"]
 parent_probability = 0.3  # probability that the parent fires, from 1e-6 to 1
-child_probability = 0.4  # probability of each child given the parent, from 1e-6 to 1 / n_children
+child_probability = 0.4  # of each child given the parent, from 1e-6 to 1 / n_children
 n_children = 2  # number of mutually exclusive children, at least 2
 l1 = 0.0  # weight of the L1 penalty, at least 0; the closed forms assume 0
 d_model = 20  # dimension of the input, at least n_children + 1
 n_seeds = 128  # random seeds for each experiment, at least 1
 n_sweep_seeds = 16  # random seeds at each point of a sweep, at least 1
 seed = 0  # number of the first seed, at least 0
-start_noise = 0.5  # noise of the starts near the truth, relative to a feature's length, at least 0
+start_noise = 0.5  # of starts near the truth, relative to the length of a feature, >= 0
 n_steps = 2000  # training steps, at least 1
 batch_size = 200  # inputs in a batch, in the sampled runs, at least 1
 n_grid = 9  # points on the axis of each sweep, at least 3
@@ -50,7 +50,6 @@ n_grid = 9  # points on the axis of each sweep, at least 3
 import numpy as np
 import torch
 from IPython.display import HTML
-
 from matryoshka_mixing import claims, features, metrics, parameters, plotting, theory
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
 from matryoshka_mixing.train import Setting, TrainConfig, train
@@ -64,7 +63,9 @@ tree = features.family(parent_probability, child_probability, n_children)
 states, parents = tree.states(), tree.parents()
 families = [n for n in sorted({2, 3, 5, n_children}) if n < d_model]
 generator = torch.Generator().manual_seed(seed)
-directions = features.orthonormal_dictionary(max(families + [n_children]) + 1, d_model, generator)
+directions = features.orthonormal_dictionary(
+    max(families + [n_children]) + 1, d_model, generator
+)
 dictionary = directions[: tree.n_features]
 one_latent = SAEConfig(d_model, widths=(1,), l1=l1, encoder_bias=False, decoder_bias=False)
 exact, sampled = TrainConfig(n_steps), TrainConfig(n_steps, batch_size=batch_size)
@@ -82,7 +83,9 @@ starts = {
 }
 setting = Setting(one_latent, states, dictionary)
 runs = {kind: train(setting, start, exact) for kind, start in starts.items()}
-readings = {kind: metrics.read(run.sae[0], states, dictionary, parents) for kind, run in runs.items()}
+readings = {
+    kind: metrics.read(run.sae[0], states, dictionary, parents) for kind, run in runs.items()
+}
 live = {kind: reading.all_live for kind, reading in readings.items()}
 for kind, run in runs.items():
     print(f"{kind}: {run.report()}; the latent fires in {int(live[kind].sum())} of {n_seeds}")
@@ -104,25 +107,33 @@ claims.glue("n_dead", int((~live["random"]).sum()))
 grids = {n: np.linspace(0.02, min(0.5, 1 / n), n_grid) for n in families}
 points = [(n, q) for n in families for q in grids[n]]
 sweep = [
-    Setting(one_latent, features.family(parent_probability, q, n).states(), directions[: n + 1]) for n, q in points
+    Setting(one_latent, features.family(parent_probability, q, n).states(), directions[: n + 1])
+    for n, q in points
 ]
 swept = {
     "random": train(sweep, random_start(one_latent, sweep_seeds), exact),
     "near the truth": train(sweep, start_near(dictionary[:1], sweep_seeds, start_noise), exact),
 }
-cosines = {kind: metrics.decoder_cosines(run.sae, directions)[:, :, 0] for kind, run in swept.items()}
+cosines = {
+    kind: metrics.decoder_cosines(run.sae, directions)[:, :, 0] for kind, run in swept.items()
+}
 predicted = [theory.parent_cosines(theory.narrow_ratio(q, n), n) for n, q in points]
 
 # %% tags=["hide-input"]
 gaps = {}
 for kind, values in cosines.items():
-    fired = swept[kind].loss < 0.99 * torch.tensor([parent_probability * (1 + n * q) for n, q in points])[:, None]
+    fired = (
+        swept[kind].loss
+        < 0.99 * torch.tensor([parent_probability * (1 + n * q) for n, q in points])[:, None]
+    )
     values[~fired] = torch.nan
     misses = [
         (values[i, :, : n + 1] - values.new_tensor([own, *[child] * n])).abs()
         for i, ((n, q), (own, child)) in enumerate(zip(points, predicted, strict=True))
     ]
-    gaps[kind] = max(float(miss[~miss.isnan()].max()) for miss in misses if not miss.isnan().all())
+    gaps[kind] = max(
+        float(miss[~miss.isnan()].max()) for miss in misses if not miss.isnan().all()
+    )
 
 
 def series(column):
@@ -204,9 +215,16 @@ figure = plotting.loss_path(
 # %%
 rates = np.geomspace(0.001, 0.5, n_grid)
 penalties = l1 + np.linspace(0, 0.3, n_grid)
-rare = [Setting(one_latent, features.family(p, child_probability, n_children).states(), dictionary) for p in rates]
+rare = [
+    Setting(one_latent, features.family(p, child_probability, n_children).states(), dictionary)
+    for p in rates
+]
 penalised = [
-    Setting(SAEConfig(d_model, (1,), l1=p, encoder_bias=False, decoder_bias=False), states, dictionary)
+    Setting(
+        SAEConfig(d_model, (1,), l1=p, encoder_bias=False, decoder_bias=False),
+        states,
+        dictionary,
+    )
     for p in penalties
 ]
 near_start = start_near(dictionary[:1], sweep_seeds, start_noise)
@@ -220,7 +238,9 @@ parent_probability_gap = float((rare_cosines.amax((0, 1)) - rare_cosines.amin((0
 claims.glue("parent_probability_gap", claims.number(parent_probability_gap))
 penalty_shift = float((penalised_cosines - penalised_cosines[:1]).abs().max())
 claims.glue("penalty_shift", claims.number(penalty_shift))
-own, child = theory.parent_cosines(theory.narrow_ratio(child_probability, n_children), n_children)
+own, child = theory.parent_cosines(
+    theory.narrow_ratio(child_probability, n_children), n_children
+)
 
 
 def pair(x, values):
@@ -243,7 +263,11 @@ figure = plotting.theory_and_experiment(
             "log": True,
             "series": list(pair(rates, rare_cosines)),
         },
-        {"xlabel": "L1 penalty", "ylabel": "cosine", "series": list(pair(penalties, penalised_cosines))},
+        {
+            "xlabel": "L1 penalty",
+            "ylabel": "cosine",
+            "series": list(pair(penalties, penalised_cosines)),
+        },
     ]
 )
 
@@ -256,20 +280,32 @@ figure = plotting.theory_and_experiment(
 # %%
 control = SAEConfig(d_model, (1,), l1=l1, encoder_bias=False, decoder_bias=True)
 sampled_runs = {kind: train(setting, start, sampled) for kind, start in starts.items()}
-sampled_readings = {k: metrics.read(run.sae[0], states, dictionary, parents) for k, run in sampled_runs.items()}
+sampled_readings = {
+    k: metrics.read(run.sae[0], states, dictionary, parents) for k, run in sampled_runs.items()
+}
 control_states = independent.states()
-control_run = train(Setting(control, control_states, dictionary), random_start(control, seeds), exact)
-control_reading = metrics.read(control_run.sae[0], control_states, dictionary, independent.parents())
-ranked = control_reading.decoder[control_reading.all_live][:, 0].abs().sort(descending=True).values
+control_run = train(
+    Setting(control, control_states, dictionary), random_start(control, seeds), exact
+)
+control_reading = metrics.read(
+    control_run.sae[0], control_states, dictionary, independent.parents()
+)
+ranked = (
+    control_reading.decoder[control_reading.all_live][:, 0].abs().sort(descending=True).values
+)
 control_mixing = ranked[:, 1:].amax(-1)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The decoder's smallest cosine with a child, every live seed a point. Sampled batches of {glue:text}`batch_size` agree with the exact loss: their medians differ by {glue:text}`sampled_gap`. The control, for which the largest foreign cosine is shown, stays at zero.", "name": "fig-narrow-sampled"}, "image": {"alt": "Strips of points. Exact runs sit on the theory's line, sampled runs scatter closely around it, and the control sits at zero."}}
 smallest = {k: r.decoder[:, 0, 1:].amin(-1)[r.all_live] for k, r in readings.items()}
-smallest_sampled = {k: r.decoder[:, 0, 1:].amin(-1)[r.all_live] for k, r in sampled_readings.items()}
+smallest_sampled = {
+    k: r.decoder[:, 0, 1:].amin(-1)[r.all_live] for k, r in sampled_readings.items()
+}
 sampled_gap = float((smallest_sampled["random"].median() - smallest["random"].median()).abs())
 claims.glue("batch_size", batch_size)
 claims.glue("sampled_gap", claims.number(sampled_gap))
-strips = {f"exact, {k}": v for k, v in smallest.items()} | {f"sampled, {k}": v for k, v in smallest_sampled.items()}
+strips = {f"exact, {k}": v for k, v in smallest.items()} | {
+    f"sampled, {k}": v for k, v in smallest_sampled.items()
+}
 figure = plotting.seed_strips(
     strips | {"control: independent, random": control_mixing},
     "cosine with a child",
@@ -310,7 +346,8 @@ narrow_mixing
 # %%
 control_saving = float(((control_path[0] - control_path) / control_path[0]).max())
 mse_reason = claims.judge(
-    ledger["mse-reason"], {"loss_saving": saving, "path_rise": rise, "control_saving": control_saving}
+    ledger["mse-reason"],
+    {"loss_saving": saving, "path_rise": rise, "control_saving": control_saving},
 )
 mse_reason
 
