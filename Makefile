@@ -23,6 +23,7 @@ INSTALLED := $(VENV)/installed
 BUILD     := _build/$(PROFILE)
 NAMES     := $(basename $(notdir $(wildcard notebooks/[0-9][0-9]_*.py)))
 EXECUTED  := $(NAMES:%=$(BUILD)/notebooks/%.ipynb)
+README_FIGURE := notebooks/03_matryoshka_inherits.ipynb fig-matryoshka-curve book/_static/readme-figure.png
 PACKAGE   := $(shell find src -name '*.py')
 # Folders are listed too: their dates tell of a file that was removed.
 BOOK      := _config.yml _toc.yml book/. $(shell find book -mindepth 1 -not -path "*/__pycache__*")
@@ -48,9 +49,10 @@ notebooks: $(INSTALLED) ## refresh the outputs of the committed notebooks
 	  cmp --silent $$new $$old && continue; \
 	  cp $$new _build/$$name.partial && mv _build/$$name.partial $$old && echo "[$$name] refreshed"; \
 	done
+	@$(PY) scripts/render.py figure $(README_FIGURE)
 
 test: lint ## run ruff, the unit tests, and nbval over the committed notebooks
-	@$(PY) -m pytest tests
+	@$(PY) -m pytest -n $(JOBS) tests
 	@$(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300 notebooks
 
 lint: $(INSTALLED) ## check style and formatting

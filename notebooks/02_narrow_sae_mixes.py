@@ -41,7 +41,7 @@ d_model = 20  # dimension of the input, at least n_children + 1
 n_seeds = 128  # random seeds for each experiment, at least 1
 n_sweep_seeds = 16  # random seeds at each point of a sweep, at least 1
 seed = 0  # number of the first seed, at least 0
-start_noise = 0.5  # of starts near the truth, relative to the length of a feature, >= 0
+start_noise = 0.5  # of starts near the truth, relative to the length of a feature
 n_steps = 2000  # training steps, at least 1
 batch_size = 200  # inputs in a batch, in the sampled runs, at least 1
 n_grid = 9  # points on the axis of each sweep, at least 3

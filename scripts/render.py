@@ -1,10 +1,13 @@
 """Turn executed notebooks and prose into the site, check it, and publish it.
 
 `build` gathers the sources of the book in `BUILD/source`, renders them with Jupyter Book (a warning is an
-error) and checks the pages. `publish` swaps the site into place. `check` looks at a finished site.
+error) and checks the pages. `publish` swaps the site into place. `check` looks at a finished site. `figure` takes
+a figure out of an executed notebook, for the README.
 """
 
 import argparse
+import base64
+import json
 import re
 import shutil
 import subprocess
@@ -144,8 +147,16 @@ def publish(build, site):
     print(f"[book] open {(site / 'index.html').resolve()} ({build.name} profile)")
 
 
+def stored_figure(notebook, name):
+    """Return the PNG of the figure called `name` in an executed notebook."""
+    for cell in json.loads(notebook.read_text())["cells"]:
+        if cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") == name:
+            return base64.b64decode(cell["outputs"][-1]["data"]["image/png"])
+    raise ValueError(f"{notebook} has no figure called {name}")
+
+
 def main():
-    """Parse the command line and run one of the three steps."""
+    """Parse the command line and run one of the steps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     steps = parser.add_subparsers(dest="step", required=True)
     step = steps.add_parser("build", help="gather the sources, render them, check the pages")
@@ -157,9 +168,15 @@ def main():
     step = steps.add_parser("check", help="see that every page exists, shows no traceback, loads only what is there")
     step.add_argument("site", type=Path, help="folder of the rendered site")
     step.add_argument("--toc", type=Path, default=Path("_toc.yml"), help="table of contents (default: _toc.yml)")
+    step = steps.add_parser("figure", help="copy a figure of an executed notebook into a PNG file")
+    step.add_argument("notebook", type=Path, help="executed notebook")
+    step.add_argument("name", help="name of the figure, such as fig-matryoshka-curve")
+    step.add_argument("image", type=Path, help="PNG file to write")
     args = parser.parse_args()
 
-    if args.step == "build":
+    if args.step == "figure":
+        args.image.write_bytes(stored_figure(args.notebook, args.name))
+    elif args.step == "build":
         build_site(args.build, args.notebooks)
     elif args.step == "publish":
         publish(args.build, args.site)

@@ -32,6 +32,14 @@ def test_every_notebook_is_in_the_toc():
     assert notebooks <= set(render.read_toc(ROOT / "_toc.yml"))
 
 
+def test_the_picture_in_the_readme_is_the_notebooks_own():
+    notebook = ROOT / "notebooks/03_matryoshka_inherits.ipynb"
+    stored = render.stored_figure(notebook, "fig-matryoshka-curve")
+    assert (ROOT / "book/_static/readme-figure.png").read_bytes() == stored
+    with pytest.raises(ValueError, match="no figure called fig-none"):
+        render.stored_figure(notebook, "fig-none")
+
+
 @pytest.fixture
 def site(tmp_path):
     (tmp_path / "_toc.yml").write_text(TOC)

@@ -13,6 +13,7 @@ from pathlib import Path
 import execute
 import jupytext
 import nbformat
+import papermill
 import pytest
 from jupytext.config import load_jupytext_configuration_file
 
@@ -144,6 +145,13 @@ def test_paired(path):
 @pytest.mark.parametrize("check", [check_executed, check_figures, check_parameters, check_stable])
 def test_notebook(path, check):
     assert check(read(path)) == []
+
+
+@each_notebook
+def test_papermill_understands_every_parameter(path):
+    """Its parser gives up on a line whose comment holds a quote or an equals sign."""
+    declared = execute.declared_parameters(read(path))
+    assert set(papermill.inspect_notebook(str(path))) == set(declared)
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)

@@ -39,7 +39,7 @@ def test_every_notebook_follows_its_parameters_from_any_folder(name, tmp_path):
     for record in found.values():
         totals = [o["total"] for o in record["outcomes"] if o["criterion"]["share"]]
         assert all(total <= 6 for total in totals) and any(totals)
-        assert record["verdict"] == "inconclusive", "six seeds cannot carry a share of 90%"
+        assert record["verdict"] != "supported", "six seeds cannot carry a share of 90%"
 
 
 def named(path, name):

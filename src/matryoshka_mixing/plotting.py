@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -23,11 +23,10 @@ SEQUENTIAL = "Greens"
 
 def use_style() -> None:
     """Set the style of all figures; call once in a notebook."""
-    if find_spec("matplotlib_inline"):
-        from matplotlib_inline.config import InlineBackend
-
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
         # Notebooks crop figures by default, which draws each one twice; constrained layout leaves nothing to crop.
-        InlineBackend.instance().print_figure_kwargs = {"bbox_inches": None}
+        shell.run_line_magic("config", "InlineBackend.print_figure_kwargs = {'bbox_inches': None}")
     sns.set_theme(context="notebook", style="ticks", palette="colorblind")
     mpl.rcParams |= {
         "figure.dpi": 110,
