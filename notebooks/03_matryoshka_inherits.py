@@ -221,6 +221,38 @@ figure = plotting.theory_and_experiment(
 )
 
 # %% [markdown]
+# Move the slider: theory on the left, a trained SAE on the right (the first selective seed at each child probability).
+
+
+# %% tags=["hide-input"]
+def expected_decoder(q, beta):
+    """Every latent's predicted cosines with every feature."""
+    parent, to_child, to_parent, own, sibling = lines(q, beta)
+    matrix = np.full((n_children + 1, n_children + 1), sibling)
+    matrix[0], matrix[:, 0] = to_child, to_parent
+    np.fill_diagonal(matrix, own)
+    matrix[0, 0] = parent
+    return matrix
+
+
+every = metrics.decoder_cosines(swept.sae, dictionary)[first]
+chosen = selective[first].int().argmax(-1)
+trained = np.stack([every[i, seed_index] for i, seed_index in enumerate(chosen)])
+HTML(
+    plotting.slider_heatmaps(
+        "matryoshka-slider",
+        "child probability given the parent",
+        chances,
+        {
+            "theory": np.stack([expected_decoder(q, inner_weight) for q in chances]),
+            "trained": trained,
+        },
+        tree.names,
+        [f"latent {k}" for k in range(n_children + 1)],
+    )
+)
+
+# %% [markdown]
 # In {glue:text}`n_stray` of {glue:text}`n_swept` runs from near the truth a child's latent fires on a sibling as well, and the
 # children's decoders are then not unique: without a penalty that costs nothing. (In all runs, those included, the
 # largest distance of the loss from its setting's median is {glue:text}`loss_spread`, and of the parent's decoder from

@@ -1,3 +1,6 @@
+import json
+import re
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -68,3 +71,17 @@ def test_strips_and_paths():
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["a", "b"]
     path = plotting.loss_path(np.array([0, 1]), {"a": np.array([1, 0])}, {"here": 0.5}, "x", "y")
     assert texts(path) == ["here"]
+
+
+def test_a_slider_holds_every_frame_and_nothing_from_outside():
+    panels = {"theory": np.array([[[1.0, 0.2]], [[0.9, -0.001]]]), "trained <1>": np.zeros((2, 1, 2))}
+    page = plotting.slider_heatmaps("a-slider", "q", [0.1, 0.25], panels, ["x", "y"], ["latent 0"])
+    data = json.loads(re.search(r"data = (\{.*\});", page)[1])
+    assert data["stops"] == ["0.1", "0.25"]
+    assert [[text for text, _, _ in frame] for frame in data["frames"]] == [
+        ["1.00", "0.20", "0.00", "0.00"],
+        ["0.90", "0.00", "0.00", "0.00"],
+    ]
+    assert data["frames"][0][0][1] == mpl.colors.to_hex(mpl.colormaps[plotting.DIVERGING](1.0))
+    assert page.count("class=cosine") == 4 and 'max="1"' in page
+    assert "trained &lt;1&gt;" in page and "http" not in page

@@ -278,13 +278,13 @@ def collect(notebooks: Sequence[Path]) -> dict[str, dict]:
 
 def table(found: Mapping[str, dict]) -> str:
     """The landing table in Markdown: every claim with its verdict and key number, tested or not."""
-    lines = ["| Claim | Verdict | Key number |", "| --- | --- | --- |"]
+    lines = ["| Claim | Verdict and key number |", "| --- | --- |"]
     for claim in load().values():
         record = found.get(claim.id)
         title = f"[{claim.title}](../notebooks/{claim.notebook}.ipynb)" if record else claim.title
         verdict = record["verdict"] if record else "not yet tested"
-        number = f"{_label(claim)}: {record['key']}" if record else ""
-        lines.append(f"| {title} <br> {claim.claim} | {badge(verdict)} | {number} |")
+        number = f"<br> {_label(claim)}: {record['key']}" if record else ""
+        lines.append(f"| {title} <br> {claim.claim} | {badge(verdict)} {number} |")
     return "\n".join(lines) + "\n"
 
 

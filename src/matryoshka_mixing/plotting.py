@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -86,6 +88,55 @@ def heatmaps(
     ticks = [-1, 0, 1] if quantity == "cosine" else None
     figure.colorbar(scale, ax=axes, label=quantity, shrink=0.9, aspect=14, ticks=ticks, pad=0.015)
     return figure
+
+
+def slider_heatmaps(
+    name: str,
+    label: str,
+    stops: Sequence[float],
+    panels: Mapping[str, np.ndarray],
+    columns: Sequence[str],
+    rows: Sequence[str],
+) -> str:
+    """Heat maps of cosines that a reader moves with a slider, as self-contained HTML.
+
+    Args:
+        name: of the element on the page; letters and hyphens, unique on it.
+        label: what the slider changes.
+        stops: its values.
+        panels: title of each panel and its cosines at every stop, shape (stops, rows, columns).
+        columns, rows: their names.
+    """
+    colours = mpl.colormaps[DIVERGING]
+
+    def cell(value: float) -> list[str]:
+        ink = "#fff" if abs(value) > 0.55 else "#111"
+        return [f"{0.0 if abs(value) < 0.005 else value:.2f}", mpl.colors.to_hex(colours((value + 1) / 2)), ink]
+
+    frames = [[cell(v) for matrix in panels.values() for v in np.ravel(matrix[i])] for i in range(len(stops))]
+    head = "<tr><td></td>" + "".join(f"<th>{html.escape(c)}</th>" for c in columns) + "</tr>"
+    body = "".join(f"<tr><th>{html.escape(r)}</th>{'<td class=cosine></td>' * len(columns)}</tr>" for r in rows)
+    tables = "".join(f"<table><caption>{html.escape(t)}</caption>{head}{body}</table>" for t in panels)
+    data = json.dumps({"stops": [f"{stop:.3g}" for stop in stops], "frames": frames})
+    return f"""<div class="slider-figure" id="{name}">
+<label>{html.escape(label)}: <output></output>
+<input type="range" min="0" max="{len(stops) - 1}" value="{len(stops) // 2}"></label>
+<div class="slider-tables">{tables}</div>
+<script>(() => {{
+  const root = document.getElementById("{name}"), data = {data};
+  const input = root.querySelector("input"), cells = root.querySelectorAll(".cosine");
+  const show = () => {{
+    root.querySelector("output").textContent = data.stops[input.value];
+    data.frames[input.value].forEach(([text, paper, ink], i) => {{
+      cells[i].textContent = text;
+      cells[i].style.background = paper;
+      cells[i].style.color = ink;
+    }});
+  }};
+  input.addEventListener("input", show);
+  show();
+}})();</script>
+</div>"""
 
 
 def basin_heatmaps(
