@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from matryoshka_mixing import claims, metrics
+from matryoshka_mixing import claims, metrics, theory
 from matryoshka_mixing.claims import Claim, Criterion, judge
 from matryoshka_mixing.features import without_hierarchy
-from matryoshka_mixing.sae import SAEConfig, random_start
+from matryoshka_mixing.sae import SAEConfig, start_near
 from matryoshka_mixing.train import Setting, TrainConfig, train
 
 OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent"]
@@ -38,6 +38,9 @@ GOOD = {"main": np.full(64, 0.7), "also": 0.6, "gap": 0.001, "control": np.zeros
         ({"main": np.zeros(64), "also": 0.0}, "refuted"),
         ({"main": np.zeros(64)}, "mixed"),
         ({"gap": 0.02}, "mixed"),
+        ({"gap": 0.02, "main": np.full(8, 0.7)}, "inconclusive"),
+        ({"gap": float("nan")}, "inconclusive"),
+        ({"also": 0.0, "main": np.full(8, 0.7)}, "mixed"),
         ({"main": np.full(8, 0.7)}, "inconclusive"),
         ({"main": np.zeros(0)}, "inconclusive"),
         ({"control": np.ones(64)}, "inconclusive"),
@@ -66,7 +69,7 @@ def test_shares_are_judged_by_their_interval():
     [
         ({"main": np.ones(4)}, r"missing \['also', 'control', 'gap'\]"),
         (GOOD | {"extra": 1.0}, r"unknown \['extra'\]"),
-        (GOOD | {"also": float("nan")}, "also holds values that are not a number"),
+        (GOOD | {"main": np.array([0.7, np.nan])}, "main holds values that are not a number"),
         (GOOD | {"also": np.ones(3)}, r"also has shape \(3,\); its criterion needs one number\."),
         (GOOD | {"main": 1.0}, "needs one number for each seed"),
     ],
@@ -74,6 +77,12 @@ def test_shares_are_judged_by_their_interval():
 def test_bad_measurements_are_refused(measured, message):
     with pytest.raises(ValueError, match=message):
         judge(CLAIM, measured)
+
+
+def test_seeds_left_out_are_counted_in_the_text():
+    assert "in 64 of 64 live seeds (100 started)" in judge(CLAIM, GOOD, started=100).key.text()
+    assert judge(CLAIM, GOOD, started=64).key.text().endswith("in 64 of 64 seeds")
+    assert judge(CLAIM, GOOD | {"main": []}, started=100).key.text() == "no live seed (100 started)"
 
 
 def test_bad_ledgers_are_refused(tmp_path):
@@ -104,7 +113,7 @@ def test_the_ledger_holds_every_claim_and_each_tested_one_has_a_control():
 def test_machines_that_round_differently_write_the_same_ledger():
     a, b = (judge(CLAIM, GOOD | {"gap": gap, "main": GOOD["main"] + gap}).as_dict() for gap in (3e-16, 7e-15))
     assert json.dumps(a) == json.dumps(b)
-    assert "below 1e-09" in repr(judge(CLAIM, GOOD | {"gap": 3e-16}))
+    assert "below 1e-08" in repr(judge(CLAIM, GOOD | {"gap": 3e-16}))
 
 
 def executed(tmp_path, name, verdicts):
@@ -114,16 +123,14 @@ def executed(tmp_path, name, verdicts):
     return path
 
 
+def met(claim):
+    """Values that meet every threshold of a claim."""
+    return {c.metric: np.full(64, c.threshold) if c.share else c.threshold for c in claim.criteria}
+
+
 def judged(ids):
-    """Verdicts on real claims, from values that meet every threshold."""
-    ledger = claims.load()
-    return [
-        judge(
-            ledger[i],
-            {c.metric: np.full(64, c.threshold) if c.share else c.threshold for c in ledger[i].criteria},
-        )
-        for i in ids
-    ]
+    """Verdicts on real claims whose thresholds are all met."""
+    return [judge(claims.load()[i], met(claims.load()[i])) for i in ids]
 
 
 def test_collect_gathers_verdicts_and_the_table_shows_what_is_not_tested(tmp_path):
@@ -164,13 +171,44 @@ def test_a_verdict_shows_its_badge_sign_and_escapes_text():
     assert "in 64 of 64 seeds" in verdict.headline()
 
 
-def test_the_verdict_on_narrow_mixing_flips_if_the_control_mixes(tree, dictionary):
-    """The experiment's own negative control, run as it should be and then on data that do have a hierarchy."""
-    control = SAEConfig(20, (1,), encoder_bias=False, decoder_bias=True)
-    claim, verdicts = claims.load()["narrow-mixing"], {}
+def narrow_control(sae, dictionary):
+    cosines = metrics.decoder_cosines(sae, dictionary)[:, 0].abs().sort(descending=True).values
+    return cosines[:, 1:].amax(-1)
+
+
+def standard_control(sae, dictionary):
+    cosines = metrics.decoder_cosines(sae, dictionary)
+    return metrics.mixing(cosines, metrics.match(cosines), [None, 0, 0]).child_to_parent.abs().amax(-1)
+
+
+CONTROLS = {
+    "full-width-absorbs": ((3,), 0.03, "control_child_to_parent", standard_control),
+    "narrow-mixing": ((1,), 0.0, "control_mixing", narrow_control),
+    "matryoshka-mixing": ((1, 3), 0.0, "control_mixing", narrow_control),
+    "child-to-parent": ((1, 3), 0.0, "control_child_to_parent", standard_control),
+}
+
+
+@pytest.mark.parametrize("claim_id", CONTROLS)
+def test_a_verdict_flips_if_its_control_mixes(claim_id, tree, dictionary):
+    """Each experiment's own negative control, run as it should be and then on data that do have a hierarchy."""
+    widths, l1, metric, measure = CONTROLS[claim_id]
+    control = SAEConfig(20, widths, l1=l1, encoder_bias=False, decoder_bias=True)
+    claim, verdicts = claims.load()[claim_id], {}
     for name, data in [("independent", without_hierarchy(tree)), ("hierarchy", tree)]:
-        run = train(Setting(control, data.states(), dictionary), random_start(control, range(24)), TrainConfig(1200))
-        cosines = metrics.decoder_cosines(run.sae, dictionary)[0, :, 0].abs().sort(descending=True).values
-        values = {c.metric: torch.full((64,), c.threshold) if c.share else c.threshold for c in claim.criteria}
-        verdicts[name] = judge(claim, values | {"control_mixing": cosines[:, 1:].amax(-1)}).verdict
+        start = start_near(dictionary[: widths[-1]], range(24), 0.5)
+        run = train(Setting(control, data.states(), dictionary), start, TrainConfig(1200))
+        values = met(claim)
+        verdicts[name] = judge(claim, values | {metric: measure(run.sae[0], dictionary)}).verdict
+    assert verdicts == {"independent": "supported", "hierarchy": "inconclusive"}
+
+
+def test_the_verdict_on_the_loss_flips_if_the_control_gains_from_mixing(tree):
+    claim, verdicts = claims.load()["mse-reason"], {}
+    walk = torch.tensor([[1.0, t, t] for t in (0, 0.1, 0.2, 0.3)], dtype=torch.float64)
+    for name, data in [("independent", without_hierarchy(tree)), ("hierarchy", tree)]:
+        path = theory.one_latent_loss(data.states(), walk, biases=True)
+        values = met(claim)
+        saving = float(((path[0] - path) / path[0]).max())
+        verdicts[name] = judge(claim, values | {"control_saving": saving}).verdict
     assert verdicts == {"independent": "supported", "hierarchy": "inconclusive"}

@@ -59,6 +59,18 @@ def test_absorption_counts_inputs_by_their_probability():
     assert reading.absorption.item() == pytest.approx(0.75)
 
 
+def test_a_complement_that_takes_the_parent_away_where_it_is_absent_has_absorbed_nothing():
+    """The bias carries the parent; a latent of decoder -f0 fires on empty inputs alone, so silent beside children."""
+    complement = SAE(
+        tensor([[-1, 0, 0], [0, 1, 0], [0, 0, 1]]).T, torch.zeros(3).double(),
+        tensor([[-1, 0, 0], [0, 1, 0], [0, 0, 1]]), tensor([1, 0, 0]),
+    )  # fmt: skip
+    states, reading = family(0.3, 0.4).states(), read(complement)
+    assert torch.equal(complement.decode(reading.acts), states.inputs(torch.eye(3, dtype=torch.float64)))
+    assert reading.mixing.own.tolist() == [-1, 1, 1]
+    assert reading.absorption.item() == 0
+
+
 def test_matching_is_one_to_one_and_takes_the_sign_as_it_comes():
     cosines = tensor(
         [
@@ -109,7 +121,8 @@ def test_encoder_cosines_leave_out_what_no_input_reaches():
 def test_basins_group_by_loss_and_live_latents():
     loss = tensor([0.5, 0.1, 0.100001, 0.1, 0.5])
     live = torch.tensor([[1, 1], [1, 1], [1, 1], [1, 0], [1, 1]]).bool()
-    found = metrics.basins(loss, live)
+    found = metrics.basins(loss, live, power=1.0)
+    assert len(metrics.basins(loss / 1000, live, power=0.001)) == len(found), "rarer data, same basins"
     assert [(basin.seeds, basin.live, basin.share) for basin in found] == [
         ([1, 2], 2, 0.4),
         ([3], 1, 0.2),

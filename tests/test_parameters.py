@@ -13,7 +13,7 @@ GOOD = {
 
 
 def test_good_values_pass_and_other_names_are_left_alone():
-    check(GOOD | {"__name__": "__main__", "_i": "", "In": [], "check": check, "n_children": 2.0})
+    check(GOOD | {"__name__": "__main__", "_i": "", "In": [], "check": check, "n_children": 2})
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,10 @@ def test_good_values_pass_and_other_names_are_left_alone():
         ({"n_seeds": 2.5}, "n_seeds = 2.5"),
         ({"n_seeds": True}, "n_seeds = True"),
         ({"n_children": 1}, "n_children = 1"),
+        ({"n_children": 2.0}, "n_children = 2.0: .* a whole number from 2 to 12"),
+        ({"n_children": 16}, "n_children = 16"),
+        ({"child_probability": 0.6}, "sum to 1.2; at most 1 is possible"),
+        ({"d_model": 2}, "leaves no room for 3 orthogonal features"),
         ({"n_seed": 3}, "n_seed = 3 is not a parameter of these notebooks. Did you mean n_seeds?"),
         ({"zzz": 3}, "zzz = 3 is not a parameter .* The parameters are parent_probability"),
     ],

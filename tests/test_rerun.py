@@ -61,3 +61,4 @@ def test_a_bad_value_stops_before_any_training(parameters, message, tmp_path):
     executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     reached = [cell.source for cell in executed.cells if cell.cell_type == "code" and cell.execution_count]
     assert not any("train(" in source for source in reached)
+    assert "parameters.check(globals())" in reached[-1], "the first cell after the parameters"

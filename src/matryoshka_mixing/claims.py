@@ -18,7 +18,7 @@ import yaml
 from scipy.stats import binomtest
 
 MIME = "application/vnd.matryoshka-mixing.verdict+json"
-NEGLIGIBLE = 1e-9
+NEGLIGIBLE = 1e-8
 """Smaller numbers are rounding noise and are written as 0, so that machines agree."""
 BADGES = {"supported": "✓", "refuted": "✗", "mixed": "±", "inconclusive": "?", "not yet tested": "…"}
 
@@ -74,7 +74,8 @@ class Outcome:
         outcome: "met", "failed" or "undecided".
         value: the number, or the median over seeds; None where no seed qualified.
         low, high: smallest and largest value over seeds (the number itself where there is just one).
-        passed, total: seeds that pass, and seeds (0 where the metric is one number).
+        passed, total: seeds that pass, and seeds judged (0 where the metric is one number).
+        started: seeds started; more than `total` where dead ones are left out.
         interval: 95% Wilson interval of the share that passes.
     """
 
@@ -85,16 +86,19 @@ class Outcome:
     high: float | None
     passed: int = 0
     total: int = 0
+    started: int = 0
     interval: tuple[float, float] | None = None
 
     def text(self) -> str:
         """The measured value in a few words."""
+        dropped = f" live seeds ({self.started} started)" if self.started > self.total else " seeds"
         if self.value is None:
-            return "no seed qualified"
+            return f"no live seed ({self.started} started)" if self.started else "no seed gave a value"
         if not self.total:
             return number(self.value)
-        spread = "" if number(self.low) == number(self.high) else f" ({number(self.low)} to {number(self.high)})"
-        return f"{number(self.value)}{spread} in {self.passed} of {self.total} seeds"
+        low, high = number(self.low), number(self.high)
+        spread = f" ({low} to {high})" if low != high else ""
+        return f"{number(self.value)}{spread} in {self.passed} of {self.total}{dropped}"
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ class Verdict:
         return (
             f'<div class="verdict-box"><p>{badge(self.verdict)} <strong>{html.escape(self.claim.title)}.</strong> '
             f"{html.escape(self.claim.scope)}</p>"
-            "<table><thead><tr><th>criterion, fixed beforehand</th><th>role</th>"
+            "<table><thead><tr><th>criterion</th><th>role</th>"
             f"<th>measured: median (range)</th><th>outcome</th></tr></thead><tbody>{rows}</tbody></table></div>"
         )
 
@@ -169,18 +173,20 @@ def load(path: str | Path | None = None) -> dict[str, Claim]:
     return claims
 
 
-def judge(claim: Claim, measured: Mapping[str, object]) -> Verdict:
+def judge(claim: Claim, measured: Mapping[str, object], started: int = 0) -> Verdict:
     """Hold measured values against a claim's thresholds. This is the one function that gives verdicts.
 
     Args:
         claim: from `load`.
         measured: a value for each metric of the claim: one number, or one for each seed where the
-            criterion has a share. Numbers, arrays and tensors are all fine.
+            criterion has a share. Numbers, arrays and tensors are all fine. NaN for one number means
+            that no seed gave one, which decides nothing.
+        started: how many seeds were started, where values of dead ones are left out.
 
     Returns:
         A verdict, the first of these that applies. *Inconclusive* if a control is not met. *Refuted* if every
-        decisive criterion failed. *Mixed* if any other criterion failed. *Inconclusive* if one is undecided (too
-        few seeds). *Supported* otherwise.
+        decisive criterion failed, *mixed* if some did. *Inconclusive* if one is undecided (too few seeds). *Mixed* if a
+        supporting criterion failed, *inconclusive* if one is undecided. *Supported* otherwise.
 
     Raises:
         ValueError: if a metric is missing, unknown, of the wrong form, or not a number.
@@ -191,32 +197,35 @@ def judge(claim: Claim, measured: Mapping[str, object]) -> Verdict:
             f"{claim.id} needs exactly the metrics {sorted(wanted)}; missing {sorted(wanted - set(measured))}, "
             f"unknown {sorted(set(measured) - wanted)}."
         )
-    outcomes = tuple(_decide(criterion, measured[criterion.metric]) for criterion in claim.criteria)
+    outcomes = tuple(_decide(criterion, measured[criterion.metric], started) for criterion in claim.criteria)
 
     def results(*roles: str) -> set[str]:
         return {o.outcome for o in outcomes if o.criterion.role in roles}
 
+    decisive, supporting = results("decisive"), results("supporting")
     if results("control") - {"met"}:
         verdict = "inconclusive"
-    elif results("decisive") == {"failed"}:
-        verdict = "refuted"
-    elif "failed" in results("decisive", "supporting"):
+    elif "failed" in decisive:
+        verdict = "refuted" if decisive == {"failed"} else "mixed"
+    elif "undecided" in decisive:
+        verdict = "inconclusive"
+    elif "failed" in supporting:
         verdict = "mixed"
     else:
-        verdict = "inconclusive" if "undecided" in results("decisive", "supporting") else "supported"
+        verdict = "inconclusive" if "undecided" in supporting else "supported"
     return Verdict(claim, verdict, outcomes)
 
 
-def _decide(criterion: Criterion, value: object) -> Outcome:
+def _decide(criterion: Criterion, value: object, started: int) -> Outcome:
     values = np.asarray(value, dtype=float)
-    if np.isnan(values).any():
+    if values.ndim and np.isnan(values).any():
         raise ValueError(f"{criterion.metric} holds values that are not a number; leave out seeds without one.")
     if (values.ndim == 0) != (criterion.share is None):
         form = "one number" if criterion.share is None else "one number for each seed"
         raise ValueError(f"{criterion.metric} has shape {values.shape}; its criterion needs {form}.")
     passes = values >= criterion.threshold if criterion.op == ">=" else values <= criterion.threshold
-    if values.size == 0:
-        return Outcome(criterion, "undecided", None, None, None)
+    if values.size == 0 or np.isnan(values).all():
+        return Outcome(criterion, "undecided", None, None, None, started=started)
     summary = [_rounded(f(values)) for f in (np.median, np.min, np.max)]
     if criterion.share is None:
         return Outcome(criterion, "met" if passes else "failed", *summary)
@@ -227,7 +236,8 @@ def _decide(criterion: Criterion, value: object) -> Outcome:
         outcome = "met"
     elif interval.high < criterion.share:
         outcome = "failed"
-    return Outcome(criterion, outcome, *summary, passed, total, (_rounded(interval.low), _rounded(interval.high)))
+    bounds = _rounded(interval.low), _rounded(interval.high)
+    return Outcome(criterion, outcome, *summary, passed, total, started, bounds)
 
 
 def _rounded(number: float) -> float:
@@ -235,10 +245,10 @@ def _rounded(number: float) -> float:
 
 
 def number(value: float) -> str:
-    """A number for people: three decimals, powers of ten where it is small, "below 1e-09" where it is noise."""
+    """A number for people: three decimals, powers of ten where it is small, "below 1e-08" where it is noise."""
     if abs(value) < NEGLIGIBLE:
         return f"below {NEGLIGIBLE:.0e}"
-    return f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.1e}"
+    return f"{value:.3f}" if 0.001 <= abs(value) < 1000 else f"{value:.1e}"
 
 
 def glue(name: str, value: object) -> None:

@@ -36,6 +36,11 @@ class States:
         """The inputs x = acts @ dictionary that an SAE sees."""
         return self.acts.to(dictionary) @ dictionary
 
+    @property
+    def power(self) -> float:
+        """E||x||^2 for orthonormal directions: what reconstructing nothing costs."""
+        return float((self.probs[:, None] * self.acts.square()).sum())
+
     def labels(self, names: Sequence[str]) -> list[str]:
         """The features that are active in each state, in words."""
         active = [[names[f] for f in torch.nonzero(row).flatten().tolist()] for row in self.acts]
@@ -247,7 +252,7 @@ class FeatureTree:
         """Read a tree file. Raises ValueError with the path of the offending node if it is malformed."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{path} is not valid JSON: {error}") from None
         try:
             return cls.from_dict(data)
@@ -328,9 +333,13 @@ def independent(probabilities: Sequence[float]) -> FeatureTree:
 
 
 def without_hierarchy(tree: FeatureTree) -> FeatureTree:
-    """Independent features that fire as often as those of `tree`: the control of each experiment."""
+    """Independent features of magnitude 1 that fire as often as those of `tree`: the control of each experiment.
+
+    One that fires more often than half of the time fires half of the time here: a parent then always has more variance
+    than its children, and the best direction is unique.
+    """
     states = tree.states()
-    return independent((states.probs @ (states.acts > 0).double()).tolist())
+    return independent((states.probs @ (states.acts > 0).double()).clamp_max(0.5).tolist())
 
 
 def orthonormal_dictionary(

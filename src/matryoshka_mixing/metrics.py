@@ -105,11 +105,14 @@ def absorption(
     features: Float[Tensor, "states features"],
     probs: Float[Tensor, " states"],
     parents: Sequence[int | None],
+    own: Float[Tensor, "*instances features"],
     tolerance: float = SILENT,
 ) -> Float[Tensor, "*instances"]:
     """Share of the inputs on which a child fires that leave its parent's latent silent, in [0, 1].
 
-    Counted over every (child, parent) pair; a parent without a latent counts as silent. NaN without pairs.
+    Counted over every (child, parent) pair; a parent without a latent counts as silent. NaN without pairs. Where the
+    parent's latent is a *complement* (its cosine with the parent is negative: the decoder bias carries the parent and
+    the latent takes it away where it is absent), firing and silence change places.
 
     Args:
         acts: activations of the latents on every state (or sampled input).
@@ -117,6 +120,8 @@ def absorption(
         features: activations of the true features on the same states.
         probs: probability of each state.
         parents: from `FeatureTree.parents`.
+        own: cosine of each feature's latent with the feature, from `mixing`.
+        tolerance: an activation at most this large counts as zero.
     """
     silent_mass, mass = acts.new_zeros(acts.shape[:-2]), 0.0
     for child, parent in enumerate(parents):
@@ -125,7 +130,8 @@ def absorption(
         weight = probs * (features[:, child] > 0)
         latent = latents[..., parent]
         index = latent.clamp_min(0)[..., None, None].expand(*acts.shape[:-1], 1)
-        silent = (acts.gather(-1, index)[..., 0] <= tolerance) | (latent < 0)[..., None]
+        complement = own[..., parent, None] < 0
+        silent = ((acts.gather(-1, index)[..., 0] <= tolerance) ^ complement) | (latent < 0)[..., None]
         silent_mass = silent_mass + (weight * silent).sum(-1)
         mass = mass + weight.sum()
     return silent_mass / mass
@@ -165,20 +171,25 @@ class Basin:
     share: float
 
 
-def basins(
-    loss: Float[Tensor, " seeds"], live_latents: Bool[Tensor, "seeds d_sae"], tolerance: float = 1e-4
-) -> list[Basin]:
+def same_loss(
+    loss: Float[Tensor, "*shape"], other: Float[Tensor, "*#shape"] | float, power: Float[Tensor, "*#shape"] | float
+) -> Bool[Tensor, "*shape"]:
+    """Whether two losses are the same solution's: they differ by at most 1e-4 (our default) of E||x||^2, `power`."""
+    return (loss - other).abs() <= 1e-4 * power
+
+
+def basins(loss: Float[Tensor, " seeds"], live_latents: Bool[Tensor, "seeds d_sae"], power: float) -> list[Basin]:
     """Groups seeds that reached the same loss with as many live latents; lowest loss first.
 
-    Two losses are the same if they differ by at most `tolerance` (absolute, in units of the loss). Solutions
-    that are mirror images (siblings swapped) share a loss, and so a basin.
+    What counts as the same is said in `same_loss`; `power` is E||x||^2 of the data. Solutions that are mirror images
+    (siblings swapped) share a loss, and so a basin.
     """
     groups: list[Basin] = []
     counts = live_latents.sum(-1)
     for seed in torch.argsort(loss, stable=True).tolist():
         value, alive = float(loss[seed]), int(counts[seed])
         for group in groups:
-            if group.live == alive and abs(group.loss - value) <= tolerance:
+            if group.live == alive and same_loss(loss[seed], group.loss, power):
                 group.seeds.append(seed)
                 break
         else:
@@ -220,12 +231,13 @@ def read(
     """
     decoder = decoder_cosines(sae, dictionary)
     acts, latents = sae.encode(states.inputs(dictionary)), match(decoder)
+    mix = mixing(decoder, latents, parents)
     return Reading(
         decoder=decoder,
         encoder=encoder_cosines(sae, dictionary),
         acts=acts,
         live=live(acts),
         latents=latents,
-        mixing=mixing(decoder, latents, parents),
-        absorption=absorption(acts, latents, states.acts, states.probs, parents),
+        mixing=mix,
+        absorption=absorption(acts, latents, states.acts, states.probs, parents, mix.own),
     )

@@ -7,6 +7,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
+from matryoshka_mixing.features import family, orthonormal_dictionary
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -37,7 +41,7 @@ class Parameter:
 PARAMETERS = {
     "parent_probability": Parameter("probability that the parent fires", 1e-6, 1),
     "child_probability": Parameter("probability of each child given the parent", 1e-6, 1),
-    "n_children": Parameter("number of mutually exclusive children", 2, whole=True),
+    "n_children": Parameter("number of mutually exclusive children", 2, 12, whole=True),
     "l1": Parameter("weight of the L1 penalty", 0),
     "inner_weight": Parameter("weight of the inner prefix in the loss (the outer one has weight 1)", 0),
     "d_model": Parameter("dimension of the input", 1, whole=True),
@@ -70,11 +74,16 @@ def check(namespace: Mapping[str, object]) -> None:
         parameter = PARAMETERS[name]
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         fits = number and parameter.low <= value <= parameter.high
-        if not fits or (parameter.whole and value != int(value)):
+        if not fits or (parameter.whole and not isinstance(value, int)):
             raise ValueError(
                 f"{name} = {value!r}: {parameter.meaning}. It must be {parameter.allowed}; "
                 f"change it with `-p {name} VALUE`."
             )
+    # Values that are fine alone may not fit together; the constructors say why.
+    if {"parent_probability", "child_probability", "n_children"} <= set(namespace):
+        tree = family(*(namespace[key] for key in ("parent_probability", "child_probability", "n_children")))
+        if "d_model" in namespace:
+            orthonormal_dictionary(tree.n_features, namespace["d_model"], torch.Generator())
 
 
 def table() -> str:

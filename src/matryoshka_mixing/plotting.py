@@ -163,8 +163,8 @@ def theory_and_experiment(panels: Sequence[Mapping], per_row: int = 2) -> Figure
     """Theory as lines, trained SAEs as points over them.
 
     Args:
-        panels: for each panel `xlabel`, `ylabel`, optionally `title`, `log` (a logarithmic x axis), and
-            `series`: a list of mappings with `label`, `x` and `y` of the line (optional `line_x`, `line_y`) and
+        panels: for each panel `xlabel`, `ylabel`, optionally `log` (a logarithmic x axis), and
+            `series`: a list of mappings with `label`, `x`, the line's `line_x` and `line_y` (optional), and
             `points`, shape (x, seeds), drawn as the median with the full range of the seeds (optional
             `open_points` likewise, as open circles); NaN marks a seed left out.
     """
@@ -200,7 +200,7 @@ def theory_and_experiment(panels: Sequence[Mapping], per_row: int = 2) -> Figure
         if panel.get("log"):
             axis.set_xscale("log")
         axis.axhline(0, color="0.6", lw=0.8, zorder=0)
-        axis.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"], title=panel.get("title", ""))
+        axis.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"])
         axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     return figure
 
@@ -242,18 +242,4 @@ def seed_strips(
         jitter=0.25, legend=False, palette=COLOURS[: len(groups)],
     )  # fmt: skip
     axis.set(xlabel=xlabel, ylabel="")
-    return figure
-
-
-def loss_histories(
-    steps: Sequence[int], histories: Mapping[str, np.ndarray], reference: float | None = None, label: str = ""
-) -> Figure:
-    """Training loss of every seed, one panel a group; histories have shape (records, seeds)."""
-    figure, axes = plt.subplots(1, len(histories), figsize=(4.4 * len(histories), 3.0), sharey=True, squeeze=False)
-    for i, (axis, (title, history)) in enumerate(zip(axes.flat, histories.items(), strict=True)):
-        axis.plot(steps, history, color=COLOURS[i], lw=0.7, alpha=0.35)
-        if reference is not None:
-            axis.axhline(reference, color="0.2", lw=1, ls="--", label=label)
-            axis.legend(fontsize=9)
-        axis.set(xlabel="training step", ylabel="loss" if i == 0 else "", title=title)
     return figure

@@ -44,7 +44,7 @@ def narrow_optimum(states: States) -> Float[Tensor, " features"]:
 
 
 def narrow_ratio(child_probability: float, n_children: int) -> float:
-    """T of the best one-latent decoder, parent + t (sum of the children).
+    """The ratio t of the best one-latent decoder, parent + t (sum of the children).
 
     The positive root of `n q t^2 + (1 - q) t - q = 0` for n exclusive children of conditional probability q.
     The parent's own probability does not appear. Works elementwise on arrays and tensors.
@@ -98,7 +98,7 @@ def matryoshka_optimum(
 
 
 def matryoshka_ratio(child_probability: float, n_children: int, inner_weight: float = 1.0) -> float:
-    """T of the parent's decoder in a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1).
+    """The ratio t of the parent's decoder in a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1).
 
     The positive root of
     `n beta q t^2 + ((1 + beta)(1 - n q) + n beta q - beta q) t - beta q = 0`

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from matryoshka_mixing.features import FeatureTree, States
 from matryoshka_mixing.sae import SAE, SAEConfig
 
-ROWS_IN_FLIGHT = 1 << 21
+ROWS_IN_FLIGHT = 1 << 24
 """Input numbers (instances x rows x dimensions) held at a time; larger sweeps are split (our default)."""
 INSTANCES_AT_ONCE = 512
 """Instances side by side at most, about what fits a core's cache (our default)."""
@@ -109,7 +109,7 @@ class Trained:
 
     Attributes:
         sae: the parameters.
-        loss: the final loss: exact on states; the mean of the last recorded batches for a sampled tree.
+        loss: the final loss, exact on states, or that of the last batch for a sampled tree.
         grad_norm: norm of the gradient there, divided by E||x||^2.
         converged: whether that norm is within the tolerance. Sampled batches keep jittering, so
             there it is a measure of noise rather than of failure.
@@ -201,7 +201,7 @@ def _rows(setting: Setting, config: TrainConfig) -> int:
         return len(setting.data)
     if config.batch_size is None:
         raise ValueError("a FeatureTree can only be sampled; give batch_size, or pass tree.states() as data.")
-    return config.batch_size
+    return config.batch_size * BLOCK
 
 
 def _recorded(config: TrainConfig) -> list[int]:
