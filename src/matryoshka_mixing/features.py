@@ -38,7 +38,7 @@ class States:
 
     @property
     def power(self) -> float:
-        """E||x||^2 for orthonormal directions: what reconstructing nothing costs."""
+        """E||x||^2 for orthonormal directions, which is what reconstructing nothing costs."""
         return float((self.probs[:, None] * self.acts.square()).sum())
 
     def labels(self, names: Sequence[str]) -> list[str]:
