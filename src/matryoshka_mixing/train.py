@@ -24,7 +24,7 @@ ROWS_IN_FLIGHT = 1 << 24
 INSTANCES_AT_ONCE = 512
 """Instances side by side at most, about what fits a core's cache (our default)."""
 BLOCK = 64
-"""Steps whose batches are drawn in one go."""
+"""Steps whose counts are drawn in one go."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,12 @@ def _rows(setting: Setting, config: TrainConfig) -> int:
         return len(setting.data)
     if config.batch_size is None:
         raise ValueError("a FeatureTree can only be sampled; give batch_size, or pass tree.states() as data.")
-    return config.batch_size * BLOCK
+    return config.batch_size * _steps_drawn(config.batch_size)
+
+
+def _steps_drawn(batch_size: int) -> int:
+    """Steps whose rows are drawn in one go: fewer for large batches, so that what is drawn stays small."""
+    return max(1, min(BLOCK, 4096 // batch_size))
 
 
 def _recorded(config: TrainConfig) -> list[int]:
@@ -374,10 +379,10 @@ class _Chunk:
                 drawn = [r.multinomial(size, p, size=BLOCK) for r, p in zip(streams, shares, strict=True)]
                 for counts in torch.from_numpy(np.stack(drawn, axis=1)).to(**self.place) / size:
                     yield x, counts
-        uniform = torch.full((len(self.settings), size), 1 / size, **self.place)
+        uniform, block = torch.full((len(self.settings), size), 1 / size, **self.place), _steps_drawn(size)
         while True:
-            drawn = [self._sample(s, size * BLOCK, r) for s, r in zip(self.settings, streams, strict=True)]
-            for x in torch.stack(drawn, dim=0).unflatten(1, (BLOCK, size)).transpose(0, 1):
+            drawn = [self._sample(s, size * block, r) for s, r in zip(self.settings, streams, strict=True)]
+            for x in torch.stack(drawn, dim=0).unflatten(1, (block, size)).transpose(0, 1):
                 yield x.to(**self.place), uniform
 
     @staticmethod
