@@ -20,18 +20,22 @@ endif
 VENV      := .venv
 PY        := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
+BENCHMARK_VENV      := .venv-benchmark
+BENCHMARK_PY        := $(BENCHMARK_VENV)/bin/python
+BENCHMARK_INSTALLED := $(BENCHMARK_VENV)/installed
 BUILD     := _build/$(PROFILE)
 NAMES     := $(basename $(notdir $(wildcard notebooks/[0-9][0-9]_*.py)))
 EXECUTED  := $(NAMES:%=$(BUILD)/notebooks/%.ipynb)
 README_FIGURE := notebooks/03_matryoshka_inherits.ipynb fig-matryoshka-curve book/_static/readme-figure.png
 PACKAGE   := $(shell find src -name '*.py')
 # Folders are listed too: their dates tell of a file that was removed.
-BOOK      := _config.yml _toc.yml book/. $(shell find book -mindepth 1 -not -path "*/__pycache__*")
+BOOK      := _config.yml _toc.yml benchmarks/. benchmarks/page.py benchmarks/run.py $(wildcard benchmarks/results.json) \
+             book/. $(shell find book -mindepth 1 -not -path "*/__pycache__*")
 PARALLEL   = $(MAKE) --silent --no-print-directory --jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book notebooks executed test lint format serve clean distclean
+.PHONY: help book notebooks executed test lint format benchmark serve clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +67,9 @@ format: $(INSTALLED) ## repair style and formatting
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
+benchmark: $(BENCHMARK_INSTALLED) ## measure the speed beside SAELens and a plain loop (own environment, some 10 minutes)
+	@$(BENCHMARK_PY) benchmarks/run.py --output benchmarks/results.json
+
 serve: ## show _build/html at http://localhost:8000 (PORT=... for another)
 	@test -f _build/html/index.html || { echo "nothing to show yet: run 'make book' first" >&2; exit 1; }
 	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
@@ -71,17 +78,20 @@ clean: ## remove everything that was built
 	rm -rf _build
 
 distclean: clean ## remove the installed packages as well
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(BENCHMARK_VENV)
 
+# One recipe for both environments: the report's, and the benchmark's with what it is compared to.
 $(INSTALLED): requirements.txt pyproject.toml
+$(BENCHMARK_INSTALLED): benchmarks/requirements.txt pyproject.toml
+$(INSTALLED) $(BENCHMARK_INSTALLED):
 	@command -v $(PYTHON) > /dev/null || { echo "error: no $(PYTHON) found; name one with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version); name another with PYTHON=..." >&2; exit 1; }
 	@rm -f $@
-	@echo "[install] $$($(PYTHON) --version) into $(VENV): pinned packages, some minutes the first time…"
-	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@echo "[install] $$($(PYTHON) --version) into $(@D): pinned packages, some minutes the first time…"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 	@echo "[install] done"
 

@@ -65,6 +65,8 @@ def wanted_sources(build, notebooks):
     wanted = {path: path for path in [Path("_config.yml"), Path("_toc.yml"), *prose]}
     for generated in ("verdicts.md", "parameters.md"):
         wanted[Path("book") / generated] = build / generated
+    # The page on speed comes with figures, unless no benchmark was run.
+    wanted |= {Path("book") / path.name: path for path in (build / "speed").glob("*")}
     return wanted | {Path("notebooks") / notebook.name: notebook for notebook in notebooks}
 
 
@@ -94,6 +96,8 @@ def build_site(build, notebooks):
     """Render the site of one profile into `build/_build/html`; `build/rendered` marks success."""
     marker, sphinx_output = build / "rendered", build / "_build"
     (build / "parameters.md").write_text(parameters.table())
+    shutil.rmtree(build / "speed", ignore_errors=True)
+    subprocess.run([sys.executable, "benchmarks/page.py", "benchmarks/results.json", build / "speed"], check=True)
     afresh = assemble(build / "source", wanted_sources(build, notebooks))
     # Sphinx repeats no warning for a page that it has already read: after a failed
     # or interrupted build a second one would pass.

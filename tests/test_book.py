@@ -7,6 +7,7 @@ import render
 
 ROOT = Path(__file__).parent.parent
 PAGE = '<html><body><a href="https://a.org">link</a><img src="data:image/png;base64,aGVsbG8="></body></html>'
+GENERATED = {"book/speed"}  # written by benchmarks/page.py
 TOC = """\
 format: jb-book
 root: index
@@ -23,7 +24,9 @@ def test_every_page_of_the_toc_has_a_source():
     pages = render.read_toc(ROOT / "_toc.yml")
     assert len(pages) == len(set(pages)) > 1
     assert [
-        page for page in pages if not any((ROOT / page).with_suffix(end).is_file() for end in (".md", ".ipynb"))
+        page
+        for page in set(pages) - GENERATED
+        if not any((ROOT / page).with_suffix(end).is_file() for end in (".md", ".ipynb"))
     ] == []
 
 
