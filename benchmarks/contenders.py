@@ -21,7 +21,7 @@ from matryoshka_mixing.sae import SAEConfig, random_start
 
 D_IN = 20
 L1 = 0.03
-TIME_LIMIT = 100
+TIME_LIMIT = 180
 """Seconds after which a cell is given up."""
 SCHEDULE = trainer.TrainConfig()
 """Optimiser settings of the plain loop and of ours."""

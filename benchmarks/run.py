@@ -94,7 +94,9 @@ def plan_steps(quick: bool) -> list[dict]:
             for threads in (1,) if quick else (1, 2):
                 common = {"measure": "steps", "problem": problem, "batch": batch, "threads": threads}
                 for peer in ("saelens", "loop"):
-                    steps = 60 if quick else 240 if batch == 200 else 120
+                    steps = 240 if batch == 200 else 120 if problem in HIERARCHY else 60
+                    if quick:
+                        steps = 60
                     cells.append(common | {"contender": peer, "instances": 1, "dtype": "float32", "steps": steps})
                 for contender, dtype in (("ours", "float32"), ("ours", "float64"), ("ours exact", "float64")):
                     if contender == "ours exact" and batch != 200:
