@@ -87,6 +87,20 @@ class SAE:
         """Reconstruction by the first `width` latents (all of them if None)."""
         return self.b_dec.unsqueeze(-2) + acts[..., :width] @ self.W_dec[..., :width, :]
 
+    def errors(
+        self, x: Float[Tensor, "*#instances batch d_in"], widths: Sequence[int]
+    ) -> Float[Tensor, "*instances prefixes batch"]:
+        """Squared error ||x - x_m||^2 of each prefix on each input."""
+        acts = self.encode(x)
+        return torch.stack([(x - self.decode(acts, width)).square().sum(-1) for width in widths], dim=-2)
+
+    def penalties(
+        self, x: Float[Tensor, "*#instances batch d_in"], widths: Sequence[int]
+    ) -> Float[Tensor, "*instances prefixes batch"]:
+        """L1 penalty of each prefix on each input, sum_{k<m} acts_k ||W_dec_k||."""
+        sizes = self.encode(x) * self.W_dec.norm(dim=-1).unsqueeze(-2)
+        return torch.stack([sizes[..., :width].sum(-1) for width in widths], dim=-2)
+
     def loss(
         self,
         x: Float[Tensor, "*#instances batch d_in"],
@@ -97,13 +111,9 @@ class SAE:
 
         `probs` weighs the rows of `x`: state probabilities, or 1/batch for sampled rows.
         """
-        acts = self.encode(x)
-        penalty = acts * self.W_dec.norm(dim=-1).unsqueeze(-2)
-        total = x.new_zeros(())
-        for width, weight in zip(config.widths, config.weights, strict=True):
-            error = (x - self.decode(acts, width)).square().sum(-1)
-            total = total + weight * (probs * (error + config.l1 * penalty[..., :width].sum(-1))).sum(-1)
-        return total
+        weights = torch.tensor(config.weights, dtype=x.dtype, device=x.device)
+        terms = self.errors(x, config.widths) + config.l1 * self.penalties(x, config.widths)
+        return (weights * (probs.unsqueeze(-2) * terms).sum(-1)).sum(-1)
 
     def map(self, change) -> SAE:
         """A new SAE with `change` applied to every parameter."""

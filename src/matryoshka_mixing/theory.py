@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -62,16 +63,18 @@ def prefix_weights(
     is active (for the parent alone: of all prefixes that hold it).
 
     Args:
-        states: states of one family with exclusive children.
+        states: states of one family with exclusive children, or of several families of which one fires at a time.
         ranks: for each feature the position of its latent (from 0).
         widths, weights: the prefixes and their weights in the loss.
         parent: number of the parent feature.
 
     Raises:
-        ValueError: if more than one child is active in some state (no closed theory there).
+        ValueError: if more than one feature is active beside the parent in some state (no closed theory there).
     """
     pull = torch.zeros(len(states), dtype=torch.float64)
     for i, acts in enumerate(states.acts):
+        if acts[parent] == 0:
+            continue
         others = [f for f in torch.nonzero(acts).flatten().tolist() if f != parent]
         if len(others) > 1:
             raise ValueError(
@@ -80,7 +83,7 @@ def prefix_weights(
             )
         first_out = min((ranks[f] for f in others), default=max(widths))
         for width, weight in zip(widths, weights, strict=True):
-            if ranks[parent] < width <= first_out and acts[parent] > 0:
+            if ranks[parent] < width <= first_out:
                 pull[i] += weight
     return pull
 
@@ -109,6 +112,61 @@ def matryoshka_ratio(child_probability: float, n_children: int, inner_weight: fl
     return 2 * beta * q / (linear + (linear**2 + 4 * n * (beta * q) ** 2) ** 0.5)
 
 
+def unequal_ratios(
+    alone: Float[Tensor, "*#points"] | float, pulls: Float[Tensor, "*#points children"]
+) -> Float[Tensor, "*points children"]:
+    """The ratios t_i of the parent's decoder, parent + t_1 child_1 + ... + t_n child_n, for children that pull unequally.
+
+    The re-weighted second moment is an arrow: parent alone weighs `alone`, parent + child i weighs `pulls[i]`. Its top
+    eigenvector has `t_i = pull_i / (lambda - pull_i)`, where lambda is the largest root of
+    `lambda = alone + sum pull_i + sum pull_i^2 / (lambda - pull_i)`, found here by bisection. A child that pulls more is
+    mixed in more: a commoner one, and a later one, which more prefixes miss.
+
+    Args:
+        alone: total weight of the parent-alone terms, at least 0, not all weights 0.
+        pulls: weight of each child's terms that hold the parent and miss the child, at least 0.
+    """
+    alone = torch.as_tensor(alone, dtype=torch.float64)
+    total = alone + pulls.sum(-1)
+    low, high = torch.broadcast_tensors(pulls.amax(-1), total + pulls.sum(-1))
+    for _ in range(100):
+        middle = (low + high) / 2
+        rest = pulls.square() / (middle[..., None] - pulls).clamp_min(torch.finfo(pulls.dtype).tiny)
+        above = middle >= total + rest.sum(-1)
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return pulls / (high[..., None] - pulls)
+
+
+def inclusion_probabilities(chances: Sequence[float], draws: int) -> list[float]:
+    """How likely each item is among `draws` drawn one after the other without replacement, with the given chances.
+
+    Random prefixes act through their expected weights: with one weight for every drawn prefix these are the inclusion
+    probabilities. Drawing without replacement is a race: item i arrives after an exponential time of rate `chances[i]`,
+    and the first `draws` to arrive are in. The integral over the time of arrival is done by Gauss-Legendre.
+
+    Raises:
+        ValueError: if a chance is not above 0 or there are fewer items than draws.
+    """
+    rates = np.asarray(chances, dtype=float)
+    if not 0 <= draws <= len(rates) or (rates <= 0).any():
+        raise ValueError(
+            f"{draws} draws from {len(rates)} items with chances {list(chances)}; every chance must be above 0, "
+            "and there must be at least as many items as draws."
+        )
+    rates = rates / rates.min()
+    nodes, node_weights = np.polynomial.legendre.leggauss(400)
+    waiting = (nodes + 1) / 2  # exp(-time): the chance that an item of rate 1 has not arrived
+    found = []
+    for i, rate in enumerate(rates):
+        arrived = np.zeros((draws + 1, len(waiting)))  # chance of each number of other items so far
+        arrived[0] = 1
+        for gone in 1 - waiting ** np.delete(rates, i)[:, None]:
+            arrived[1:] = arrived[1:] * (1 - gone) + arrived[:-1] * gone
+            arrived[0] *= 1 - gone
+        found.append(float(node_weights @ (rate * waiting ** (rate - 1) * arrived[:draws].sum(0)) / 2))
+    return found
+
+
 def parent_cosines(ratio: float, n_children: int) -> tuple[float, float]:
     """Cosines of parent + t (sum of children) with the parent and with each child."""
     norm = (1 + n_children * ratio**2) ** 0.5
@@ -116,15 +174,18 @@ def parent_cosines(ratio: float, n_children: int) -> tuple[float, float]:
 
 
 def child_decoder(
-    parent_decoder: Float[Tensor, " features"], state: Float[Tensor, " features"]
-) -> Float[Tensor, " features"]:
+    parent_decoder: Float[Tensor, "*#points features"], state: Float[Tensor, "*#points features"]
+) -> Float[Tensor, "*points features"]:
     """Unit decoder of the child's latent: what the parent's latent leaves of parent + child.
 
     The inner prefix, where the parent's latent stands alone, fixes its activation to the projection of the
-    input on its (unit) decoder; the outer prefix is then exact if the child's latent holds the rest.
+    input on its (unit) decoder; the outer prefix is then exact if the child's latent holds the rest. For child i of a
+    parent of ratios t that is, up to scale, `(sum t_j^2 - t_i) / (1 + sum t_j^2)` of the parent and
+    `-t_j (1 + t_i) / (1 + sum t_j^2)` of sibling j: always against the siblings, and against the parent where
+    `t_i > sum t_j^2`.
     """
-    rest = state - (state @ parent_decoder) * parent_decoder
-    return rest / rest.norm()
+    rest = state - (state * parent_decoder).sum(-1, keepdim=True) * parent_decoder
+    return rest / rest.norm(dim=-1, keepdim=True)
 
 
 def child_cosines(ratio: float, n_children: int) -> tuple[float, float, float]:
@@ -136,6 +197,31 @@ def child_cosines(ratio: float, n_children: int) -> tuple[float, float, float]:
     parent, own, sibling = t * (n * t - 1), 1 + n * t**2 - t - t**2, -t * (1 + t)
     norm = (parent**2 + own**2 + (n - 1) * sibling**2) ** 0.5
     return parent / norm, own / norm, sibling / norm
+
+
+def lean_boundary(
+    ratio: Float[Tensor, "*points"], n_children: int, inner_weight: float = 1.0
+) -> tuple[Float[Tensor, "*points"], Float[Tensor, "*points"]]:
+    """Where a child's cosine with its parent changes sign: child probability q and L1 penalty, along a curve.
+
+    For a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1) with n equal exclusive children. The curve's
+    parameter is the ratio t of the parent's decoder, from 0 to 1/n; below the curve (a smaller penalty) the cosine is
+    negative.
+
+    The penalty shrinks the activation a of the parent's latent on parent + child; the child's latent takes the rest,
+    x - a u, whose part along the parent is 1 - a / N with N^2 = 1 + n t^2. It vanishes at a = N. Setting to 0 the
+    derivatives of the loss there by a, and then by t, gives
+
+        l1 = 2 beta t (1 - nt) / (N (beta + 1 - t (1 - nt) / (N r))),    r^2 = (1 - t)^2 + (n - 1) t^2
+        q / (1 - n q) = (1 + beta) t (2 / N - l1) / (N (1 - nt) (2 beta + l1 / r))
+    """
+    t, n, beta = ratio, n_children, inner_weight
+    norm, rest = (1 + n * t**2) ** 0.5, ((1 - t) ** 2 + (n - 1) * t**2) ** 0.5
+    excess = t * (1 - n * t) / norm
+    l1 = 2 * beta * excess / (beta + 1 - excess / rest)
+    alone = (1 + beta) * t * (2 / norm - l1)
+    with_child = norm * (1 - n * t) * (2 * beta + l1 / rest)
+    return alone / (with_child + n * alone), l1
 
 
 def one_latent_loss(

@@ -7,7 +7,7 @@ Adam update, however many SAEs and prefixes there are. Gradients are derived by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,23 +105,23 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training returns; all leading axes are (settings, seeds).
+    """What training returns; the instances' axes are (settings, seeds), or those of the start of `descend`.
 
     Attributes:
         sae: the parameters.
         loss: the final loss, exact on states, or that of the last batch for a sampled tree.
-        grad_norm: norm of the gradient there, divided by E||x||^2.
+        grad_norm: norm of the gradient there, divided by E||x||^2 (by `scale` in `descend`).
         converged: whether that norm is within the tolerance. Sampled batches keep jittering, so
             there it is a measure of noise rather than of failure.
-        history: training loss at each recorded step, shape (records, settings, seeds).
+        history: training loss at each recorded step, shape `(records, *instances)`.
         steps: the recorded steps.
     """
 
     sae: SAE
-    loss: Float[Tensor, "settings seeds"]
-    grad_norm: Float[Tensor, "settings seeds"]
-    converged: Bool[Tensor, "settings seeds"]
-    history: Float[Tensor, "records settings seeds"]
+    loss: Float[Tensor, "*instances"]
+    grad_norm: Float[Tensor, "*instances"]
+    converged: Bool[Tensor, "*instances"]
+    history: Float[Tensor, "records *instances"]
     steps: list[int]
 
     def report(self) -> str:
@@ -193,6 +193,68 @@ def train(
     columns = zip(*(vars(part[0]).values() for part in parts), strict=True)
     sae = SAE(*(torch.cat(column).cpu().unflatten(0, shape) for column in columns))
     return Trained(sae, loss, grad_norm, grad_norm <= config.tolerance, history, _recorded(config))
+
+
+def descend(
+    objective: Callable[[SAE], Tensor],
+    start: SAE,
+    config: TrainConfig = TrainConfig(),
+    *,
+    held: Mapping[str, object] | None = None,
+    scale: float = 1.0,
+) -> Trained:
+    """Train on any loss: for interventions and losses of your own, which `train` does not know.
+
+    The same Adam and schedule as `train`, with autograd in place of gradients by hand, so slower by several times.
+    For example, a Matryoshka SAE whose terms (a prefix on a state) are weighed one by one:
+
+        descend(lambda sae: (terms * sae.errors(x, widths)).sum((-2, -1)), start, held={"b_enc": ..., "b_dec": ...})
+
+    Args:
+        objective: from the parameters to one loss for each instance, shape `(*instances)`. One that draws its own
+            samples should draw anew on each call.
+        start: initial parameters with any leading axes.
+        config: how to train; `batch_size` and `seed` are unused.
+        held: what stays as it starts: for a parameter's name an index into it, such as
+            `{"b_enc": ..., "W_dec": np.s_[..., 0, :]}` for the encoder biases and the first latent's decoder.
+        scale: gradient norms are divided by this (E||x||^2 to compare with `train`).
+
+    Raises:
+        ValueError: if the objective does not give one number for each instance, or `held` names no parameter.
+    """
+    names = list(vars(start))
+    if unknown := set(held or {}) - set(names):
+        raise ValueError(f"held names {sorted(unknown)}; the parameters of an SAE are {names}.")
+    instances, shapes = start.b_dec.shape[:-1], [vars(start)[name].shape for name in names]
+    theta = torch.cat([vars(start)[name].flatten() for name in names]).requires_grad_()
+
+    def views(buffer: Tensor) -> SAE:
+        parts = buffer.split([shape.numel() for shape in shapes])
+        return SAE(*(part.view(shape) for part, shape in zip(parts, shapes, strict=True)))
+
+    def loss_and_gradient() -> tuple[Tensor, Tensor]:
+        loss = objective(views(theta))
+        if loss.shape != instances:
+            raise ValueError(
+                f"the objective gave shape {tuple(loss.shape)} for instances of shape {tuple(instances)}; "
+                "sum over states and prefixes, and leave the instances."
+            )
+        (gradient,) = torch.autograd.grad(loss.sum(), theta)
+        for name, index in (held or {}).items():
+            vars(views(gradient))[name][index] = 0
+        return loss.detach(), gradient
+
+    adam, history, recorded = _Adam(theta.detach(), config), [], set(_recorded(config))
+    for step in range(config.steps):
+        loss, gradient = loss_and_gradient()
+        if step in recorded:
+            history.append(loss)
+        adam.step(gradient, step)
+    loss, gradient = loss_and_gradient()
+    parts = [part.flatten(len(instances)) for part in vars(views(gradient)).values()]
+    norm = torch.cat(parts, -1).norm(dim=-1) / scale
+    sae = views(theta.detach().clone())
+    return Trained(sae, loss, norm, norm <= config.tolerance, torch.stack(history), _recorded(config))
 
 
 def _rows(setting: Setting, config: TrainConfig) -> int:
