@@ -3,12 +3,10 @@
 #
 # **Claims.** A Matryoshka SAE of widths 1 and $n+1$ learns a mixed parent, as the narrow SAE inside it does, and its
 # children's latents carry a negative part of each sibling. Their decoders also have a very small negative cosine
-# with the parent, which the thread left unexplained. Source: the simplified experiment and the hypothesis in the
+# with the parent, which the thread left unexplained; {doc}`04_why_it_happens` explains it and gives the verdict. Source: the simplified experiment and the hypothesis in the
 # comment thread {cite:p}`chanind2024thread`.
 #
 # {glue:}`matryoshka-mixing`
-#
-# {glue:}`child-to-parent`
 
 # %% [markdown]
 # ## What was predicted
@@ -417,7 +415,7 @@ figure = plotting.seed_strips(
 )
 
 # %% [markdown]
-# ## The verdicts
+# ## The verdict
 #
 # All thresholds come from the ledger, `book/claims.yml`. A criterion over seeds is met when the 95% Wilson interval
 # of the share that passes lies above the share asked for {cite:p}`wilson1927probable`.
@@ -445,25 +443,8 @@ matryoshka_mixing = claims.judge(
 )
 matryoshka_mixing
 
-# %%
-towards_parent = near.mixing.child_to_parent[near.all_live]
-child_to_parent = claims.judge(
-    ledger["child-to-parent"],
-    {
-        "child_to_parent": towards_parent.amax(-1),
-        "child_to_parent_size": towards_parent.abs().amax(-1) / worst_sibling.abs(),
-        "control_child_to_parent": control_near.mixing.child_to_parent[control_near.all_live]
-        .abs()
-        .amax(-1),
-        "converged": converged,
-    },
-    started=n_seeds,
-)
-child_to_parent
-
 # %% tags=["remove-cell"]
 claims.glue("matryoshka-mixing", HTML(matryoshka_mixing.headline()))
-claims.glue("child-to-parent", HTML(child_to_parent.headline()))
 
 # %% [markdown]
 # ## What would change our mind

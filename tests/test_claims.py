@@ -8,11 +8,11 @@ from matryoshka_mixing import claims, metrics, theory
 from matryoshka_mixing.claims import Claim, Criterion, judge
 from matryoshka_mixing.features import without_hierarchy
 from matryoshka_mixing.sae import SAEConfig, start_near
-from matryoshka_mixing.train import Setting, TrainConfig, train
+from matryoshka_mixing.train import Setting, TrainConfig, descend, train
 
-OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent"]
-LATER = ["improves-on-standard", "not-sampling", "magnitude-skew", "prefix-pull", "sibling-undo", "topk-too",
-         "less-at-low-probability"]  # fmt: skip
+OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent", "prefix-pull",
+        "sibling-undo"]  # fmt: skip
+LATER = ["improves-on-standard", "not-sampling", "magnitude-skew", "topk-too", "less-at-low-probability"]
 
 
 def criterion(metric, role, share=None, op=">=", threshold=0.5):
@@ -80,6 +80,9 @@ def test_bad_measurements_are_refused(measured, message):
 
 
 def test_seeds_left_out_are_counted_in_the_text():
+    by_metric = judge(CLAIM, GOOD, started={"main": 100})
+    assert "(100 started)" in by_metric.key.text()
+    assert not any("started" in outcome.text() for outcome in by_metric.outcomes if outcome is not by_metric.key)
     assert "in 64 of 64 live seeds (100 started)" in judge(CLAIM, GOOD, started=100).key.text()
     assert judge(CLAIM, GOOD, started=64).key.text().endswith("in 64 of 64 seeds")
     assert judge(CLAIM, GOOD | {"main": []}, started=100).key.text() == "no live seed (100 started)"
@@ -212,3 +215,48 @@ def test_the_verdict_on_the_loss_flips_if_the_control_gains_from_mixing(tree):
         saving = float(((path[0] - path) / path[0]).max())
         verdicts[name] = judge(claim, values | {"control_saving": saving}).verdict
     assert verdicts == {"independent": "supported", "hierarchy": "inconclusive"}
+
+
+def terms_of(states):
+    """Every term of widths 1 and 3, and which of them the hypothesis blames."""
+    blamed = torch.zeros(2, len(states), dtype=torch.bool)
+    blamed[0] = (states.acts[:, 1:] > 0).any(-1)
+    return states.probs.expand(2, -1), blamed
+
+
+def test_the_verdict_on_the_pull_flips_if_other_terms_cure_the_mixing_too(tree, dictionary):
+    """Its control removes terms that are not blamed; here it is run as it should be, and then on the blamed ones."""
+    claim, states, verdicts = claims.load()["prefix-pull"], tree.states(), {}
+    terms, blamed = terms_of(states)
+    others = torch.zeros_like(blamed)
+    others[1] = blamed[0]
+    for name, group in [("others", others), ("blamed", blamed)]:
+        table, x = torch.where(group, 0, terms), states.inputs(dictionary)
+        run = descend(
+            lambda sae, table=table, x=x: (table * sae.errors(x, (1, 3))).sum((-2, -1)),
+            start_near(dictionary, range(48), 0.3),
+            TrainConfig(1000),
+            held={"b_enc": ..., "b_dec": ...},
+        )
+        kept = metrics.decoder_cosines(run.sae, dictionary)[:, 0, 1:].amin(-1)
+        verdicts[name] = judge(claim, met(claim) | {"child_cosine_without_others": kept}).verdict
+    assert verdicts == {"others": "supported", "blamed": "inconclusive"}
+
+
+def test_the_verdict_on_the_undoing_flips_if_a_free_parent_leaves_no_sibling(tree, dictionary):
+    """Its control has nothing held; here it is run as it should be, and then with the parent held clean."""
+    claim, states, verdicts = claims.load()["sibling-undo"], tree.states(), {}
+    terms, _ = terms_of(states)
+    x, no_biases = states.inputs(dictionary), {"b_enc": ..., "b_dec": ...}
+    for name, held in [("free", {}), ("held", {"W_dec": np.s_[..., 0, :]})]:
+        start = start_near(dictionary, range(48), 0.3)
+        start.W_dec[:, 0] = dictionary[0]
+        run = descend(
+            lambda sae: (terms * (sae.errors(x, (1, 3)) + 0.03 * sae.penalties(x, (1, 3)))).sum((-2, -1)),
+            start,
+            TrainConfig(1000),
+            held=no_biases | held,
+        )
+        found = metrics.read(run.sae, states, dictionary, tree.parents()).mixing.child_to_sibling.amax(-1)
+        verdicts[name] = judge(claim, met(claim) | {"sibling_cosine_with_a_free_parent": found}).verdict
+    assert verdicts == {"free": "supported", "held": "inconclusive"}

@@ -1,10 +1,12 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matryoshka_mixing import metrics, theory
-from matryoshka_mixing.features import family, independent, orthonormal_dictionary
+from matryoshka_mixing.features import FeatureTree, family, independent, orthonormal_dictionary
 from matryoshka_mixing.sae import SAE, SAEConfig, start_near
 from matryoshka_mixing.train import Setting, TrainConfig, train
 
@@ -87,8 +89,10 @@ def test_prefix_weights_by_hand():
     by_state = {tuple(map(int, a)): w.item() for a, w in zip(states.acts, weights, strict=True)}
     # Child 1 sits at rank 2: widths 1 and 2 miss it. Child 2 sits at rank 1: only width 1 does.
     assert by_state == {(0, 0, 0): 0, (1, 0, 0): 70, (1, 1, 0): 30, (1, 0, 1): 10}
-    with pytest.raises(ValueError, match="exclusive children only"):
-        theory.prefix_weights(independent([0.5] * 3).states(), range(3), (1, 3), (1.0, 1.0))
+    together = independent([0.5] * 3).states()
+    with pytest.raises(ValueError, match=r"features \[1, 2\] fire together.*width 2 holds only some"):
+        theory.prefix_weights(together, range(3), (1, 2, 3), (1.0, 1.0, 1.0))
+    assert theory.prefix_weights(together, range(3), (1, 3), (1.0, 2.0)).tolist() == [0, 0, 0, 0, 3, 1, 1, 1]
 
 
 def test_one_latent_loss_is_that_of_the_sae_and_least_at_the_optimum(dictionary):
@@ -110,3 +114,115 @@ def test_with_biases_a_direction_leaves_the_variance_across_it():
     states = independent([0.3, 0.1]).states()
     left = theory.one_latent_loss(states, torch.eye(2, dtype=torch.float64), biases=True)
     assert left.tolist() == pytest.approx([0.1 * 0.9, 0.3 * 0.7])
+
+
+@st.composite
+def unequal_families(draw):
+    """A family of unequal exclusive children, any ranks, and any weighted prefixes."""
+    n = draw(st.integers(1, 6))
+    shares = draw(st.lists(st.floats(0.01, 1), min_size=n + 1, max_size=n + 1))
+    latents = draw(st.integers(n + 1, n + 4))
+    ranks = draw(st.permutations(range(latents)))[: n + 1]
+    widths = sorted({latents, *draw(st.lists(st.integers(1, latents), max_size=latents))})
+    weights = draw(st.lists(st.floats(0.01, 10), min_size=len(widths), max_size=len(widths)))
+    return [s / sum(shares) for s in shares[1:]], ranks, widths, weights
+
+
+@given(unequal_families())
+@settings(max_examples=200, deadline=None)
+def test_the_arrow_agrees_with_the_eigenvector_for_any_children_ranks_and_prefixes(case):
+    shares, ranks, widths, weights = case
+    states = family(0.3, shares, len(shares)).states()
+    pull = theory.prefix_weights(states, ranks, widths, weights)
+    moment = theory.second_moment(states, pull)
+    ratios = theory.unequal_ratios(moment[0, 0] - moment[0, 1:].sum(), moment[0, 1:])
+    own = torch.cat([torch.ones(1, dtype=torch.float64), ratios])
+    best = theory.matryoshka_optimum(states, ranks, widths, weights)
+    assert (best - own / own.norm()).abs().max() < 1e-10
+    order = moment[0, 1:].argsort()
+    assert (ratios[order].diff() >= -1e-12).all(), "a child that pulls more is mixed in more"
+    pairs = torch.eye(len(ranks), dtype=torch.float64)[1:] + torch.eye(len(ranks), dtype=torch.float64)[0]
+    children, square = theory.child_decoder(best, pairs), (ratios**2).sum()
+    assert (children[:, 0].sign() == (square - ratios).sign())[(square - ratios).abs() > 1e-9].all()
+    siblings = children[:, 1:].masked_fill(torch.eye(len(shares), dtype=torch.bool), -1)
+    assert (siblings <= 1e-12).all()
+
+
+@given(unequal_families(), st.floats(0.05, 0.9))
+@settings(max_examples=50, deadline=None)
+def test_families_of_which_one_fires_at_a_time_do_not_disturb_each_other(case, share):
+    shares, ranks, widths, weights = case
+    one = family(share, shares, len(shares))
+    other = FeatureTree(1 - share, (FeatureTree(0.5),))
+    both = FeatureTree(1.0, (one.children[0], other), True, is_read_out=False)
+    apart = theory.matryoshka_optimum(one.states(), ranks, widths, weights)
+    together = theory.matryoshka_optimum(both.states(), [*ranks, 98, 99], widths, weights)
+    assert (together[: len(apart)] - apart).abs().max() < 1e-10
+    assert together[len(apart) :].abs().max() < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("shares", "widths", "weights"),
+    [
+        ((0.5, 0.1), (1, 3), (1.0, 1.0)),
+        ((0.1, 0.3, 0.2), (1, 2, 3, 4), (1.0, 1.0, 1.0, 1.0)),
+        ((0.2, 0.05, 0.15, 0.1), (1, 3, 5), (2.0, 0.3, 1.0)),
+    ],
+)
+def test_trained_saes_meet_the_arrow(shares, widths, weights):
+    n = len(shares)
+    states, dictionary = family(0.3, shares, n).states(), orthonormal_dictionary(n + 1, 20, torch.Generator())
+    config = SAEConfig(20, widths, weights, encoder_bias=False, decoder_bias=False)
+    run = train(Setting(config, states, dictionary), start_near(dictionary, range(24), 0.05), TrainConfig(3000))
+    best = theory.matryoshka_optimum(states, range(n + 1), widths, weights)
+    pairs = torch.eye(n + 1, dtype=torch.float64)[1:] + torch.eye(n + 1, dtype=torch.float64)[0]
+    expected = torch.cat([best[None], theory.child_decoder(best, pairs)])
+    found = metrics.decoder_cosines(run.sae, dictionary)[0]
+    fires = metrics.selective(
+        run.sae[0].encode(states.inputs(dictionary)), torch.arange(n + 1).expand(24, -1), states.acts
+    ).all(-1)
+    assert fires.sum() >= 4
+    assert (found - expected).abs()[fires].max() < 1e-6
+
+
+def test_inclusion_probabilities():
+    """Against drawing one after the other, every order counted."""
+    chances, draws = [0.5, 0.2, 0.2, 0.07, 0.03], 3
+    brute = dict.fromkeys(range(5), 0.0)
+    for order in itertools.permutations(range(5), draws):
+        left, chance = 1.0, 1.0
+        for item in order:
+            chance *= chances[item] / left
+            left -= chances[item]
+        for item in order:
+            brute[item] += chance
+    assert theory.inclusion_probabilities(chances, draws) == pytest.approx(list(brute.values()), abs=1e-10)
+    assert theory.inclusion_probabilities([1, 2, 3], 3) == pytest.approx([1, 1, 1])
+    assert theory.inclusion_probabilities([1, 2, 3], 0) == pytest.approx([0, 0, 0])
+    # The law of the original toy: 9 of the lengths 1 to 19. Shares worked out separately for this project.
+    law = [(i / 20) ** 0.5 - ((i - 1) / 20) ** 0.5 for i in range(1, 20)]
+    found = theory.inclusion_probabilities(law, 9)
+    assert found[:3] + found[-1:] == pytest.approx([0.956, 0.750, 0.656, 0.319], abs=5e-4)
+    for bad in [([1.0, 0.0], 1), ([1.0, 2.0], 3)]:
+        with pytest.raises(ValueError, match="every chance must be above 0, and there must be at least as many"):
+            theory.inclusion_probabilities(*bad)
+
+
+@pytest.mark.parametrize(("n", "beta"), [(2, 1.0), (2, 0.3), (3, 2.0)])
+def test_a_childs_cosine_with_its_parent_vanishes_on_the_boundary_and_has_either_sign_beside_it(n, beta):
+    dictionary = orthonormal_dictionary(n + 1, 20, torch.Generator().manual_seed(n))
+    q, l1 = theory.lean_boundary(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64) / n, n, beta)
+    leans = []
+    for factor in (0.8, 1.0, 1.2):
+        settings_ = [
+            Setting(
+                SAEConfig(20, (1, n + 1), (beta, 1.0), float(factor * penalty), False, False),
+                family(0.3, float(chance), n).states(),
+                dictionary,
+            )
+            for chance, penalty in zip(q, l1, strict=True)
+        ]
+        run = train(settings_, start_near(dictionary, range(3), 0.05), TrainConfig(3000))
+        leans.append(metrics.decoder_cosines(run.sae, dictionary)[..., 1:, 0])
+    assert leans[1].abs().max() < 1e-6
+    assert (leans[0] < -1e-4).all() and (leans[2] > 1e-4).all()

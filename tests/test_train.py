@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from matryoshka_mixing import train as training
-from matryoshka_mixing.features import FeatureTree, family, without_hierarchy
+from matryoshka_mixing.features import FeatureTree, family, orthonormal_dictionary, without_hierarchy
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
-from matryoshka_mixing.train import Setting, TrainConfig, train
+from matryoshka_mixing.train import Setting, TrainConfig, descend, train
 
 ROUNDING = 1e-8
 """Products are summed in another order in other company; Adam carries the difference of 1e-16 this far in 200 steps."""
@@ -221,3 +221,35 @@ def test_independent_features_are_recovered_where_a_hierarchy_is_mixed(tree, dic
         )
         foreign = torch.nn.functional.normalize(run.sae.W_dec[0, :, 0], dim=-1) @ dictionary[1:].T
         assert (foreign.abs() > 0.1).all() if mixed else (foreign.abs() < 1e-6).all()
+
+
+def test_descend_is_train_with_autograd():
+    """On the loss that both know, from the same start, they take the same path."""
+    dictionary = orthonormal_dictionary(3, 20, torch.Generator().manual_seed(0))
+    states, config = family(0.3, 0.4).states(), SAEConfig(20, (1, 3), (2.0, 1.0), l1=0.03)
+    start, how = random_start(config, range(6)), TrainConfig(300)
+    x = states.inputs(dictionary)
+    ours = train(Setting(config, states, dictionary), start, how)
+    other = descend(lambda sae: sae.loss(x, states.probs, config), start, how, scale=states.power)
+    assert torch.allclose(other.loss, ours.loss[0], atol=1e-9)
+    assert torch.allclose(other.sae.W_dec, ours.sae.W_dec[0], atol=1e-7)
+    assert torch.allclose(other.grad_norm, ours.grad_norm[0], atol=1e-7)
+    assert torch.allclose(other.history, ours.history[:, 0], atol=1e-9) and other.steps == ours.steps
+
+
+def test_descend_leaves_alone_what_is_held():
+    dictionary = orthonormal_dictionary(3, 20, torch.Generator().manual_seed(0))
+    states, config = family(0.3, 0.4).states(), SAEConfig(20, (1, 3))
+    start, x = random_start(config, range(4)), states.inputs(dictionary)
+    held = {"b_enc": ..., "W_dec": np.s_[..., 0, :]}
+    run = descend(lambda sae: sae.loss(x, states.probs, config), start, TrainConfig(50), held=held)
+    assert torch.equal(run.sae.b_enc, start.b_enc) and torch.equal(run.sae.W_dec[:, 0], start.W_dec[:, 0])
+    assert not torch.equal(run.sae.W_dec[:, 1], start.W_dec[:, 1]) and not torch.equal(run.sae.b_dec, start.b_dec)
+
+
+def test_descend_refuses_what_it_cannot_use():
+    start = random_start(SAEConfig(4, (2,)), range(3))
+    with pytest.raises(ValueError, match=r"held names \['W_out'\]; the parameters of an SAE are \['W_enc'"):
+        descend(lambda sae: sae.b_dec.sum(-1), start, held={"W_out": ...})
+    with pytest.raises(ValueError, match=r"gave shape \(\) for instances of shape \(3,\); sum over states"):
+        descend(lambda sae: sae.W_dec.square().sum(), start, TrainConfig(2))

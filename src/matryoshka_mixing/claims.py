@@ -173,7 +173,7 @@ def load(path: str | Path | None = None) -> dict[str, Claim]:
     return claims
 
 
-def judge(claim: Claim, measured: Mapping[str, object], started: int = 0) -> Verdict:
+def judge(claim: Claim, measured: Mapping[str, object], started: int | Mapping[str, int] = 0) -> Verdict:
     """Hold measured values against a claim's thresholds. This is the one function that gives verdicts.
 
     Args:
@@ -181,7 +181,7 @@ def judge(claim: Claim, measured: Mapping[str, object], started: int = 0) -> Ver
         measured: a value for each metric of the claim: one number, or one for each seed where the
             criterion has a share. Numbers, arrays and tensors are all fine. NaN for one number means
             that no seed gave one, which decides nothing.
-        started: how many seeds were started, where values of dead ones are left out.
+        started: how many seeds were started, where values of dead ones are left out; one number, or one by metric.
 
     Returns:
         A verdict, the first of these that applies. *Inconclusive* if a control is not met. *Refuted* if every
@@ -197,7 +197,8 @@ def judge(claim: Claim, measured: Mapping[str, object], started: int = 0) -> Ver
             f"{claim.id} needs exactly the metrics {sorted(wanted)}; missing {sorted(wanted - set(measured))}, "
             f"unknown {sorted(set(measured) - wanted)}."
         )
-    outcomes = tuple(_decide(criterion, measured[criterion.metric], started) for criterion in claim.criteria)
+    begun = started if isinstance(started, Mapping) else dict.fromkeys(wanted, started)
+    outcomes = tuple(_decide(c, measured[c.metric], begun.get(c.metric, 0)) for c in claim.criteria)
 
     def results(*roles: str) -> set[str]:
         return {o.outcome for o in outcomes if o.criterion.role in roles}

@@ -164,8 +164,8 @@ def theory_and_experiment(panels: Sequence[Mapping], per_row: int = 2) -> Figure
 
     Args:
         panels: for each panel `xlabel`, `ylabel`, optionally `log` (a logarithmic x axis), and
-            `series`: a list of mappings with `label`, `x`, the line's `line_x` and `line_y` (optional), and
-            `points`, shape (x, seeds), drawn as the median with the full range of the seeds (optional
+            `series`: a list of mappings with `label`, `x`, the line's `line_x` and `line_y` (optional; `dashed_y` for a
+            second one), and `points`, shape (x, seeds), drawn as the median with the full range of the seeds (optional
             `open_points` likewise, as open circles); NaN marks a seed left out.
     """
     rows, columns = -(-len(panels) // per_row), min(per_row, len(panels))
@@ -177,6 +177,8 @@ def theory_and_experiment(panels: Sequence[Mapping], per_row: int = 2) -> Figure
             colour = COLOURS[i % len(COLOURS)]
             if "line_y" in series:
                 axis.plot(series["line_x"], series["line_y"], color=colour, lw=1.8, zorder=1)
+            if "dashed_y" in series:
+                axis.plot(series["line_x"], series["dashed_y"], color=colour, lw=1.4, ls="--", zorder=1)
             for key in ("points", "open_points"):
                 if key not in series:
                     continue
@@ -242,4 +244,56 @@ def seed_strips(
     axis.set_yticks(range(len(groups)), list(groups))
     axis.invert_yaxis()
     axis.set(xlabel=xlabel, ylabel="")
+    return figure
+
+
+def balance(pulls: Mapping[str, np.ndarray], features: Sequence[str], xlabel: str) -> Figure:
+    """What pulls which way: for each feature the parts of all terms, stacked to either side of zero.
+
+    Args:
+        pulls: for each group of terms its pull along every feature, shape (features,).
+        features: names of the features.
+        xlabel: what a pull is measured in.
+    """
+    figure, axis = plt.subplots(figsize=(7.6, 0.62 * len(features) + 1.5))
+    ends = np.zeros((2, len(features)))
+    hatches = ("", "//", "..", "\\\\", "xx", "++")
+    for i, (label, pull) in enumerate(pulls.items()):
+        side = (np.asarray(pull) > 0).astype(int)
+        left = ends[side, range(len(features))]
+        axis.barh(
+            range(len(features)), pull, left=left, height=0.62, color=COLOURS[i % len(COLOURS)], label=label,
+            hatch=hatches[i % len(hatches)], edgecolor="white", lw=0.5,
+        )  # fmt: skip
+        ends[side, range(len(features))] += pull
+    axis.axvline(0, color="0.3", lw=1)
+    axis.set_yticks(range(len(features)), features)
+    axis.invert_yaxis()
+    axis.set(xlabel=xlabel)
+    axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(-0.1, 1), borderaxespad=0.2)
+    return figure
+
+
+def cosine_maps(panels: Mapping[str, Mapping], quantity: str) -> Figure:
+    """Cosines over a plane as colours, with theory's line between the signs drawn over them.
+
+    Args:
+        panels: title of each panel and its `x`, `y` (cell centres, evenly spaced), `values` of shape (y, x) with NaN
+            where nothing is known, `xlabel`, `ylabel`, and `boundary`: the (x, y) points of the line.
+        quantity: label of the colours.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels) + 0.6, 3.8), squeeze=False)
+    highest = max(float(np.nanmax(np.abs(panel["values"]))) for panel in panels.values())
+    for axis, (title, panel) in zip(axes.flat, panels.items(), strict=True):
+        axis.set_facecolor("0.85")
+        drawn = axis.pcolormesh(
+            panel["x"], panel["y"], np.asarray(panel["values"]), shading="nearest", cmap=DIVERGING,
+            vmin=-highest, vmax=highest, edgecolors="white", lw=0.3,
+        )  # fmt: skip
+        limits = axis.get_xlim(), axis.get_ylim()
+        axis.plot(*panel["boundary"], color="black", lw=2, label="theory: the sign turns")
+        axis.set(xlim=limits[0], ylim=limits[1], xlabel=panel["xlabel"], ylabel=panel["ylabel"])
+        axis.set_title(title, fontsize=10)
+        axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.07), borderaxespad=0)
+    figure.colorbar(drawn, ax=axes, label=quantity, pad=0.015)
     return figure

@@ -60,29 +60,31 @@ def prefix_weights(
     """How much each state pulls on the parent's decoder.
 
     That is the total weight of the prefixes that hold the parent's latent and miss the latent of the child that
-    is active (for the parent alone: of all prefixes that hold it).
+    is active (for the parent alone: of all prefixes that hold it). Children that fire together must come in together.
 
     Args:
-        states: states of one family with exclusive children, or of several families of which one fires at a time.
+        states: states of one family, or of several of which one fires at a time.
         ranks: for each feature the position of its latent (from 0).
         widths, weights: the prefixes and their weights in the loss.
         parent: number of the parent feature.
 
     Raises:
-        ValueError: if more than one feature is active beside the parent in some state (no closed theory there).
+        ValueError: if children fire together and a prefix of some weight holds only some of them (no theory there).
     """
     pull = torch.zeros(len(states), dtype=torch.float64)
     for i, acts in enumerate(states.acts):
         if acts[parent] == 0:
             continue
         others = [f for f in torch.nonzero(acts).flatten().tolist() if f != parent]
-        if len(others) > 1:
-            raise ValueError(
-                f"state {i} has {len(others)} features active beside feature {parent}; the theory covers "
-                "exclusive children only. Use a family with mutually exclusive children."
-            )
         first_out = min((ranks[f] for f in others), default=max(widths))
+        all_in = max((ranks[f] for f in others), default=first_out)
         for width, weight in zip(widths, weights, strict=True):
+            if weight and first_out < width <= all_in:
+                raise ValueError(
+                    f"in state {i} features {others} fire together beside feature {parent}, and the prefix of width "
+                    f"{width} holds only some of their latents; the theory does not cover that. Use mutually exclusive "
+                    "children, or prefixes that hold all of them or none."
+                )
             if ranks[parent] < width <= first_out:
                 pull[i] += weight
     return pull
@@ -115,12 +117,12 @@ def matryoshka_ratio(child_probability: float, n_children: int, inner_weight: fl
 def unequal_ratios(
     alone: Float[Tensor, "*#points"] | float, pulls: Float[Tensor, "*#points children"]
 ) -> Float[Tensor, "*points children"]:
-    """The ratios t_i of the parent's decoder, parent + t_1 child_1 + ... + t_n child_n, for children that pull unequally.
+    """The ratios t_i of the parent's decoder, parent + sum of t_i child_i, for children that pull unequally.
 
     The re-weighted second moment is an arrow: parent alone weighs `alone`, parent + child i weighs `pulls[i]`. Its top
     eigenvector has `t_i = pull_i / (lambda - pull_i)`, where lambda is the largest root of
-    `lambda = alone + sum pull_i + sum pull_i^2 / (lambda - pull_i)`, found here by bisection. A child that pulls more is
-    mixed in more: a commoner one, and a later one, which more prefixes miss.
+    `lambda = alone + sum pull_i + sum pull_i^2 / (lambda - pull_i)`, found here by bisection. A child that pulls more
+    is mixed in more: a commoner one, and a later one, which more prefixes miss.
 
     Args:
         alone: total weight of the parent-alone terms, at least 0, not all weights 0.

@@ -121,7 +121,7 @@ class Trained:
     loss: Float[Tensor, "*instances"]
     grad_norm: Float[Tensor, "*instances"]
     converged: Bool[Tensor, "*instances"]
-    history: Float[Tensor, "records *instances"]
+    history: Float[Tensor, "records ..."]
     steps: list[int]
 
     def report(self) -> str:
