@@ -184,9 +184,9 @@ both_sides(
 # $f_0 + t_1 f_1 + \dots + t_n f_n$, up to scale, with
 #
 # $$ t_i = \frac{\alpha_i}{\lambda - \alpha_i}, \qquad
-#    \lambda = \alpha_0 + \sum_i \alpha_i + \sum_i \frac{\alpha_i^2}{\lambda - \alpha_i} \ \text{(the largest root).} $$ (arrow)
+#    \lambda = \alpha_0 + \sum_i \alpha_i + \sum_i \frac{\alpha_i^2}{\lambda - \alpha_i} , $$ (arrow)
 #
-# For $n$ equal children of probability $q$ and widths $(1, n+1)$ this is the quadratic of chapter
+# where $\lambda$ is the largest root. For $n$ equal children of probability $q$ and widths $(1, n+1)$ this is the quadratic of chapter
 # {doc}`03_matryoshka_inherits`. Two consequences: **the more blamed weight a child has, the more of it is mixed in**,
 # and random prefixes act only through the *expected* weight of each prefix, since the expected loss is linear in the weights.
 
@@ -435,7 +435,7 @@ kept_live = torch.stack([r.all_live for r in removed_readings["near"][1:]]).all(
 claims.glue("kept_near", float(kept[:, kept_live].min()) if kept_live.any() else float("nan"))
 gone = strips["blamed terms removed, random"]
 claims.glue("removed_random", claims.number(float(gone.median())) if len(gone) else "not known")
-figure = plotting.seed_strips(strips, "largest |cosine| of the first latent with a child")
+figure = plotting.seed_strips(strips, "largest |cosine| with a child")
 
 # %% [markdown]
 # ### What else happens: absorption comes back
