@@ -14,6 +14,13 @@ ROUNDING = 1e-8
 BARE = SAEConfig(20, (1, 3), encoder_bias=False, decoder_bias=False)
 
 
+def chunk_of(setting, start, config):
+    """All seeds of one setting side by side."""
+    place = {"device": "cpu", "dtype": torch.float64}
+    source = training._Source(setting, config, place)
+    return training._Chunk([(setting.sae, source, i) for i in range(len(start.W_enc))], start, config, place)
+
+
 @pytest.mark.parametrize("encoder_bias", [False, True])
 @pytest.mark.parametrize("decoder_bias", [False, True])
 @pytest.mark.parametrize("l1", [0.0, 0.1])
@@ -27,28 +34,22 @@ def test_gradient_by_hand_agrees_with_autograd_over_the_loop_of_prefixes(
     noise = torch.Generator().manual_seed(0)
     start.b_enc.add_(0.1 * encoder_bias * torch.randn(3, 3, dtype=torch.float64, generator=noise))
     start.b_dec.add_(0.1 * decoder_bias * torch.randn(3, 20, dtype=torch.float64, generator=noise))
-    chunk = training._Chunk(
-        [Setting(config, tree.states(), dictionary)],
-        [(0, i) for i in range(3)],
-        start,
-        TrainConfig(),
-        "cpu",
-        torch.float64,
-    )
-    x, probs = chunk.states()
-    loss = chunk.loss_and_gradient(x if shared else x.expand(3, -1, -1).contiguous(), probs)
+    setting = Setting(config, tree.states(), dictionary)
+    chunk = chunk_of(setting, start, TrainConfig())
+    with torch.inference_mode():
+        (x,) = chunk.states()
+        loss = chunk.loss_and_gradient(x if shared else x.expand(3, -1, -1).contiguous())
 
     leaves = start.map(lambda parameter: parameter.clone().requires_grad_())
     expected = leaves.loss(tree.states().inputs(dictionary), tree.states().probs, config)
     expected.sum().backward()
     assert torch.allclose(loss, expected, rtol=0, atol=1e-13)
-    rows, b_enc = chunk.views(chunk.gradient)
+    rows = chunk.gradient[..., :-1]
     assert torch.allclose(rows[:, :3], leaves.W_enc.grad.transpose(1, 2), rtol=0, atol=1e-13)
-    assert torch.allclose(rows[:, -3:], leaves.W_dec.grad, rtol=0, atol=1e-13)
-    if encoder_bias:
-        assert torch.allclose(b_enc, leaves.b_enc.grad, rtol=0, atol=1e-13)
-    if decoder_bias:
-        assert torch.allclose(rows[:, 3], leaves.b_dec.grad, rtol=0, atol=1e-13)
+    assert torch.allclose(rows[:, 4:], leaves.W_dec.grad, rtol=0, atol=1e-13)
+    assert torch.allclose(chunk.gradient[:, :3, -1], leaves.b_enc.grad * encoder_bias, rtol=0, atol=1e-13)
+    assert torch.allclose(rows[:, 3], leaves.b_dec.grad * decoder_bias, rtol=0, atol=1e-13)
+    assert not chunk.gradient[:, 3:, -1].any()
 
 
 def test_training_agrees_with_a_plain_loop_one_sae_at_a_time(tree, dictionary):
@@ -86,7 +87,7 @@ def test_results_do_not_depend_on_company_or_chunking(batch_size, tree, dictiona
     sweep = [Setting(replace(BARE, l1=l1), tree.states(), dictionary) for l1 in (0.0, 0.05)]
     together = train(sweep, start, schedule)
     alone = train(sweep[1], start[:5], schedule)
-    monkeypatch.setattr(training, "INSTANCES_AT_ONCE", 7)
+    monkeypatch.setattr(training, "NUMBERS_AT_ONCE", {"cpu": 7 * training._numbers(BARE, 4)})
     split = train(sweep, start, schedule)
     for name in ("W_enc", "W_dec"):
         whole = getattr(together.sae, name)
@@ -121,15 +122,8 @@ def test_sampled_batches_agree_with_the_exact_loss(batch_size, tree, dictionary)
 
 def test_batches_are_multinomial_and_differ_between_instances(tree, dictionary):
     setting = Setting(BARE, tree.states(), dictionary)
-    chunk = training._Chunk(
-        [setting],
-        [(0, 0), (0, 1)],
-        random_start(BARE, range(2)),
-        TrainConfig(batch_size=100),
-        "cpu",
-        torch.float64,
-    )
-    counts = torch.stack([100 * probs for _, (_, probs) in zip(range(640), chunk.batches(), strict=False)])
+    chunk = chunk_of(setting, random_start(BARE, range(2)), TrainConfig(batch_size=100))
+    counts = torch.stack([100 * x[..., -1].square() for _, x in zip(range(640), chunk.batches(), strict=False)])
     assert torch.allclose(counts.sum(-1), torch.full((640, 2), 100.0, dtype=torch.float64))
     assert not torch.equal(counts[:, 0], counts[:, 1])
     p = tree.states().probs
