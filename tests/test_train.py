@@ -37,8 +37,8 @@ def test_gradient_by_hand_agrees_with_autograd_over_the_loop_of_prefixes(
     setting = Setting(config, tree.states(), dictionary)
     chunk = chunk_of(setting, start, TrainConfig())
     with torch.inference_mode():
-        (x,) = chunk.states()
-        loss = chunk.loss_and_gradient(x if shared else x.expand(3, -1, -1).contiguous())
+        ((x, probs),) = chunk.states()
+        loss = chunk.loss_and_gradient(x if shared else x.expand(3, -1, -1).contiguous(), probs)
 
     leaves = start.map(lambda parameter: parameter.clone().requires_grad_())
     expected = leaves.loss(tree.states().inputs(dictionary), tree.states().probs, config)
@@ -123,7 +123,7 @@ def test_sampled_batches_agree_with_the_exact_loss(batch_size, tree, dictionary)
 def test_batches_are_multinomial_and_differ_between_instances(tree, dictionary):
     setting = Setting(BARE, tree.states(), dictionary)
     chunk = chunk_of(setting, random_start(BARE, range(2)), TrainConfig(batch_size=100))
-    counts = torch.stack([100 * x[..., -1].square() for _, x in zip(range(640), chunk.batches(), strict=False)])
+    counts = torch.stack([100 * probs for _, (_, probs) in zip(range(640), chunk.batches(), strict=False)])
     assert torch.allclose(counts.sum(-1), torch.full((640, 2), 100.0, dtype=torch.float64))
     assert not torch.equal(counts[:, 0], counts[:, 1])
     p = tree.states().probs

@@ -22,7 +22,7 @@ from matryoshka_mixing.sae import SAE, SAEConfig
 
 NUMBERS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 30}
 """Numbers held for instances trained side by side; larger sweeps are split. About a cache, or a card (our defaults)."""
-BLOCK = 64
+BLOCK = 128
 """Steps whose batches are drawn in one go, at most."""
 FEW = 64
 """Up to so many states, a batch holds all of them with their counts; beyond, only those that were drawn."""
@@ -315,14 +315,16 @@ class _Chunk:
         if all(source.listed for source in self.sources):
             pad = torch.nn.utils.rnn.pad_sequence
             self.tables = pad([source.table for source in self.sources], batch_first=True)
-            self.probs = pad([source.probs for source in self.sources], batch_first=True)
+            self.probs = pad([source.probs for source in self.sources], batch_first=True)[self.which]
+            if torch.equal(self.tables, self.tables[:1].expand_as(self.tables)):
+                self.tables, self.which = self.tables[:1], self.which * 0
 
         k = self.sae.d_sae
         weights = torch.tensor([sae.weights for sae in self.saes], **place)
         held = torch.tensor([[j < m for j in range(k)] for m in self.sae.widths], **place)
         # Total weight of the prefixes that hold each decoder row (b_dec is in all), and that hold both of two rows.
         reach = torch.cat([weights.sum(-1, keepdim=True), weights @ held], 1)
-        self.total, self.twice_reach = reach[:, 0], 2 * reach[..., None]
+        self.total, self.twice_reach, self.minus_twice_reach = reach[:, 0], 2 * reach[..., None], -2 * reach[..., None]
         self.twice_both = 2 * torch.minimum(reach[:, :, None], reach[:, None])
         l1 = torch.tensor([sae.l1 for sae in self.saes], **place)
         self.penalty = l1[:, None] * reach[:, 1:] if l1.any() else None
@@ -346,13 +348,13 @@ class _Chunk:
 
         self.rows = rows
         self.gradient, self.decoder, self.theta_T = torch.zeros_like(self.theta), self.theta[:, k:], self.theta.mT
-        # Of all rows with the inputs, and of the decoder's rows with all rows.
+        # All rows with the inputs, and the decoder's rows with all rows.
         self.products, self.gram = new(2 * k + 1, rows), new(k + 1, 2 * k + 1)
         self.pre, self.along = self.products[:, :k], self.products[:, k:]
         self.shift, self.gram_dec = self.gram[:, 0, :k, None], self.gram[:, :, k:]
         self.norms_squared = self.gram_dec.diagonal(dim1=1, dim2=2)[:, 1:]
-        self.on, self.pull = new(k + 1, rows), new(k + 1, rows)
-        self.on_T, self.always, self.acts = self.on.mT, self.on[:, 0], self.on[:, 1:]
+        self.on, self.weighed, self.pull = new(k + 1, rows) + 1, new(k + 1, rows), new(k + 1, rows)
+        self.on_T, self.acts = self.on.mT, self.on[:, 1:]
         self.form, self.moments, self.inner = new(k + 1, k + 1), new(k + 1, k + 1), new(2 * k + 1, 2 * k + 1)
         self.linear, self.fired = self.form[:, 1:, 0], self.moments[:, 1:, 0]
         self.inner_dec = self.inner[:, k:, k:]
@@ -375,8 +377,8 @@ class _Chunk:
         """Train, then return the parameters, the final loss, the relative gradient norm and the history."""
         config, history, recorded = self.config, [], set(_recorded(self.config))
         adam = _Adam(self.theta, config)
-        for step, x in zip(range(config.steps), self.batches(), strict=False):
-            loss = self.loss_and_gradient(x, want_loss=step in recorded)
+        for step, (x, probs) in zip(range(config.steps), self.batches(), strict=False):
+            loss = self.loss_and_gradient(x, probs, want_loss=step in recorded)
             if loss is not None:
                 history.append(loss)
             adam.step(self.gradient, step)
@@ -384,22 +386,20 @@ class _Chunk:
                 advance(BLOCK * len(self.members))
         advance(config.steps % BLOCK * len(self.members))
         # The loss is a sum over rows: many states are taken a part at a time.
-        exact, last = all(source.exact for source in self.sources), [x]
-        final, gradient, power = 0, 0, 0
-        for part in self.states(1024) if exact else last:
-            final = final + self.loss_and_gradient(part)
+        exact, final, gradient, power = all(source.exact for source in self.sources), 0, 0, 0
+        for part, weights in self.states(1024) if exact else [(x, probs)]:
+            final = final + self.loss_and_gradient(part, weights)
             gradient = gradient + self.gradient
-            power = power + part[..., :-1].square().sum((-1, -2))
+            power = power + (weights * part[..., :-1].square().sum(-1)).sum(-1)
         relative = gradient.flatten(1).norm(dim=-1) / power.clamp_min(torch.finfo(power.dtype).tiny)
         return self.result(), final, relative, torch.stack(history)
 
-    def loss_and_gradient(self, x: Tensor, want_loss: bool = True) -> Tensor | None:
+    def loss_and_gradient(self, x: Tensor, probs: Tensor, want_loss: bool = True) -> Tensor | None:
         """The loss of each instance (if wanted), with its gradient left in the buffer.
 
-        x is (rows, d_in + 1) or (instances, rows, d_in + 1): inputs and a 1, times the root of the row's weight. ReLU
-        lets positive factors through, so activations, too, come out times that root, and no weight is needed after.
-        Written out, the prefixes' squared errors need only two products: with c = W_dec x, D = W_dec W_dec^T, u_k the
-        weight of the prefixes that hold latent k and M_kl = min(u_k, u_l) that of the prefixes that hold both,
+        x is (rows, d_in + 1) or (instances, rows, d_in + 1), probs (instances, rows). Written out, the prefixes'
+        squared errors need only two products: with c = W_dec x, D = W_dec W_dec^T, u_k the weight of the prefixes that
+        hold latent k and M_kl = min(u_k, u_l) that of the prefixes that hold both,
 
             sum_m w_m ||x - x_m||^2  =  u_0 ||x||^2 - 2 sum_k u_k a_k c_k + sum_kl a_k M_kl D_kl a_l,
 
@@ -407,13 +407,12 @@ class _Chunk:
         """
         if x.shape[-2] != self.rows:
             self.allocate(x.shape[-2])
-        root = x[..., -1]
+        weights = probs[:, None]
         torch.matmul(self.theta, x.mT, out=self.products)
         torch.bmm(self.decoder, self.theta_T, out=self.gram)
-        self.pre.addcmul_(self.shift, root.unsqueeze(-2), value=-1)
-        torch.clamp_min(self.pre, 0, out=self.acts)
-        self.always.copy_(root)
-        torch.bmm(self.on, self.on_T, out=self.moments)
+        torch.clamp_min(self.pre.sub_(self.shift), 0, out=self.acts)
+        torch.mul(self.on, weights, out=self.weighed)
+        torch.bmm(self.weighed, self.on_T, out=self.moments)
         torch.mul(self.twice_both, self.gram_dec, out=self.form)
         torch.mul(self.twice_reach, self.along, out=self.pull)
         # The gradient is  outer @ x + inner @ rows:  parts along the inputs, and parts along the rows themselves.
@@ -424,50 +423,51 @@ class _Chunk:
             self.inner_diagonal.addcmul_(self.fired, self.penalty / norms)
         loss = None
         if want_loss:
-            power = x[..., :-1].square().sum((-1, -2))
-            loss = self.total * power + (self.form * self.moments).sum((1, 2)) / 2 - (self.pull * self.on).sum((1, 2))
+            power = (probs * x[..., :-1].square().sum(-1)).sum(-1)
+            loss = self.total * power + (self.form * self.moments / 2).sum((1, 2))
+            loss -= (self.pull * self.weighed).sum((1, 2))
             if self.penalty is not None:
                 loss += (self.penalty * norms * self.fired).sum(-1) / 2
         g_acts = torch.baddbmm(self.pull, self.form, self.on, beta=-1)[:, 1:]
         outer = self.products  # no longer needed
-        torch.ops.aten.threshold_backward(g_acts, self.acts, 0, grad_input=self.pre)
-        torch.mul(self.twice_reach, self.on, out=self.along).neg_()
+        torch.mul(g_acts.mul_(weights), self.acts > 0, out=self.pre)
+        torch.mul(self.minus_twice_reach, self.weighed, out=self.along)
         torch.matmul(outer, x, out=self.gradient)
         for place in self.slopes:
             torch.neg(self.slope, out=place)
         self.gradient.baddbmm_(self.inner, self.theta).mul_(self.trained)
         return loss
 
-    def states(self, rows: int | None = None) -> Iterator[Tensor]:
-        """The inputs of all states times the root of their probability, so many at a time."""
-        rows = rows or self.probs.shape[1]
-        for low in range(0, self.probs.shape[1], rows):
-            part = slice(low, low + rows)
-            x = self.tables[:, part] * self.probs[:, part, None].sqrt()
-            yield x[0] if len(x) == 1 else x[self.which]
+    def states(self, rows: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The inputs of all states and their probabilities, so many at a time."""
+        count = self.probs.shape[1]
+        for low in range(0, count, rows or count):
+            part = slice(low, low + (rows or count))
+            x = self.tables[:, part]
+            yield x[0] if len(x) == 1 else x[self.which], self.probs[:, part]
 
-    def batches(self) -> Iterator[Tensor]:
-        """The input of each step: all states, those that were drawn, or samples; times the root of their weight."""
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The input of each step: all states with their probabilities or counts, those that were drawn, or samples."""
         size, device = self.config.batch_size, self.place["device"]
         if size is None:
-            (x,) = self.states()
+            (exact,) = self.states()
             while True:
-                yield x
+                yield exact
         drawers = [(source, np.random.default_rng((self.config.seed, seed))) for _, source, seed in self.members]
         steps = max(1, min(BLOCK, (1 << 14) // size))
         if not all(source.listed for source in self.sources):
+            uniform = torch.full((len(drawers), size), 1 / size, **self.place)
             while True:
-                drawn = torch.stack([source.sample(stream, steps) for source, stream in drawers], dim=1)
-                for x in drawn * size**-0.5:
-                    yield x
-        if self.tables.shape[1] <= FEW:
-            x = self.tables[0] if len(self.tables) == 1 else self.tables[self.which]
+                for x in torch.stack([source.sample(stream, steps) for source, stream in drawers], dim=1):
+                    yield x, uniform
+        if self.probs.shape[1] <= FEW:
+            ((x, _),) = self.states()
             while True:
-                counts = np.zeros((BLOCK, len(drawers), x.shape[-2]))
+                counts = np.zeros((BLOCK, *self.probs.shape))
                 for i, (source, stream) in enumerate(drawers):
                     counts[:, i, : len(source.shares)] = source.counts(stream, BLOCK)
-                for root in torch.from_numpy(np.sqrt(counts / size)).to(**self.place):
-                    yield x * root[..., None]
+                for share in torch.from_numpy(counts / size).to(**self.place):
+                    yield x, share
         table, first = self.tables.flatten(0, 1), self.which[:, None] * self.tables.shape[1]
         while True:
             drawn = [source.distinct(stream, steps) for source, stream in drawers]
@@ -476,5 +476,5 @@ class _Chunk:
             for i, (some, times) in enumerate(drawn):
                 states[:, i, : some.shape[1]], counts[:, i, : some.shape[1]] = some, times
             places = torch.from_numpy(states).to(device) + first
-            for place, root in zip(places, torch.from_numpy(np.sqrt(counts / size)).to(**self.place), strict=True):
-                yield table.index_select(0, place.flatten()).unflatten(0, place.shape) * root[..., None]
+            for place, share in zip(places, torch.from_numpy(counts / size).to(**self.place), strict=True):
+                yield table.index_select(0, place.flatten()).unflatten(0, place.shape), share
