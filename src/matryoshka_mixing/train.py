@@ -20,8 +20,8 @@ from tqdm import tqdm
 from matryoshka_mixing.features import FeatureTree, States
 from matryoshka_mixing.sae import SAE, SAEConfig
 
-NUMBERS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 30}
-"""Numbers held for instances trained side by side; larger sweeps are split. About a cache, or a card (our defaults)."""
+BYTES_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 33}
+"""What instances trained side by side may hold; larger sweeps are split. About a cache, or a card (our defaults)."""
 BLOCK = 128
 """Steps whose batches are drawn in one go, at most."""
 FEW = 64
@@ -183,14 +183,14 @@ def train(
     sources: dict[tuple[int, int], _Source] = {}
     for setting in settings:
         key = id(setting.data), id(setting.dictionary)
-        sources[key] = sources.get(key) or _Source(setting, config, place)
+        sources[key] = sources.get(key) or _Source(setting, config)
     members = [
         (setting.sae, sources[id(setting.data), id(setting.dictionary)], seed)
         for setting in settings
         for seed in range(n_seeds)
     ]
-    size = max(_numbers(first, source.n_rows) for source in sources.values())
-    chunk = max(1, NUMBERS_AT_ONCE.get(torch.device(device).type, NUMBERS_AT_ONCE["cpu"]) // size)
+    size = max(_numbers(first, source.n_rows) for source in sources.values()) * dtype.itemsize
+    chunk = max(1, BYTES_AT_ONCE.get(torch.device(device).type, BYTES_AT_ONCE["cpu"]) // size)
     flat = start.map(lambda parameter: parameter.flatten(0, 1))
     parts = []
     with tqdm(total=len(members) * config.steps, disable=not progress, unit="SAE-step") as bar:
@@ -251,27 +251,28 @@ class _Source:
     Inputs carry a last entry of 1, which meets the encoder biases.
     """
 
-    def __init__(self, setting: Setting, config: TrainConfig, place: dict):
+    def __init__(self, setting: Setting, config: TrainConfig):
         data, size = setting.data, config.batch_size
-        self.data, self.dictionary, self.size, self.place = data, setting.dictionary, size, place
-        self.exact = isinstance(data, States)
+        self.data, self.dictionary, self.size, self.exact = data, setting.dictionary, size, isinstance(data, States)
         if size is None and not self.exact:
             raise ValueError("a FeatureTree can only be sampled; give batch_size, or pass tree.states() as data.")
         states = data if self.exact else _listed(data) if data.can_list() else None
         self.listed, self.n_rows = states is not None, size
-        if states is not None:
-            self.table, self.probs = self.inputs(states.acts), states.probs.to(**place)
-            self.shares = (states.probs / states.probs.sum()).double().numpy()
-            edges = self.shares.cumsum()
-            self.edges, self.ascending = edges / edges[-1], self.shares.argsort()
-            self.n_rows = len(states)
-            if size is not None and len(states) > FEW:
-                self.n_rows = round((1 - (1 - self.shares) ** size).sum())  # as many differ, on average
+        if states is None:
+            return
+        shares = (states.probs.double() / states.probs.sum()).numpy()
+        few = size is None or len(states) <= FEW
+        order = np.arange(len(states)) if few else np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)]
+        self.table, self.probs = self.inputs(states.acts[order]), states.probs[order]
+        self.shares = shares[order]
+        self.ascending, rare = self.shares.argsort(), self.shares[FEW:].cumsum()
+        self.rare = rare / rare[-1:]
+        # So many states differ in a batch, on average.
+        self.n_rows = len(order) if few else round((1 - (1 - self.shares) ** size).sum())
 
     def inputs(self, acts: Tensor) -> Tensor:
         """Inputs with these feature activations, (..., d_in + 1)."""
-        x = acts.to(self.dictionary) @ self.dictionary
-        return torch.nn.functional.pad(x, (0, 1), value=1.0).to(**self.place)
+        return torch.nn.functional.pad(acts.to(self.dictionary) @ self.dictionary, (0, 1), value=1.0)
 
     def counts(self, stream: np.random.Generator, steps: int) -> np.ndarray:
         """How often each state was drawn in each of so many batches, (steps, states)."""
@@ -281,21 +282,29 @@ class _Source:
         return counts
 
     def distinct(self, stream: np.random.Generator, steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """The states drawn in each of so many batches, and how often each was: both (steps, most in a batch)."""
-        uniform = np.sort(stream.random((steps, self.size)), axis=1)
-        drawn = self.edges.searchsorted(uniform, side="right")
-        first = np.diff(drawn, axis=1, prepend=-1) > 0
-        starts, number = np.flatnonzero(first), first.sum(1)
-        place = np.arange(number.max()) < number[:, None]
-        states, counts = np.zeros(place.shape, np.int64), np.zeros(place.shape)
-        states[place], counts[place] = drawn.flat[starts], np.diff(starts, append=drawn.size)
-        return states, counts
+        """The states drawn in each of so many batches, and how often each was: both (steps, most in a batch).
+
+        The likeliest are drawn as counts, with one count for all others; those are then drawn one by one.
+        """
+        counts = stream.multinomial(self.size, np.append(self.shares[FEW:].sum(), self.shares[FEW - 1 :: -1]), steps)
+        likely, others = counts[:, :0:-1], counts[:, 0]
+        rare = FEW + self.rare.searchsorted(stream.random(others.sum()), side="right")
+        keys, times = np.unique(len(self.shares) * np.arange(steps).repeat(others) + rare, return_counts=True)
+        step, rare = np.divmod(keys, len(self.shares))
+        number = np.count_nonzero(likely, axis=1)[:, None]
+        total = number + np.bincount(step, minlength=steps)[:, None]
+        place = np.arange(total.max())
+        first, then = place < number, (place >= number) & (place < total)
+        drawn, counts = np.zeros(first.shape, np.int64), np.zeros(first.shape)
+        drawn[first], counts[first] = likely.nonzero()[1], likely[likely > 0]
+        drawn[then], counts[then] = rare, times
+        return drawn, counts
 
     def sample(self, stream: np.random.Generator, steps: int) -> Tensor:
         """The inputs of so many batches, (steps, batch_size, d_in + 1), one by one."""
         if self.listed:
-            drawn = self.edges.searchsorted(stream.random((steps, self.size)), side="right")
-            return self.table[torch.from_numpy(drawn).to(self.table.device)]
+            drawn = stream.choice(len(self.shares), (steps, self.size), p=self.shares)
+            return self.table[drawn]
         generator = torch.Generator().manual_seed(int(stream.integers(2**62)))
         return self.inputs(self.data.sample(steps * self.size, generator)).unflatten(0, (steps, self.size))
 
@@ -311,13 +320,16 @@ class _Chunk:
         self.config, self.place, self.members = config, place, members
         self.saes, self.sae = [sae for sae, _, _ in members], members[0][0]
         self.sources = list(dict.fromkeys(source for _, source, _ in members))
-        self.which = torch.tensor([self.sources.index(source) for _, source, _ in members], device=place["device"])
+        which = [self.sources.index(source) for _, source, _ in members]
+        self.which = torch.tensor(which, device=place["device"])
         if all(source.listed for source in self.sources):
             pad = torch.nn.utils.rnn.pad_sequence
-            self.tables = pad([source.table for source in self.sources], batch_first=True)
-            self.probs = pad([source.probs for source in self.sources], batch_first=True)[self.which]
-            if torch.equal(self.tables, self.tables[:1].expand_as(self.tables)):
-                self.tables, self.which = self.tables[:1], self.which * 0
+            tables = pad([source.table for source in self.sources], batch_first=True)
+            if torch.equal(tables, tables[:1].expand_as(tables)):
+                tables, self.which = tables[:1], self.which * 0
+            self.tables = tables.to(**place)
+            probs = pad([source.probs for source in self.sources], batch_first=True)
+            self.probs = probs[which].to(**place)
 
         k = self.sae.d_sae
         weights = torch.tensor([sae.weights for sae in self.saes], **place)
@@ -327,7 +339,7 @@ class _Chunk:
         self.total, self.twice_reach, self.minus_twice_reach = reach[:, 0], 2 * reach[..., None], -2 * reach[..., None]
         self.twice_both = 2 * torch.minimum(reach[:, :, None], reach[:, None])
         l1 = torch.tensor([sae.l1 for sae in self.saes], **place)
-        self.penalty = l1[:, None] * reach[:, 1:] if l1.any() else None
+        self.penalty = l1[:, None] * reach[:, 1:] if any(sae.l1 for sae in self.saes) else None
 
         rows = torch.cat([start.W_enc.transpose(1, 2), start.b_dec[:, None], start.W_dec], 1)
         last = torch.nn.functional.pad(start.b_enc * self.sae.encoder_bias, (0, k + 1))
@@ -459,7 +471,7 @@ class _Chunk:
             uniform = torch.full((len(drawers), size), 1 / size, **self.place)
             while True:
                 for x in torch.stack([source.sample(stream, steps) for source, stream in drawers], dim=1):
-                    yield x, uniform
+                    yield x.to(**self.place), uniform
         if self.probs.shape[1] <= FEW:
             ((x, _),) = self.states()
             while True:
