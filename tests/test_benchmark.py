@@ -36,7 +36,7 @@ def results():
         "method": ["By counting."],
         "unlike": ["Apples and pears."],
         "peaks": {"1": [{"float32": 1e9, "float64": 1e9, "copy": 1e9}]},
-        "floors": [{"problem": H, "batch": 200, "dtype": "float32", "operations": 1000, "bytes": 2000}],
+        "floors": [{"problem": H, "batch": 200, "rows": 4, "dtype": "float32", "operations": 1000, "bytes": 2000}],
         "steps": [
             cell("saelens", [100, 110]),
             cell("loop", [1000, 1000]),
@@ -159,10 +159,12 @@ def test_the_plain_loop_draws_from_the_same_tree(problem):
     assert (ours - theirs).abs().max() < 6 * 0.5 * (2 / n) ** 0.5
 
 
-def test_every_problem_has_its_shape_in_the_plan():
-    for name, problem in contenders.PROBLEMS.items():
-        assert run.SHAPES[name] == (contenders.D_IN, problem.widths[-1])
-    assert len(contenders.PROBLEMS[H].tree().states()) == run.STATES
+def test_the_floor_counts_the_distinct_inputs_of_a_batch():
+    assert contenders.PROBLEMS[H].distinct(200) == 4
+    problem, stream = contenders.PROBLEMS[T], torch.Generator().manual_seed(0)
+    drawn = [len(problem.tree().sample(200, stream).unique(dim=0)) for _ in range(100)]
+    assert problem.distinct(200) == pytest.approx(np.mean(drawn), abs=1.5)
+    assert {one["rows"] for one in run.floors()} == {4, problem.distinct(200), problem.distinct(4096)}
 
 
 def test_plain_loop_and_ours_reach_the_same_answer(monkeypatch):
