@@ -361,3 +361,12 @@ def orthonormal_dictionary(
         )
     gaussian = torch.randn(d_model, n_features, dtype=torch.float64, generator=generator)
     return torch.linalg.qr(gaussian).Q.T.contiguous()
+
+
+def twenty_feature_tree() -> FeatureTree:
+    """The toy model of Nabeshima (2024), from `twenty_features.json`; directions are left to the dictionary.
+
+    Three parents of probability 0.15, each with three mutually exclusive children of 0.2 given the parent, and eight
+    independent features of 0.05; every magnitude 1.
+    """
+    return FeatureTree.from_json(Path(__file__).with_name("twenty_features.json"))

@@ -6,10 +6,11 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from matryoshka_mixing.features import family, orthonormal_dictionary
+from matryoshka_mixing.features import FeatureTree, family, orthonormal_dictionary
 
 
 @dataclass(frozen=True)
@@ -20,16 +21,20 @@ class Parameter:
         meaning: in a few words, with the unit where there is one.
         low, high: the allowed range, both ends included.
         whole: whether it must be a whole number.
+        tree_file: whether it is the path of a tree file, or empty, instead of a number.
     """
 
     meaning: str
-    low: float
+    low: float = -math.inf
     high: float = math.inf
     whole: bool = False
+    tree_file: bool = False
 
     @property
     def allowed(self) -> str:
         """The range in words."""
+        if self.tree_file:
+            return "the path of a JSON file, or empty"
         kind = "a whole number" if self.whole else "a number"
         return (
             f"{kind} of at least {self.low:g}"
@@ -52,6 +57,7 @@ PARAMETERS = {
     "n_steps": Parameter("training steps", 1, whole=True),
     "batch_size": Parameter("inputs in a batch, in the sampled runs", 1, whole=True),
     "n_grid": Parameter("points on the axis of each sweep", 3, whole=True),
+    "tree_path": Parameter("a tree file of your own, in place of the chapter's", tree_file=True),
 }
 
 
@@ -72,6 +78,9 @@ def check(namespace: Mapping[str, object]) -> None:
             hint = f"Did you mean {close[0]}?" if close else f"The parameters are {', '.join(PARAMETERS)}."
             raise ValueError(f"{name} = {value!r} is not a parameter of these notebooks. {hint}")
         parameter = PARAMETERS[name]
+        if parameter.tree_file:
+            _check_tree(name, value)
+            continue
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         fits = number and parameter.low <= value <= parameter.high
         if not fits or (parameter.whole and not isinstance(value, int)):
@@ -84,6 +93,13 @@ def check(namespace: Mapping[str, object]) -> None:
         tree = family(*(namespace[key] for key in ("parent_probability", "child_probability", "n_children")))
         if "d_model" in namespace:
             orthonormal_dictionary(tree.n_features, namespace["d_model"], torch.Generator())
+
+
+def _check_tree(name: str, value: object) -> None:
+    if not isinstance(value, str) or (value and not Path(value).is_file()):
+        raise ValueError(f"{name} = {value!r}: no such file. It must be {PARAMETERS[name].allowed}.")
+    if value:
+        FeatureTree.from_json(value)
 
 
 def table() -> str:

@@ -239,8 +239,8 @@ def seed_strips(
         axis.legend(fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     jitter = np.random.default_rng(0)  # its own stream: the same figure in every run
     for i, values in enumerate(groups.values()):
-        values = np.ravel(values)
-        axis.scatter(values, i + jitter.uniform(-0.25, 0.25, len(values)), s=16, alpha=0.5, lw=0, color=COLOURS[i])
+        values, colour = np.ravel(values), COLOURS[i % len(COLOURS)]
+        axis.scatter(values, i + jitter.uniform(-0.25, 0.25, len(values)), s=16, alpha=0.5, lw=0, color=colour)
     axis.set_yticks(range(len(groups)), list(groups))
     axis.invert_yaxis()
     axis.set(xlabel=xlabel, ylabel="")

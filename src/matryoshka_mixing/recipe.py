@@ -1,4 +1,4 @@
-"""The training of the original toy (Nabeshima 2024, code at commit cc61c6e): sampled prefixes, a steered penalty, sorting.
+"""How the original toy was trained (Nabeshima 2024, code at commit cc61c6e): steering, sampled prefixes, sorting.
 
 What is kept from there: Adam's settings and schedule, gradient clipping, inputs normalised by a running mean norm, the
 penalty's ramp and steering, the law of the prefixes, the sorting of latents, jittered norms of the features. One thing
@@ -21,12 +21,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from matryoshka_mixing import metrics, theory
-from matryoshka_mixing.features import FeatureTree, States, orthonormal_dictionary, without_hierarchy
+from matryoshka_mixing.features import (
+    FeatureTree,
+    States,
+    orthonormal_dictionary,
+    twenty_feature_tree,
+    without_hierarchy,
+)
 from matryoshka_mixing.sae import SAE, SAEConfig
 from matryoshka_mixing.train import Setting, TrainConfig, _Adam, _Chunk, _recorded, _Source
 
-TREE = Path(__file__).with_name("twenty_features.json")
-"""The tree of the original toy."""
 STORED = Path(__file__).with_name("every_prefix.npz")
 """What `python -m matryoshka_mixing.recipe` wrote: every arm in full length."""
 TARGET_L0 = 1.2338
@@ -260,7 +264,7 @@ class _Toys(_Chunk):
         self.place_of_rank = torch.arange(k).repeat(len(members), 1)  # who holds each rank, by its first rank
 
     def draws(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """For each step the inputs and their weights, (seeds, rows, ...), and the drawn prefixes' reach, (seeds, latents)."""
+        """For each step: inputs, (seeds, rows, ...), their weights, and the drawn prefixes' reach, (seeds, latents)."""
         streams = [[np.random.default_rng((self.config.seed, seed, i)) for seed in self.seeds] for i in (0, 1)]
         size, n = self.config.batch_size, len(self.seeds)
         steps = max(1, (1 << 14) // size)
@@ -301,7 +305,7 @@ class _Toys(_Chunk):
             l0 = ((self.acts > 0) * probs[:, None]).sum((1, 2)).double()
             loudness = self.moments.diagonal(dim1=1, dim2=2)[:, 1:] * self.norms_squared
             length = self.gradient.flatten(1).norm(dim=-1)[:, None, None]
-            self.gradient.mul_((recipe.clip / length.clamp_min(1e-30)).clamp_max(1))
+            self.gradient.mul_((recipe.clip / (length + 1e-6)).clamp_max(1))
             adam.step(self.gradient, step)
             if step >= ramp:
                 way = torch.where(self.target.isnan(), 0.0, torch.where(l0 < self.target, -1.0, 1.0))
@@ -398,11 +402,11 @@ def measure(
     """The numbers of the chapter for every SAE, on all `states`; pairs are ordered as in `metrics.Mixing`.
 
     Returns:
-        `own`, `parent_to_child`, `child_to_sibling`, `child_to_parent`: decoder cosines; `absorption`: share of the inputs
-        with parent and child on which the parent's latent is silent; `l0`; `error`: squared error of the full width as a
-        share of E||x||^2; `missing`: features not represented; `dead`: latents that never fire; `l1`: the final penalty;
-        and for each pair of parent and child `alone` and `blamed`, the mean weight of the prefixes that hold the parent,
-        and that hold the parent and miss the child, with `theory`, the cosine that they predict.
+        `own`, `parent_to_child`, `child_to_sibling`, `child_to_parent`: decoder cosines; `absorption`: share of the
+        inputs with parent and child on which the parent's latent is silent; `l0`; `error`: squared error of the full
+        width as a share of E||x||^2; `missing`: features not represented; `dead`: latents that never fire; `l1`: the
+        final penalty; and for each pair of parent and child `alone` and `blamed`, the mean weight of the prefixes that
+        hold the parent, and that hold the parent and miss the child, with `theory`, the cosine that they predict.
     """
     pairs = [(p, c) for c, p in enumerate(parents) if p is not None]
     truth = states.acts.clone()
@@ -527,15 +531,13 @@ def stored_arms(seeds: Sequence[int], steps: int) -> dict[str, np.ndarray]:
     """What is stored, for some seeds."""
     chosen = arms()
     chosen |= independent_arms({name: chosen[name] for name in ("standard", "all prefixes")})
-    tree = FeatureTree.from_json(TREE)
-    return compute(tree, seeds, Recipe(steps=steps), chosen, torch.float32, progress=True)
+    return compute(twenty_feature_tree(), seeds, Recipe(steps=steps), chosen, torch.float32, progress=True)
 
 
 def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Results for several seeds as one; parameters of the first seed alone."""
-    shared = {
-        name: value for name, value in parts[0].items() if name in ("names", "steps") or name.startswith("first_")
-    }
+    once = {"names", "steps"} | {name for name in parts[0] if name.startswith("first_")}
+    shared = {name: parts[0][name] for name in sorted(once)}
     seeds = {"seeds": np.concatenate([part["seeds"] for part in parts])}
     rest = set(parts[0]) - set(shared) - set(seeds)
     return shared | seeds | {n: np.concatenate([part[n] for part in parts], 1).astype(np.float32) for n in sorted(rest)}
