@@ -10,7 +10,7 @@ from matryoshka_mixing.recipe import Arm, Recipe, _Toys, arms, drawn_reach, fit
 from matryoshka_mixing.sae import SAE, SAEConfig
 
 SHORT = Recipe(steps=400, warmup=0.05, ramp=0.05)
-"""Past 100 steps rounding errors of 1e-16 have grown to 1e-6: two sums in another order part ways."""
+"""Rounding errors of 1e-16 grow to 1e-7 in 40 steps, of which 20 are past the ramp, and to 1e-5 in 120."""
 NAMES = ["standard", "sampled", "all prefixes", "sampled, moments follow", "sampled, sorting mended"]
 CHOSEN = [arms()[name] for name in NAMES]
 
@@ -90,7 +90,7 @@ def by_a_plain_loop(tree, arm, seed, schedule, until):
 
 
 def test_the_recipe_agrees_with_a_plain_loop_of_its_parts(post):
-    until = 60
+    until = 40
     toys = fit(post, CHOSEN, [3], SHORT, until=until)
     for i, arm in enumerate(CHOSEN):
         plain, norm, l1 = by_a_plain_loop(post, arm, 3, SHORT, until)
