@@ -248,10 +248,10 @@ class _Toys(_Chunk):
         self.dictionary = torch.stack([jittered_dictionary(n, n, seed) for seed in seeds])
 
         def each(values: list) -> Tensor:
-            return torch.tensor(values).repeat_interleave(len(seeds))
+            return torch.from_numpy(np.array(values).repeat(len(seeds)))
 
-        self.l1 = each([arm.l1 for arm in arms]).double()
-        self.target = each([float("nan") if arm.target_l0 is None else arm.target_l0 for arm in arms]).double()
+        self.l1 = each([arm.l1 for arm in arms])
+        self.target = each([float("nan") if arm.target_l0 is None else arm.target_l0 for arm in arms])
         self.sorts = each([arm.sort for arm in arms])[:, None]
         self.mean_follows = each([arm.sort and arm.mean_follows for arm in arms])[:, None]
         self.moments_follow = each([arm.sort and arm.moments_follow for arm in arms])[:, None]
@@ -308,7 +308,7 @@ class _Toys(_Chunk):
             self.gradient.mul_((recipe.clip / (length + 1e-6)).clamp_max(1))
             adam.step(self.gradient, step)
             if step >= ramp:
-                way = torch.where(self.target.isnan(), 0.0, torch.where(l0 < self.target, -1.0, 1.0))
+                way = (l0 >= self.target).double() - (l0 < self.target).double()
                 self.l1 *= 1 + way * recipe.steering / recipe.steps
             self.sort(adam, loudness)
             l0_since, since = l0_since + l0, since + 1
