@@ -164,7 +164,7 @@ def test_what_is_measured_on_hand_made_saes(post):
     assert found["own"] == pytest.approx(1) and found["l0"] == pytest.approx(1.12)
     assert [float(found[name][0, 0]) for name in ("absorption", "missing", "dead")] == [0, 0, 0]
     assert found["error"] == pytest.approx(0, abs=1e-20) and found["parent_to_child"] == pytest.approx(0, abs=1e-9)
-    assert found["theory"] == pytest.approx(0), "where no prefix parts a parent from its children nothing mixes"
+    assert found["alone"] == pytest.approx(1) and found["blamed"] == pytest.approx(0)
 
     absorbing, encoder = truth.clone(), encoder.clone()
     for child, parent in enumerate(post.parents()):
@@ -186,13 +186,18 @@ def test_the_predicted_cosines_are_those_of_the_top_eigenvector():
     tree, weights = family(0.3, [0.1, 0.2, 0.3], 3), (0.4, 0.1, 0.2, 0.3)
     states = tree.states()
     optimum = theory.matryoshka_optimum(states, range(4), (1, 2, 3, 4), weights)
-    reach = torch.tensor([1.0, 0.6, 0.5, 0.3]).double()
-    blamed = reach[:, None] - torch.minimum(reach[:, None], reach)
-    assert recipe.predicted(states, tree.parents(), reach, blamed).numpy() == pytest.approx(
-        optimum[1:].numpy(), abs=1e-7
-    )
+    alone, blamed = torch.ones(3).double(), torch.tensor([0.4, 0.5, 0.7]).double()
+    found = recipe.predicted(states, tree.parents(), alone, blamed, torch.ones(4).double())
+    assert found.numpy() == pytest.approx(optimum[1:].numpy(), abs=1e-12)
+    louder = recipe.predicted(states, tree.parents(), alone, blamed, torch.tensor([1.0, 1.0, 1.0, 1.1]).double())
+    assert louder[2] > found[2]
     loose = family(0.3, 0.4, 3, exclusive=False)
-    assert recipe.predicted(loose.states(), loose.parents(), reach, blamed).isnan().all()
+    none = recipe.predicted(loose.states(), loose.parents(), alone, blamed, torch.ones(4).double())
+    assert none.isnan().all()
+
+
+def test_how_many_features_are_active_if_parents_are_absorbed(post):
+    assert recipe.natural_l0(post.states(), post.parents()) == pytest.approx((1.12, 0.85))
 
 
 def test_what_latents_share_follows_them_through_the_sorting(post):

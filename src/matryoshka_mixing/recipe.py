@@ -406,7 +406,7 @@ def measure(
         inputs with parent and child on which the parent's latent is silent; `l0`; `error`: squared error of the full
         width as a share of E||x||^2; `missing`: features not represented; `dead`: latents that never fire; `l1`: the
         final penalty; and for each pair of parent and child `alone` and `blamed`, the mean weight of the prefixes that
-        hold the parent, and that hold the parent and miss the child, with `theory`, the cosine that they predict.
+        hold the parent, and that hold the parent and miss the child.
     """
     pairs = [(p, c) for c, p in enumerate(parents) if p is not None]
     truth = states.acts.clone()
@@ -435,7 +435,6 @@ def measure(
             "l1": toys.l1[arm, seed],
             "alone": torch.stack([alone[p] for p, _ in pairs]),
             "blamed": torch.stack([blamed[p, c] for p, c in pairs]),
-            "theory": predicted(states, parents, alone, blamed),
         }
         for name, value in found.items():
             rows.setdefault(name, []).append(np.asarray(value, dtype=float))
@@ -445,27 +444,45 @@ def measure(
 def predicted(
     states: States,
     parents: Sequence[int | None],
-    alone: Float[Tensor, " features"],
-    blamed: Float[Tensor, "features features"],
-) -> Float[Tensor, " pairs"]:
-    """Theory's cosine of each parent's decoder with each of its children; NaN where children fire together.
+    alone: Float[Tensor, "*instances pairs"],
+    blamed: Float[Tensor, "*instances pairs"],
+    norms: Float[Tensor, "*#instances features"],
+) -> Float[Tensor, "*instances pairs"]:
+    """Theory's cosine of each parent's decoder with each of its children, as `theory.matryoshka_optimum` has it.
 
     Args:
-        states: the data.
+        states: the data; children that fire together have no prediction (NaN).
         parents: from `FeatureTree.parents`.
-        alone: weight of the prefixes that hold each feature's latent.
-        blamed: weight of those that hold the first feature's latent and miss the second's.
+        alone, blamed: weights of prefixes, from `measure`.
+        norms: length of each feature's direction, which is 1 but for the jitter.
     """
-    fires, found = states.acts > 0, {}
-    for parent in {p for p in parents if p is not None}:
-        children = [c for c, p in enumerate(parents) if p == parent]
+    fires, pairs = states.acts > 0, [(p, c) for c, p in enumerate(parents) if p is not None]
+    found = torch.full_like(blamed, torch.nan)
+    for parent in {p for p, _ in pairs}:
+        where = [i for i, (p, _) in enumerate(pairs) if p == parent]
+        children = [pairs[i][1] for i in where]
         beside = fires[:, parent, None] & fires[:, children]
-        chance = states.probs @ beside.double()
+        if (beside.sum(-1) > 1).any():
+            continue
         by_itself = states.probs @ (fires[:, parent] & ~beside.any(-1)).double()
-        ratios = theory.unequal_ratios(by_itself * alone[parent], chance * blamed[parent, children])
-        cosines = ratios / (1 + ratios.square().sum()).sqrt()
-        found |= dict(zip(children, torch.where((beside.sum(-1) > 1).any(), torch.nan, cosines), strict=True))
-    return torch.stack([found[c] for c in sorted(found)])
+        pull = states.probs @ beside.double() * blamed[..., where]
+        size, sizes = norms[..., parent], norms[..., children]
+        moment = blamed.new_zeros(*blamed.shape[:-1], len(where) + 1, len(where) + 1)
+        moment[..., 0, 0] = (by_itself * alone[..., where[0]] + pull.sum(-1)) * size.square()
+        moment[..., 0, 1:] = moment[..., 1:, 0] = pull * size[..., None] * sizes
+        moment[..., 1:, 1:] = torch.diag_embed(pull * sizes.square())
+        found[..., where] = torch.linalg.eigh(moment).eigenvectors[..., 1:, -1].abs()
+    return found
+
+
+def natural_l0(states: States, parents: Sequence[int | None]) -> tuple[float, float]:
+    """Mean number of active features, and of those without an active child: what is left if parents are absorbed."""
+    fires = (states.acts > 0).double()
+    above = fires.clone()
+    for child, parent in enumerate(parents):
+        if parent is not None:
+            above[:, parent] *= 1 - fires[:, child]
+    return float(states.probs @ fires.sum(-1)), float(states.probs @ above.sum(-1))
 
 
 def compute(
@@ -480,6 +497,8 @@ def compute(
 
     The control's features fire independently and as often; its pairs are those of the tree.
     """
+    if not any(parent is not None for parent in tree.parents()):
+        raise ValueError("no feature of the tree has a child; the measures are of parents and their children.")
     found: dict[str, list] = {}
     for control in (False, True):
         some = {name: arm for name, arm in chosen.items() if name.endswith(", independent") == control}
