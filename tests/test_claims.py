@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from matryoshka_mixing import claims, metrics, theory
+from matryoshka_mixing import claims, metrics, recipe, theory
 from matryoshka_mixing.claims import Claim, Criterion, judge
-from matryoshka_mixing.features import without_hierarchy
+from matryoshka_mixing.features import FeatureTree, family, without_hierarchy
 from matryoshka_mixing.sae import SAEConfig, start_near
 from matryoshka_mixing.train import Setting, TrainConfig, descend, train
 
 OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent", "prefix-pull",
-        "sibling-undo"]  # fmt: skip
-LATER = ["improves-on-standard", "not-sampling", "magnitude-skew", "topk-too", "less-at-low-probability"]
+        "sibling-undo", "improves-on-standard", "not-sampling"]  # fmt: skip
+LATER = ["magnitude-skew", "topk-too", "less-at-low-probability"]
 
 
 def criterion(metric, role, share=None, op=">=", threshold=0.5):
@@ -260,3 +260,30 @@ def test_the_verdict_on_the_undoing_flips_if_a_free_parent_leaves_no_sibling(tre
         found = metrics.read(run.sae, states, dictionary, tree.parents()).mixing.child_to_sibling.amax(-1)
         verdicts[name] = judge(claim, met(claim) | {"sibling_cosine_with_a_free_parent": found}).verdict
     assert verdicts == {"free": "supported", "held": "inconclusive"}
+
+
+@pytest.mark.parametrize(
+    ("claim_id", "arm", "metric", "key"),
+    [
+        ("improves-on-standard", "standard", "control_absorption", "absorption"),
+        ("not-sampling", "all prefixes", "control_mixing", "parent_to_child"),
+    ],
+)
+def test_the_verdicts_on_the_tree_flip_if_their_control_has_a_hierarchy(claim_id, arm, metric, key):
+    """Their control's features are independent; here it is run as it should be, and then on the tree itself."""
+    small = FeatureTree(1.0, (*family(0.3, 0.25, 3).children, FeatureTree(0.1)), is_read_out=False)
+    chosen, verdicts = recipe.arms(5, 1.2 * 0.625, 0.625, 0.4)[arm], {}
+    schedule = recipe.Recipe(steps=1500)
+    found = recipe.compute(small, range(8), schedule, {"own": chosen, "own, independent": chosen})
+    for name, values in zip(found["names"], found[key], strict=True):
+        seeds = np.abs(np.median(values, axis=1)) if values.ndim > 1 else values
+        verdicts[str(name)] = judge(claims.load()[claim_id], met(claims.load()[claim_id]) | {metric: seeds}).verdict
+    assert verdicts == {"own": "inconclusive", "own, independent": "supported"}
+
+
+def test_the_verdict_on_absorption_flips_where_steering_leaves_the_arms_apart():
+    claim, stored = claims.load()["improves-on-standard"], recipe.load()
+    l0 = dict(zip(stored["names"], np.median(stored["l0"], axis=1), strict=True))
+    for suffix, verdict in [(", equal L0", "supported"), ("", "inconclusive")]:
+        gap = abs(float(l0["standard" + suffix] - l0["sampled" + suffix]))
+        assert judge(claim, met(claim) | {"l0_gap": gap}).verdict == verdict

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -145,3 +146,14 @@ def test_pulls_are_minus_the_gradient_of_each_term():
             (terms * errors)[:, prefix, state].sum().backward()
             assert torch.allclose(found[:, prefix, state], -decoder.grad[:, latent], atol=1e-14)
     assert (metrics.pulls(sae, x, terms, config.widths, 2)[:, 0] == 0).all(), "the first prefix misses latent 2"
+
+
+def test_the_interval_of_a_median_covers_it_as_often_as_it_says():
+    rng, truth, hits = np.random.default_rng(1), 0.0, 0
+    for _ in range(200):
+        low, high = metrics.median_interval(rng.normal(truth, 1, 30), resamples=400)
+        hits += low <= truth <= high
+    assert 180 <= hits <= 199
+    values = np.arange(9.0)
+    assert metrics.median_interval(values, values) == (0, 0), "paired: a seed is drawn for both"
+    assert metrics.median_interval(values + 0.5, values) == (0.5, 0.5)

@@ -46,3 +46,16 @@ def test_bad_values_and_misspelt_names(change, message):
 
 def test_every_parameter_says_what_it_means():
     assert all(parameter.meaning and parameter.allowed for parameter in PARAMETERS.values())
+
+
+def test_a_tree_file_is_read_and_its_mistakes_named(tmp_path):
+    path = tmp_path / "tree.json"
+    check({"tree_path": ""})
+    path.write_text('{"active_prob": 1, "is_read_out": false, "children": [{"active_prob": 0.3}]}')
+    check({"tree_path": str(path)})
+    path.write_text('{"active_prob": 1, "is_read_out": false, "children": [{"active_prob": 1.3}]}')
+    with pytest.raises(ValueError, match=r"root\.children\[0\]: a feature has active_prob 1\.3"):
+        check({"tree_path": str(path)})
+    for value in (str(tmp_path / "none.json"), str(tmp_path), 3):
+        with pytest.raises(ValueError, match=r"no such file\. It must be the path of a JSON file, or empty"):
+            check({"tree_path": value})

@@ -186,10 +186,12 @@ def test_the_predicted_cosines_are_those_of_the_top_eigenvector():
     tree, weights = family(0.3, [0.1, 0.2, 0.3], 3), (0.4, 0.1, 0.2, 0.3)
     states = tree.states()
     optimum = theory.matryoshka_optimum(states, range(4), (1, 2, 3, 4), weights)
-    alone, blamed = torch.ones(3).double(), torch.tensor([0.4, 0.5, 0.7]).double()
+    alone, blamed = torch.ones(3).double(), torch.tensor([0.4, 0.5, 0.7], dtype=torch.float64)
     found = recipe.predicted(states, tree.parents(), alone, blamed, torch.ones(4).double())
     assert found.numpy() == pytest.approx(optimum[1:].numpy(), abs=1e-12)
-    louder = recipe.predicted(states, tree.parents(), alone, blamed, torch.tensor([1.0, 1.0, 1.0, 1.1]).double())
+    louder = recipe.predicted(
+        states, tree.parents(), alone, blamed, torch.tensor([1.0, 1.0, 1.0, 1.1], dtype=torch.float64)
+    )
     assert louder[2] > found[2]
     loose = family(0.3, 0.4, 3, exclusive=False)
     none = recipe.predicted(loose.states(), loose.parents(), alone, blamed, torch.ones(4).double())
@@ -223,3 +225,42 @@ def test_arms_of_different_laws_are_refused(post):
     law = Arm((0.5,) * 20, drawn=3)
     with pytest.raises(ValueError, match="share their drawn prefixes"):
         fit(post, [arms()["sampled"], law], [0], SHORT, until=1)
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return recipe.load()
+
+
+def test_what_is_stored_is_what_its_parameters_measure(stored, post):
+    """All parameters of the first seed are stored; every number of that seed is computed again from them."""
+    names = [str(name) for name in stored["names"] if not name.endswith("independent")]
+    parameters = (torch.from_numpy(stored[f"first_{key}"][: len(names), None]) for key in SAE.__annotations__)
+    zeros = torch.zeros(len(names), 1).double()
+    toys = recipe.Toys(
+        SAE(*parameters), recipe.jittered_dictionary(20, 20, int(stored["seeds"][0]))[None], zeros,
+        zeros[..., None, None].expand(-1, -1, 20, 20), [0], *(zeros[None],) * 3,
+    )  # fmt: skip
+    found = recipe.measure(toys, post.states(), post.parents())
+    for key in set(found) - {"l1", "alone", "blamed"}:
+        assert found[key][:, 0] == pytest.approx(stored[key][: len(names), 0], abs=1e-5), key
+
+
+def test_what_is_stored_began_with_these_starts_directions_and_batches(stored, post):
+    """Later steps amplify rounding errors, so that only the first can be compared from machine to machine."""
+    chosen = arms()
+    assert list(stored["names"][: len(chosen)]) == list(chosen)
+    begun = fit(post, list(chosen.values()), stored["seeds"].tolist(), until=1)
+    for key, values in [("l0_path", begun.l0), ("l1_path", begun.penalty), ("child_path", begun.child_cosine)]:
+        assert values[0].numpy() == pytest.approx(stored[key][: len(chosen), :, 0], abs=1e-5), key
+
+
+def test_parts_join_along_the_seeds():
+    part = {"names": np.array(["a"]), "steps": np.arange(3), "seeds": np.array([0]), "l0": np.ones((1, 1))}
+    whole = recipe.joined([part, part | {"seeds": np.array([1]), "l0": np.zeros((1, 1))}])
+    assert whole["seeds"].tolist() == [0, 1] and whole["l0"][0].tolist() == [1, 0]
+
+
+def test_a_tree_without_children_is_refused():
+    with pytest.raises(ValueError, match="no feature of the tree has a child"):
+        recipe.compute(independent([0.3, 0.2]), [0], SHORT, arms(4))

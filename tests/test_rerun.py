@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import execute
 import jupytext
 import nbformat
 import papermill
 import pytest
 
 from matryoshka_mixing import claims, theory
+from matryoshka_mixing.features import FeatureTree, family
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SMALL = {"n_seeds": 6, "n_sweep_seeds": 1, "n_steps": 300, "n_grid": 3}
@@ -17,8 +19,9 @@ def rerun(name, folder, parameters):
     """Run a notebook in another folder, and return the executed one."""
     notebook = jupytext.read(NOTEBOOKS / f"{name}.py")
     notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    given = {key: value for key, value in SMALL.items() if key in execute.declared_parameters(notebook)}
     return papermill.execute_notebook(
-        notebook, str(folder / "out.ipynb"), SMALL | parameters, progress_bar=False, cwd=str(folder)
+        notebook, str(folder / "out.ipynb"), given | parameters, progress_bar=False, cwd=str(folder)
     )
 
 
@@ -31,7 +34,12 @@ EXPECTED = {
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(NOTEBOOKS.glob("[0-9]*.py"))])
 def test_every_notebook_follows_its_parameters_from_any_folder(name, tmp_path):
-    rerun(name, tmp_path, {"child_probability": 0.2, "n_children": 4})
+    chosen = {"child_probability": 0.2, "n_children": 4}
+    if name == "06_every_prefix":
+        small = FeatureTree(1.0, (*family(0.3, 0.2, 4).children, FeatureTree(0.1)), is_read_out=False)
+        small.to_json(tmp_path / "small.json")
+        chosen = {"tree_path": "small.json"}
+    rerun(name, tmp_path, chosen)
     found = claims.collect([named(tmp_path / "out.ipynb", name)])
     values = {o["criterion"]["metric"]: o["value"] for r in found.values() for o in r["outcomes"]}
     if name in EXPECTED:

@@ -230,16 +230,23 @@ def loss_path(
 
 
 def seed_strips(
-    groups: Mapping[str, np.ndarray], xlabel: str, reference: float | None = None, label: str = ""
+    groups: Mapping[str, np.ndarray],
+    xlabel: str,
+    reference: float | None = None,
+    label: str = "",
+    colours: int = len(COLOURS),
 ) -> Figure:
-    """Every seed as a point, one line a group; `reference` is a vertical line (theory, say)."""
+    """Every seed as a point, one line a group; `reference` is a vertical line (theory, say).
+
+    So many `colours` are used before they repeat.
+    """
     figure, axis = plt.subplots(figsize=(7.2, 0.5 * len(groups) + 1.2))
     if reference is not None:
         axis.axvline(reference, color="0.3", lw=1.2, label=label, zorder=0)
         axis.legend(fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     jitter = np.random.default_rng(0)  # its own stream: the same figure in every run
     for i, values in enumerate(groups.values()):
-        values, colour = np.ravel(values), COLOURS[i % len(COLOURS)]
+        values, colour = np.ravel(values), COLOURS[i % colours]
         axis.scatter(values, i + jitter.uniform(-0.25, 0.25, len(values)), s=16, alpha=0.5, lw=0, color=colour)
     axis.set_yticks(range(len(groups)), list(groups))
     axis.invert_yaxis()
@@ -353,7 +360,7 @@ def clouds(panels: Sequence[Mapping], line: str = "theory") -> Figure:
     for axis, panel in zip(axes.flat, panels, strict=True):
         for i, (label, (x, y)) in enumerate(panel["groups"].items()):
             look = {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i], "label": label}
-            axis.scatter(x, y, s=11, alpha=0.45, lw=0, **look)
+            axis.scatter(x, y, s=16, alpha=0.5, lw=0, **look)
         axis.plot(*panel["curve"], color="black", lw=1.6, label=line)
         axis.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"])
     axes[0, 0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
