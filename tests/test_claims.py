@@ -11,8 +11,8 @@ from matryoshka_mixing.sae import SAEConfig, start_near
 from matryoshka_mixing.train import Setting, TrainConfig, descend, train
 
 OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent", "prefix-pull",
-        "sibling-undo"]  # fmt: skip
-LATER = ["improves-on-standard", "not-sampling", "magnitude-skew", "topk-too", "less-at-low-probability"]
+        "sibling-undo", "less-at-low-probability"]  # fmt: skip
+LATER = ["improves-on-standard", "not-sampling", "magnitude-skew", "topk-too"]
 
 
 def criterion(metric, role, share=None, op=">=", threshold=0.5):
@@ -189,6 +189,7 @@ CONTROLS = {
     "narrow-mixing": ((1,), 0.0, "control_mixing", narrow_control),
     "matryoshka-mixing": ((1, 3), 0.0, "control_mixing", narrow_control),
     "child-to-parent": ((1, 3), 0.0, "control_child_to_parent", standard_control),
+    "less-at-low-probability": ((1, 3), 0.0, "control_mixing", narrow_control),
 }
 
 

@@ -275,25 +275,40 @@ def balance(pulls: Mapping[str, np.ndarray], features: Sequence[str], xlabel: st
 
 
 def cosine_maps(panels: Mapping[str, Mapping], quantity: str) -> Figure:
-    """Cosines over a plane as colours, with theory's line between the signs drawn over them.
+    """Cosines over a plane as colours, with theory's lines drawn over them.
 
     Args:
-        panels: title of each panel and its `x`, `y` (cell centres, evenly spaced), `values` of shape (y, x) with NaN
-            where nothing is known, `xlabel`, `ylabel`, and `boundary`: the (x, y) points of the line.
+        panels: title of each panel and its `x`, `y` (cell centres, evenly spaced on the axis's scale), `values` of
+            shape (y, x) with NaN where nothing is known, `xlabel`, `ylabel`, and `lines`: for each line its label
+            (None for none), its x and its y. Optional: `log` (both axes logarithmic) and `mark` (an x, and what is there).
         quantity: label of the colours.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels) + 0.6, 3.8), squeeze=False)
     highest = max(float(np.nanmax(np.abs(panel["values"]))) for panel in panels.values())
     for axis, (title, panel) in zip(axes.flat, panels.items(), strict=True):
         axis.set_facecolor("0.85")
+        if panel.get("log"):
+            axis.set(xscale="log", yscale="log")
+        edges = [_edges(np.asarray(panel[key]), panel.get("log", False)) for key in "xy"]
         drawn = axis.pcolormesh(
-            panel["x"], panel["y"], np.asarray(panel["values"]), shading="nearest", cmap=DIVERGING,
-            vmin=-highest, vmax=highest, edgecolors="white", lw=0.3,
-        )  # fmt: skip
-        limits = axis.get_xlim(), axis.get_ylim()
-        axis.plot(*panel["boundary"], color="black", lw=2, label="theory: the sign turns")
-        axis.set(xlim=limits[0], ylim=limits[1], xlabel=panel["xlabel"], ylabel=panel["ylabel"])
+            *edges, np.asarray(panel["values"]), cmap=DIVERGING, vmin=-highest, vmax=highest, edgecolors="white", lw=0.3
+        )
+        for label, x, y in panel["lines"]:
+            axis.plot(x, y, color="black", lw=2, label=label)
+        axis.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]], xlabel=panel["xlabel"], ylabel=panel["ylabel"])
+        if "mark" in panel:
+            place, text = panel["mark"]
+            axis.axvline(place, color="0.25", ls=":", lw=1.5)
+            axis.annotate(text, (place, edges[1][0]), xytext=(4, 4), textcoords="offset points", fontsize=9)
         axis.set_title(title, fontsize=10)
         axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.07), borderaxespad=0)
     figure.colorbar(drawn, ax=axes, label=quantity, pad=0.015)
     return figure
+
+
+def _edges(centres: np.ndarray, log: bool) -> np.ndarray:
+    """Edges of cells with these centres, evenly spaced on the axis's scale."""
+    places = np.log(centres) if log else centres
+    half = np.diff(places).mean() / 2
+    edges = np.append(places - half, places[-1] + half)
+    return np.exp(edges) if log else edges
