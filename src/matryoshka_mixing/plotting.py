@@ -280,7 +280,7 @@ def cosine_maps(panels: Mapping[str, Mapping], quantity: str) -> Figure:
     Args:
         panels: title of each panel and its `x`, `y` (cell centres, evenly spaced on the axis's scale), `values` of
             shape (y, x) with NaN where nothing is known, `xlabel`, `ylabel`, and `lines`: for each line its label
-            (None for none), its x and its y. Optional: `log` (both axes logarithmic) and `mark` (an x, and what is there).
+            (or None), its x and its y. Optional: `log` (both axes logarithmic) and `mark` (an x, and what is there).
         quantity: label of the colours.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels) + 0.6, 3.8), squeeze=False)
