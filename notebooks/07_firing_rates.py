@@ -31,7 +31,7 @@
 parent_probability = 0.3  # probability that the parent fires, from 1e-6 to 1
 child_probability = 0.4  # of each child given the parent, from 1e-6 to 1 / n_children
 n_children = 2  # number of mutually exclusive children, at least 2
-inner_weight = 1.0  # weight of the inner prefix (the outer one has 1), at least 0
+inner_weight = 1.0  # weight of the inner prefix (the outer one has 1), at least 0.001
 d_model = 20  # dimension of the input, at least 9 and at least n_children + 1
 n_seeds = 192  # random seeds for each experiment, at least 1
 n_sweep_seeds = 16  # random seeds at each point of a sweep, at least 1
@@ -92,15 +92,16 @@ def to_child(run):
     return metrics.decoder_cosines(run.sae, dictionary)[..., 0, 1:].mean(-1)
 
 
-def own_only(run, settings):
-    """Whether every latent fires with its own feature and with no other."""
-    found = []
-    for i, setting in enumerate(settings):
-        acts = run.sae[i].encode(setting.data.inputs(dictionary))
-        in_order = torch.arange(n_children + 1).expand(acts.shape[0], -1)
-        selective = metrics.selective(acts, in_order, setting.data.acts).all(-1)
-        found.append(selective & metrics.live(acts).all(-1))
-    return torch.stack(found)
+def keeps_a4(run, settings):
+    """Whether every latent fires with its own feature and with no other, as the theory assumes."""
+    acts = [run.sae[i].encode(one.data.inputs(dictionary)) for i, one in enumerate(settings)]
+    in_order = torch.arange(n_children + 1).expand(len(few), -1)
+    return torch.stack(
+        [
+            metrics.each_its_own(a, in_order, one.data.acts)
+            for a, one in zip(acts, settings, strict=True)
+        ]
+    )
 
 
 def predicted(q):
@@ -110,7 +111,7 @@ def predicted(q):
     )[1]
 
 
-kept = own_only(maps["no biases"], [cell(*rates) for rates in cells])
+kept = keeps_a4(maps["no biases"], [cell(*rates) for rates in cells])
 far = (
     to_child(maps["no biases"]) - torch.tensor([predicted(q) for _, q in cells])[:, None]
 ).abs()

@@ -154,6 +154,21 @@ def selective(
     return ~stray.any(-2) & (latents >= 0)
 
 
+def each_its_own(
+    acts: Float[Tensor, "*instances states d_sae"],
+    latents: Int[Tensor, "*instances features"],
+    features: Float[Tensor, "states features"],
+    tolerance: float = SILENT,
+) -> Bool[Tensor, "*instances"]:
+    """Whether every feature's latent fires on all inputs that hold the feature, and on no others.
+
+    The theory assumes it. Arguments as for `absorption`; False where a feature has no latent.
+    """
+    index = latents.clamp_min(0).unsqueeze(-2).expand(*acts.shape[:-1], latents.shape[-1])
+    right = (acts.gather(-1, index) > tolerance) == (features > 0)
+    return right.all(-2).all(-1) & (latents >= 0).all(-1)
+
+
 def pulls(
     sae: SAE,
     x: Float[Tensor, "states d_in"],

@@ -256,6 +256,7 @@ def balance(pulls: Mapping[str, np.ndarray], features: Sequence[str], xlabel: st
         xlabel: what a pull is measured in.
     """
     figure, axis = plt.subplots(figsize=(7.6, 0.62 * len(features) + 1.5))
+    axis.use_sticky_edges = False
     ends = np.zeros((2, len(features)))
     hatches = ("", "//", "..", "\\\\", "xx", "++")
     for i, (label, pull) in enumerate(pulls.items()):
