@@ -183,7 +183,7 @@ def train(
     sources: dict[tuple[int, int], _Source] = {}
     for setting in settings:
         key = id(setting.data), id(setting.dictionary)
-        sources[key] = sources.get(key) or _Source(setting, config)
+        sources[key] = sources.get(key) or _Source(setting, config, dtype)
     members = [
         (setting.sae, sources[id(setting.data), id(setting.dictionary)], seed)
         for setting in settings
@@ -251,9 +251,10 @@ class _Source:
     Inputs carry a last entry of 1, which meets the encoder biases.
     """
 
-    def __init__(self, setting: Setting, config: TrainConfig):
+    def __init__(self, setting: Setting, config: TrainConfig, dtype: torch.dtype):
         data, size = setting.data, config.batch_size
-        self.data, self.dictionary, self.size, self.exact = data, setting.dictionary, size, isinstance(data, States)
+        self.data, self.dictionary, self.dtype = data, setting.dictionary, dtype
+        self.size, self.exact = size, isinstance(data, States)
         if size is None and not self.exact:
             raise ValueError("a FeatureTree can only be sampled; give batch_size, or pass tree.states() as data.")
         states = data if self.exact else _listed(data) if data.can_list() else None
@@ -272,20 +273,18 @@ class _Source:
 
     def inputs(self, acts: Tensor) -> Tensor:
         """Inputs with these feature activations, (..., d_in + 1)."""
-        return torch.nn.functional.pad(acts.to(self.dictionary) @ self.dictionary, (0, 1), value=1.0)
+        return torch.nn.functional.pad(acts.to(self.dictionary) @ self.dictionary, (0, 1), value=1.0).to(self.dtype)
 
-    def counts(self, stream: np.random.Generator, steps: int) -> np.ndarray:
-        """How often each state was drawn in each of so many batches, (steps, states)."""
-        counts = np.empty((steps, len(self.shares)))
-        # The likeliest come last: numpy draws one binomial after the other, and the last costs nothing.
-        counts[:, self.ascending] = stream.multinomial(self.size, self.shares[self.ascending], size=steps)
-        return counts
+    def draw(self, stream: np.random.Generator, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which states so many batches hold, and how often each was drawn: both (steps, most in a batch).
 
-    def distinct(self, stream: np.random.Generator, steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """The states drawn in each of so many batches, and how often each was: both (steps, most in a batch).
-
-        The likeliest are drawn as counts, with one count for all others; those are then drawn one by one.
+        Few states are all held. Of many, the likeliest are drawn as counts, with one count for all others; those are
+        then drawn one by one. numpy draws one binomial count after the other, and the last, the likeliest, is free.
         """
+        if len(self.shares) <= FEW:
+            counts = np.empty((steps, len(self.shares)))
+            counts[:, self.ascending] = stream.multinomial(self.size, self.shares[self.ascending], steps)
+            return np.broadcast_to(np.arange(len(self.shares)), counts.shape), counts
         counts = stream.multinomial(self.size, np.append(self.shares[FEW:].sum(), self.shares[FEW - 1 :: -1]), steps)
         likely, others = counts[:, :0:-1], counts[:, 0]
         rare = FEW + self.rare.searchsorted(stream.random(others.sum()), side="right")
@@ -300,13 +299,14 @@ class _Source:
         drawn[then], counts[then] = rare, times
         return drawn, counts
 
-    def sample(self, stream: np.random.Generator, steps: int) -> Tensor:
-        """The inputs of so many batches, (steps, batch_size, d_in + 1), one by one."""
+    def rows(self, stream: np.random.Generator, steps: int) -> tuple[Tensor, Tensor]:
+        """The inputs of so many batches, (most in a batch, steps, d_in + 1), and how often each was drawn."""
         if self.listed:
-            drawn = stream.choice(len(self.shares), (steps, self.size), p=self.shares)
-            return self.table[drawn]
+            drawn, counts = self.draw(stream, steps)
+            return torch.from_numpy(self.table.numpy()[drawn.T]), torch.from_numpy(counts.T)
         generator = torch.Generator().manual_seed(int(stream.integers(2**62)))
-        return self.inputs(self.data.sample(steps * self.size, generator)).unflatten(0, (steps, self.size))
+        x = self.inputs(self.data.sample(steps * self.size, generator)).unflatten(0, (self.size, steps))
+        return x, torch.ones(self.size, steps)
 
 
 class _Chunk:
@@ -468,21 +468,22 @@ class _Chunk:
         drawers = [(source, np.random.default_rng((self.config.seed, seed))) for _, source, seed in self.members]
         steps = max(1, min(BLOCK, (1 << 14) // size))
         if not all(source.listed for source in self.sources):
-            uniform = torch.full((len(drawers), size), 1 / size, **self.place)
             while True:
-                for x in torch.stack([source.sample(stream, steps) for source, stream in drawers], dim=1):
-                    yield x.to(**self.place), uniform
+                drawn = zip(*(source.rows(stream, steps) for source, stream in drawers), strict=True)
+                x, counts = (torch.nn.utils.rnn.pad_sequence(some) for some in drawn)
+                for step in range(steps):
+                    yield x[:, :, step].transpose(0, 1).to(**self.place), counts[:, :, step].T.to(**self.place) / size
         if self.probs.shape[1] <= FEW:
             ((x, _),) = self.states()
             while True:
                 counts = np.zeros((BLOCK, *self.probs.shape))
                 for i, (source, stream) in enumerate(drawers):
-                    counts[:, i, : len(source.shares)] = source.counts(stream, BLOCK)
+                    counts[:, i, : len(source.shares)] = source.draw(stream, BLOCK)[1]
                 for share in torch.from_numpy(counts / size).to(**self.place):
                     yield x, share
         table, first = self.tables.flatten(0, 1), self.which[:, None] * self.tables.shape[1]
         while True:
-            drawn = [source.distinct(stream, steps) for source, stream in drawers]
+            drawn = [source.draw(stream, steps) for source, stream in drawers]
             most = max(states.shape[1] for states, _ in drawn)
             states, counts = np.zeros((steps, len(drawn), most), np.int64), np.zeros((steps, len(drawn), most))
             for i, (some, times) in enumerate(drawn):
