@@ -24,7 +24,7 @@ BYTES_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 33}
 """What instances trained side by side may hold; larger sweeps are split. About a cache, or a card (our defaults)."""
 BLOCK = 128
 """Steps whose batches are drawn in one go, at most."""
-FEW = 64
+FEW = 96
 """Up to so many states, a batch holds all of them with their counts; beyond, only those that were drawn."""
 
 
@@ -466,7 +466,7 @@ class _Chunk:
             while True:
                 yield exact
         drawers = [(source, np.random.default_rng((self.config.seed, seed))) for _, source, seed in self.members]
-        steps = max(1, min(BLOCK, (1 << 14) // size))
+        steps = max(1, min(BLOCK, (1 << 16) // size))
         if not all(source.listed for source in self.sources):
             while True:
                 drawn = zip(*(source.rows(stream, steps) for source, stream in drawers), strict=True)
