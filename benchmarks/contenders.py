@@ -50,6 +50,11 @@ class Problem:
         families = [family(self.parent, self.child, self.children).children[0] for _ in range(self.parents)]
         return FeatureTree(1.0, (*families, *[FeatureTree(0.05)] * self.loose), is_read_out=False)
 
+    def distinct(self, n: int) -> int:
+        """Distinct inputs that ours multiplies in a batch of n: all if they are few, else the mean number drawn."""
+        probs = self.tree().states().probs
+        return len(probs) if len(probs) <= trainer.FEW else round((1 - (1 - probs) ** n).sum().item())
+
     def draw(self, n: int) -> torch.Tensor:
         """A batch of feature activations, as one would write it in plain PyTorch (float32)."""
         parents = torch.rand(n, self.parents, 1) < self.parent
@@ -171,9 +176,9 @@ class FirstSteps(trainer.TrainConfig):
 
 
 def setting(problem: Problem) -> trainer.Setting:
-    """Few states: batches are counts over them. Many: batches are drawn from the tree."""
+    """Few states: exact, or batches from them. Many: batches only, so that no run ends with the exact loss."""
     tree = problem.tree()
-    data = tree.states() if tree.count_states() <= 64 else tree
+    data = tree.states() if tree.count_states() <= trainer.FEW else tree
     return trainer.Setting(SAEConfig(D_IN, problem.widths, l1=L1), data, dictionary(problem))
 
 
@@ -197,18 +202,10 @@ def seconds_per_step(one: trainer.Setting, instances: int, batch: int | None, dt
         trainer.train(one, start, config, dtype=dtype, device=device)
         return time.perf_counter() - before
 
-    single = call(1)
-    if single < 1:
-        single = min(call(1), call(1))
-        each = max((call(9) - single) / 8, 1e-5)
-        steps = max(8, round(aim / each))
-        steps = min(steps, BLOCK) if steps < 2 * BLOCK else min(steps // BLOCK, 64) * BLOCK
-    else:
-        steps = 3
-    each = (call(steps) - single) / (steps - 1)
-    if each <= 0:
-        raise RuntimeError("set-up took longer than the steps that were timed; the machine was too busy to measure")
-    return each, steps
+    single, steps = min(call(1), call(1)), 8
+    while (more := call(steps) - single) < aim:
+        steps *= 2
+    return more / (steps - 1), steps
 
 
 BLOCK = trainer.BLOCK

@@ -6,7 +6,7 @@ def floor(rows: int, d_in: int, d_sae: int, itemsize: int, shared: bool) -> dict
 
     The operations are those of the trainer's own form, in which any number of prefixes costs what one does (see
     `train._Chunk.loss_and_gradient`); a symmetric product counts half. With k latents, r = k + 1 decoder rows (the
-    bias is a row that is always on), B rows of input and d dimensions:
+    bias is a row that is always on), B distinct rows of input and d dimensions:
 
         products of encoder and decoder rows with the inputs    2 B d (k + r), and as much for their gradients
         decoder rows with each other, encoder rows with b_dec   d r (r + 1) + 2 k d
@@ -18,10 +18,10 @@ def floor(rows: int, d_in: int, d_sae: int, itemsize: int, shared: bool) -> dict
 
     Bytes: parameters and Adam's two moments are read and written; beside them each SAE reads the weights of the rows
     if the inputs are shared (exact states, or counts over states), else its own batch. What stays in a cache between
-    two steps need not come from memory, so this part of the floor can be beaten.
+    two steps need not come from memory, so this part of the floor can be beaten. Drawing the batches is not counted.
 
     Args:
-        rows: inputs in a batch, or states.
+        rows: distinct inputs in a batch, or states.
         d_in, d_sae: dimension and number of latents.
         itemsize: bytes of a number: 4 or 8.
         shared: whether all SAEs see the same rows, with weights of their own.

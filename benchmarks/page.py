@@ -204,12 +204,13 @@ def answer_table(results: dict) -> str:
 def floor_table(results: dict) -> str:
     """The floor and what sets it."""
     rows = [
-        "| problem | batch | precision | operations | bytes | least time for a step of one SAE | set by | ours |",
-        "| --- " * 8 + "|",
+        "| problem | batch | distinct inputs | precision | operations | bytes | least time for a step of one SAE | "
+        "set by | ours |",
+        "| --- " * 9 + "|",
     ]
     for one in floors(results):
         count = f"{one['operations']:,} | {one['bytes']:,} | {one['seconds'] * 1e9:,.3g} ns"
-        place = f"{one['problem']} | {one['batch']:,} | {one['dtype']}"
+        place = f"{one['problem']} | {one['batch']:,} | {one['rows']:,} | {one['dtype']}"
         rows.append(f"| {place} | {count} | {one['bound']} | {one['multiple']:.3g} × |")
     return "\n".join(rows)
 
@@ -260,6 +261,9 @@ def scaling_figure(results: dict) -> Figure:
         panel.set(yscale="log", ylim=(min(every) / 1.5, max(every) * 1.5), ylabel="µs a step of one SAE")
         ticks_at(panel, x, label)
         panel.set_title(fixed[axis], fontsize=9)
+    if turn := turning_point(results):
+        axes[0, 0].axvline(turn, color="0.4", lw=1, ls="--")
+        axes[0, 0].text(turn, max(every), " overhead gives way\n to arithmetic", fontsize=8, va="top")
     x, memory = series(results, "instances", "peak_memory")
     axes[1, 1].plot(x, [value / 1e6 for value in memory], marker="P", color=plotting.COLOURS[4])
     axes[1, 1].set(ylabel="peak memory, MB")
@@ -276,18 +280,22 @@ def ticks_at(panel, x: list[int], label: str) -> None:
     panel.minorticks_off()
 
 
+def turning_point(results: dict) -> float | None:
+    """Number of SAEs at which a step's overhead equals its arithmetic: it costs about overhead + n x arithmetic."""
+    x, seconds = series(results, "instances", "seconds")
+    return seconds[0] * x[0] / min(seconds) if x else None
+
+
 def scaling_finding(results: dict) -> str:
     """What the scaling says, in two sentences."""
     x, seconds = series(results, "instances", "seconds")
     _, memory = series(results, "instances", "peak_memory")
     if len(x) < 2:
         return "The scaling could not be measured."
-    # A step of n SAEs costs about overhead + n x arithmetic; the two are equal at:
-    turn = seconds[0] * x[0] / min(seconds)
     each = (memory[-1] - memory[0]) / (x[-1] - x[0]) / 1e3
     return (
         f"A step costs one SAE {number(seconds[0] * 1e6)} µs alone and {number(min(seconds) * 1e6)} µs in company; "
-        f"overhead gives way to arithmetic at about {number(turn)} SAEs. "
+        f"overhead gives way to arithmetic at about {number(turning_point(results))} SAEs. "
         f"From {x[0]:,} to {x[-1]:,} SAEs the peak memory grows by {each:.1f} kB an SAE."
     )
 
@@ -305,7 +313,7 @@ def page(results: dict) -> str:
         f"On {gpu['card']}: {gpu['instances']:,} SAEs at once, {number(gpu['rate'])} SAE-steps a second on exact "
         "states in single precision (hierarchy, widths 1 and 3)."
         if gpu
-        else "No GPU was at hand."
+        else "No GPU was at hand, so none was measured."
     )
     quick = "\n**A smoke test (`--quick`): the numbers below mean little.**\n" if results["quick"] else ""
     machine = "\n".join(f"| {key} | {value} |" for key, value in results["machine"].items())
@@ -343,8 +351,9 @@ anew in about {results["minutes"]:.0f} minutes.
 
 ## How far from the floor
 
-What a step must at least compute and move, at this machine's own speed in one large product and one large copy; ours
-with 4,096 SAEs at once on one thread. What stays in the cache need not be moved, so a multiple may lie below 1.
+What a step must at least compute and move for the distinct inputs of its batch (a mean), at this machine's own speed in
+one large product and one large copy; ours with 4,096 SAEs at once on one thread. What stays in the cache need not be
+moved, so a multiple may lie below 1; the random numbers that draw a batch are not counted.
 
 {floor_table(results)}
 
@@ -363,6 +372,17 @@ with 4,096 SAEs at once on one thread. What stays in the cache need not be moved
 ## Training steps per second
 
 {step_tables(results)}
+
+## Tried and left out
+
+These were measured while the trainer was written, and are not part of the benchmark.
+
+- `torch.compile` of the step: the compiled step was slower than the one on buffers made beforehand, and compiling took
+  longer than most sweeps.
+- Stopping SAEs that have converged: on exact states most of the SAE-steps could be saved, but a small sweep does not
+  wait for arithmetic, its slowest SAE sets the time, and the cool-down would end elsewhere for each SAE.
+- Newton's method (damped, on the exact loss) after a start with Adam: a dozen iterations reach the optimum, and take
+  as long as all the steps of Adam that they replace, or longer; from too early a start, some end at another one.
 
 ## What is not compared like for like
 

@@ -36,7 +36,7 @@ def results():
         "method": ["By counting."],
         "unlike": ["Apples and pears."],
         "peaks": {"1": [{"float32": 1e9, "float64": 1e9, "copy": 1e9}]},
-        "floors": [{"problem": H, "batch": 200, "dtype": "float32", "operations": 1000, "bytes": 2000}],
+        "floors": [{"problem": H, "batch": 200, "rows": 4, "dtype": "float32", "operations": 1000, "bytes": 2000}],
         "steps": [
             cell("saelens", [100, 110]),
             cell("loop", [1000, 1000]),
@@ -92,7 +92,10 @@ def test_the_page_shows_met_missed_failed_and_left_out(results):
     assert "ours / plain loop | 100 | 47 | 44–50 | **not met** |" in text
     assert "| SAELens | 1 | float32 | failed: ImportError: no such thing |" in text
     assert "| ours | 4,096 | float32 | not measured: too many |" in text
-    assert all(words in text for words in ("Abacus", "Apples and pears.", "By counting.", "No GPU was at hand."))
+    assert all(
+        words in text
+        for words in ("Abacus", "Apples and pears.", "By counting.", "No GPU was at hand, so none was measured.")
+    )
     assert "2 are met, 2 are not met and 0 were not measured" in text
 
 
@@ -159,10 +162,12 @@ def test_the_plain_loop_draws_from_the_same_tree(problem):
     assert (ours - theirs).abs().max() < 6 * 0.5 * (2 / n) ** 0.5
 
 
-def test_every_problem_has_its_shape_in_the_plan():
-    for name, problem in contenders.PROBLEMS.items():
-        assert run.SHAPES[name] == (contenders.D_IN, problem.widths[-1])
-    assert len(contenders.PROBLEMS[H].tree().states()) == run.STATES
+def test_the_floor_counts_the_distinct_inputs_of_a_batch():
+    assert contenders.PROBLEMS[H].distinct(200) == 4
+    problem, stream = contenders.PROBLEMS[T], torch.Generator().manual_seed(0)
+    drawn = [len(problem.tree().sample(200, stream).unique(dim=0)) for _ in range(100)]
+    assert problem.distinct(200) == pytest.approx(np.mean(drawn), abs=1.5)
+    assert {one["rows"] for one in run.floors()} == {4, problem.distinct(200), problem.distinct(4096)}
 
 
 def test_plain_loop_and_ours_reach_the_same_answer(monkeypatch):

@@ -146,8 +146,11 @@ def test_too_many_states_says_how_many():
     with pytest.raises(ValueError, match="up to 1048576 states, more than the limit of 65536"):
         tree.states()
     assert len(independent([0.5] * 4).states(limit=16 + 1)) == 16
+    assert not tree.can_list() and tree.can_list(limit=2**20) and independent([0.5] * 4).can_list()
     with pytest.raises(ValueError, match="infinitely many states"):
         FeatureTree(0.5, magnitude_std=0.1).states()
+    assert not FeatureTree(1.0, magnitude_std=0.1).can_list()
+    assert FeatureTree(1.0, is_read_out=False, magnitude_std=0.1).can_list()
 
 
 def test_sampled_magnitudes_have_the_stated_mean_and_spread():

@@ -5,13 +5,24 @@ import pytest
 import torch
 
 from matryoshka_mixing import train as training
-from matryoshka_mixing.features import FeatureTree, family, orthonormal_dictionary, without_hierarchy
+from matryoshka_mixing.features import FeatureTree, family, independent, orthonormal_dictionary, without_hierarchy
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
 from matryoshka_mixing.train import Setting, TrainConfig, descend, train
 
 ROUNDING = 1e-8
 """Products are summed in another order in other company; Adam carries the difference of 1e-16 this far in 200 steps."""
 BARE = SAEConfig(20, (1, 3), encoder_bias=False, decoder_bias=False)
+
+
+MANY = independent([0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05])
+"""A tree with 128 states: more than are drawn as counts over all of them."""
+
+
+def chunk_of(setting, start, config, device="cpu"):
+    """All seeds of one setting side by side."""
+    place = {"device": device, "dtype": torch.float64}
+    source = training._Source(setting, config, torch.float64)
+    return training._Chunk([(setting.sae, source, i) for i in range(len(start.W_enc))], start, config, place)
 
 
 @pytest.mark.parametrize("encoder_bias", [False, True])
@@ -27,33 +38,26 @@ def test_gradient_by_hand_agrees_with_autograd_over_the_loop_of_prefixes(
     noise = torch.Generator().manual_seed(0)
     start.b_enc.add_(0.1 * encoder_bias * torch.randn(3, 3, dtype=torch.float64, generator=noise))
     start.b_dec.add_(0.1 * decoder_bias * torch.randn(3, 20, dtype=torch.float64, generator=noise))
-    chunk = training._Chunk(
-        [Setting(config, tree.states(), dictionary)],
-        [(0, i) for i in range(3)],
-        start,
-        TrainConfig(),
-        "cpu",
-        torch.float64,
-    )
-    x, probs = chunk.states()
-    loss = chunk.loss_and_gradient(x if shared else x.expand(3, -1, -1).contiguous(), probs)
+    setting = Setting(config, tree.states(), dictionary)
+    chunk = chunk_of(setting, start, TrainConfig())
+    with torch.inference_mode():
+        ((x, probs),) = chunk.states()
+        loss = chunk.loss_and_gradient(x if shared else x.expand(3, -1, -1).contiguous(), probs)
 
     leaves = start.map(lambda parameter: parameter.clone().requires_grad_())
     expected = leaves.loss(tree.states().inputs(dictionary), tree.states().probs, config)
     expected.sum().backward()
     assert torch.allclose(loss, expected, rtol=0, atol=1e-13)
-    rows, b_enc = chunk.views(chunk.gradient)
+    rows = chunk.gradient[..., :-1]
     assert torch.allclose(rows[:, :3], leaves.W_enc.grad.transpose(1, 2), rtol=0, atol=1e-13)
-    assert torch.allclose(rows[:, -3:], leaves.W_dec.grad, rtol=0, atol=1e-13)
-    if encoder_bias:
-        assert torch.allclose(b_enc, leaves.b_enc.grad, rtol=0, atol=1e-13)
-    if decoder_bias:
-        assert torch.allclose(rows[:, 3], leaves.b_dec.grad, rtol=0, atol=1e-13)
+    assert torch.allclose(rows[:, 4:], leaves.W_dec.grad, rtol=0, atol=1e-13)
+    assert torch.allclose(chunk.gradient[:, :3, -1], leaves.b_enc.grad * encoder_bias, rtol=0, atol=1e-13)
+    assert torch.allclose(rows[:, 3], leaves.b_dec.grad * decoder_bias, rtol=0, atol=1e-13)
+    assert not chunk.gradient[:, 3:, -1].any()
 
 
 def test_training_agrees_with_a_plain_loop_one_sae_at_a_time(tree, dictionary):
-    # Where epsilon stands (inside the root here, beside it in torch) shifts parameters in proportion to it.
-    config, schedule = SAEConfig(20, (1, 3), l1=0.03), TrainConfig(200, eps=1e-14)
+    config, schedule = SAEConfig(20, (1, 3), l1=0.03), TrainConfig(200)
     start = start_near(dictionary, range(2), noise=0.5)
     states = tree.states()
     run = train(Setting(config, states, dictionary), start, schedule)
@@ -81,18 +85,31 @@ def test_a_prefix_of_weight_zero_trains_like_the_standard_sae_to_the_last_digit(
 
 
 @pytest.mark.parametrize("batch_size", [None, 50, 3])
-def test_results_do_not_depend_on_company_or_chunking(batch_size, tree, dictionary, monkeypatch):
+@pytest.mark.parametrize("many", [False, True])
+def test_results_do_not_depend_on_company_or_chunking(batch_size, many, tree, dictionary, monkeypatch):
+    states = (MANY if many else tree).states()
+    dictionary = orthonormal_dictionary(7, 20, torch.Generator().manual_seed(0)) if many else dictionary
     schedule, start = TrainConfig(150, batch_size=batch_size), random_start(BARE, range(12))
-    sweep = [Setting(replace(BARE, l1=l1), tree.states(), dictionary) for l1 in (0.0, 0.05)]
+    sweep = [Setting(replace(BARE, l1=l1), states, dictionary) for l1 in (0.0, 0.05)]
     together = train(sweep, start, schedule)
     alone = train(sweep[1], start[:5], schedule)
-    monkeypatch.setattr(training, "INSTANCES_AT_ONCE", 7)
+    rows = training._Source(sweep[0], schedule, torch.float64).n_rows
+    monkeypatch.setattr(training, "BYTES_AT_ONCE", {"cpu": 7 * 8 * training._numbers(BARE, rows)})
     split = train(sweep, start, schedule)
     for name in ("W_enc", "W_dec"):
         whole = getattr(together.sae, name)
         assert torch.allclose(whole, getattr(split.sae, name), rtol=0, atol=ROUNDING)
         assert torch.allclose(whole[1, :5], getattr(alone.sae, name)[0], rtol=0, atol=ROUNDING)
     assert torch.allclose(together.history, split.history, rtol=0, atol=ROUNDING)
+
+
+def test_a_sweep_too_large_for_memory_is_split(tree, dictionary, monkeypatch):
+    sizes, chunk = [], training._Chunk
+    monkeypatch.setattr(training, "_Chunk", lambda members, *rest: sizes.append(len(members)) or chunk(members, *rest))
+    monkeypatch.setattr(training, "BYTES_AT_ONCE", {"cpu": 7 * 8 * training._numbers(BARE, 4)})
+    sweep = [Setting(replace(BARE, l1=l1), tree.states(), dictionary) for l1 in (0.0, 0.05)]
+    train(sweep, random_start(BARE, range(12)), TrainConfig(2))
+    assert sizes == [7, 7, 7, 3]
 
 
 def test_states_of_different_number_are_padded_without_effect(dictionary):
@@ -106,12 +123,13 @@ def test_states_of_different_number_are_padded_without_effect(dictionary):
         assert torch.allclose(both.sae.W_dec[i], single.sae.W_dec[0], rtol=0, atol=ROUNDING)
 
 
-@pytest.mark.parametrize("batch_size", [400, 3])
-def test_sampled_batches_agree_with_the_exact_loss(batch_size, tree, dictionary):
-    """400 draws counts over the 4 states, 3 draws rows; both must centre on the exact solution."""
+@pytest.mark.parametrize(("batch_size", "few"), [(400, 64), (400, 2), (3, 2)])
+def test_sampled_batches_agree_with_the_exact_loss(batch_size, few, tree, dictionary, monkeypatch):
+    """As counts over all 4 states, or as the states drawn; both must centre on the exact solution."""
     start = start_near(dictionary, range(48), noise=0.1)
     setting = Setting(BARE, tree.states(), dictionary)
     exact = train(setting, start, TrainConfig(1500)).sae.W_dec[0, :, 0]
+    monkeypatch.setattr(training, "FEW", few)
     schedule = TrainConfig(1500, batch_size=batch_size, lr=0.02 if batch_size > 3 else 0.004)
     sampled = train(setting, start, schedule).sae.W_dec[0, :, 0]
     cosines = torch.nn.functional.cosine_similarity(exact, sampled)
@@ -119,16 +137,62 @@ def test_sampled_batches_agree_with_the_exact_loss(batch_size, tree, dictionary)
     assert cosines.min() < 1 - 1e-9, "batches were not sampled at all"
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_batch_of_distinct_states_is_distributed_like_one_of_rows(listed, monkeypatch):
+    """Each state comes with its probability and each batch is full, whether states are counted or drawn as rows."""
+    monkeypatch.setattr(FeatureTree, "can_list", lambda tree: listed)
+    directions = orthonormal_dictionary(7, 20, torch.Generator().manual_seed(0))
+    size, batches, states = 100, 1500, MANY.states()
+    chunk = chunk_of(Setting(BARE, MANY, directions), random_start(BARE, range(2)), TrainConfig(batch_size=size))
+    powers = 2.0 ** torch.arange(7, dtype=torch.float64)
+    counts = torch.zeros(batches, 2, 128, dtype=torch.float64)
+    for step, (x, probs) in zip(range(batches), chunk.batches(), strict=False):
+        key = (x[..., :-1] @ directions.T @ powers).round().long()
+        counts[step].scatter_add_(1, key, size * probs)
+        if listed:
+            drawn = [kept[some > 0] for kept, some in zip(key, probs, strict=True)]
+            assert all(len(each) == len(each.unique()) for each in drawn) and x.shape[1] < size
+    assert torch.allclose(counts.sum(-1), torch.full((batches, 2), float(size), dtype=torch.float64))
+    p = torch.zeros(128, dtype=torch.float64).scatter_(0, (states.acts @ powers).long(), states.probs)
+    spread = (p * (1 - p) * size).sqrt()
+    assert ((counts.mean((0, 1)) - size * p).abs() < 5.5 * spread / (2 * batches) ** 0.5).all()
+    common = p > 0.01
+    assert torch.allclose(counts.std((0, 1))[common], spread[common], rtol=0.15)
+    silent, pair = counts[..., 0].flatten(), counts[..., 1].flatten()
+    expected = -((p[0] * p[1] / (1 - p[0]) / (1 - p[1])) ** 0.5)
+    assert torch.corrcoef(torch.stack([silent, pair]))[0, 1].item() == pytest.approx(expected.item(), abs=0.1)
+    assert not torch.equal(counts[:, 0], counts[:, 1])
+
+
+def test_any_data_train_side_by_side_as_they_do_alone(tree, dictionary):
+    directions = orthonormal_dictionary(7, 20, torch.Generator().manual_seed(0))
+    varying = FeatureTree(1.0, tuple(FeatureTree(0.3, magnitude_std=0.1) for _ in range(3)), is_read_out=False)
+    sweep = [
+        Setting(BARE, tree.states(), dictionary),
+        Setting(BARE, MANY.states(), directions),
+        Setting(BARE, varying, dictionary),
+    ]
+    start, schedule = start_near(dictionary, range(4)), TrainConfig(150, batch_size=50)
+    alone = [train(setting, start, schedule).sae.W_dec[0] for setting in sweep]
+    for members in ([0, 1], [1, 2], [0, 1, 2]):
+        together = train([sweep[i] for i in members], start, schedule).sae.W_dec
+        for i, decoder in zip(members, together, strict=True):
+            assert torch.allclose(decoder, alone[i], rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize(("batch_size", "many"), [(None, False), (50, False), (50, True)])
+def test_no_tensor_stays_behind_on_the_processor(batch_size, many, tree, dictionary):
+    """The meta device computes nothing, and refuses what lies on another: what a GPU would refuse, it does."""
+    directions = orthonormal_dictionary(7, 20, torch.Generator().manual_seed(0)) if many else dictionary
+    setting = Setting(replace(BARE, l1=0.1), MANY if many else tree.states(), directions)
+    chunk = chunk_of(setting, random_start(BARE, range(2)), TrainConfig(3, batch_size=batch_size), device="meta")
+    sae, *rest = chunk.fit(lambda steps: None)
+    assert all(tensor.device.type == "meta" for tensor in [*vars(sae).values(), *rest])
+
+
 def test_batches_are_multinomial_and_differ_between_instances(tree, dictionary):
     setting = Setting(BARE, tree.states(), dictionary)
-    chunk = training._Chunk(
-        [setting],
-        [(0, 0), (0, 1)],
-        random_start(BARE, range(2)),
-        TrainConfig(batch_size=100),
-        "cpu",
-        torch.float64,
-    )
+    chunk = chunk_of(setting, random_start(BARE, range(2)), TrainConfig(batch_size=100))
     counts = torch.stack([100 * probs for _, (_, probs) in zip(range(640), chunk.batches(), strict=False)])
     assert torch.allclose(counts.sum(-1), torch.full((640, 2), 100.0, dtype=torch.float64))
     assert not torch.equal(counts[:, 0], counts[:, 1])
@@ -163,6 +227,15 @@ def test_history_is_the_loss_at_the_recorded_steps(tree, dictionary):
     assert torch.allclose(run.history[0, 0], start.loss(states.inputs(dictionary), states.probs, BARE), atol=1e-14)
     assert (run.loss < run.history[0]).all()
     assert torch.allclose(run.loss[0], run.sae[0].loss(states.inputs(dictionary), states.probs, BARE), atol=1e-13)
+
+
+def test_the_final_loss_over_many_states_is_summed_in_parts():
+    states = independent([0.5, 0.4] + [0.1] * 9).states()
+    assert len(states) == 2048
+    directions = orthonormal_dictionary(11, 20, torch.Generator().manual_seed(0))
+    config = SAEConfig(20, (1, 3), l1=0.1)
+    run = train(Setting(config, states, directions), random_start(config, range(2)), TrainConfig(5, batch_size=20))
+    assert torch.allclose(run.loss[0], run.sae[0].loss(states.inputs(directions), states.probs, config), atol=1e-13)
 
 
 def test_schedule_warms_up_and_cools_down_to_nothing():

@@ -133,6 +133,10 @@ class FeatureTree:
         """Upper bound on the number of states (before equal ones are merged), without enumerating them."""
         return self._count_firing() + (self.active_prob < 1)
 
+    def can_list(self, limit: int = STATE_LIMIT) -> bool:
+        """Whether `states` can list them all: magnitudes do not vary, and there are at most `limit`."""
+        return self.count_states() <= limit and not any(node.is_read_out and node.magnitude_std for node in self)
+
     def _count_firing(self) -> int:
         """States of this subtree in which this feature fires."""
         if self.active_prob == 0:

@@ -1,14 +1,15 @@
 """Training many SAEs at once: every seed and every setting of a sweep in one loop.
 
-All instances lie side by side in one flat buffer, so that a step is a handful of batched products and one fused
-Adam update, however many SAEs and prefixes there are. Gradients are derived by hand and tested against autograd of
-`SAE.loss`.
+All instances lie side by side in one buffer, so that a step is a handful of batched products and one fused Adam
+update, however many SAEs and prefixes there are. A sampled batch is held as its distinct inputs and how often each was
+drawn. Gradients are derived by hand and tested against autograd of `SAE.loss`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -19,12 +20,12 @@ from tqdm import tqdm
 from matryoshka_mixing.features import FeatureTree, States
 from matryoshka_mixing.sae import SAE, SAEConfig
 
-ROWS_IN_FLIGHT = 1 << 24
-"""Input numbers (instances x rows x dimensions) held at a time; larger sweeps are split (our default)."""
-INSTANCES_AT_ONCE = 512
-"""Instances side by side at most, about what fits a core's cache (our default)."""
-BLOCK = 64
-"""Steps whose counts are drawn in one go."""
+BYTES_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 33}
+"""What instances trained side by side may hold; larger sweeps are split. About a cache, or a card (our defaults)."""
+BLOCK = 128
+"""Steps whose batches are drawn in one go, at most."""
+FEW = 96
+"""Up to so many states, a batch holds all of them with their counts; beyond, only those that were drawn."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,9 @@ def train(
         progress: show a progress bar.
 
     Returns:
-        A `Trained` with axes (settings, seeds). Instances do not influence each other: a result does not
-        depend on what else is trained beside it, nor on how the sweep is split to fit into memory.
+        A `Trained` with axes (settings, seeds). Instances do not influence each other: up to rounding (in
+        float64, 1e-8 after 150 steps), a result does not depend on what else is trained beside it, nor on how the
+        sweep is split to fit into memory.
 
     Raises:
         ValueError: if settings disagree in shape, `start` does not fit them, or there are no seeds.
@@ -178,14 +180,23 @@ def train(
     if n_seeds < 1:
         raise ValueError("start holds zero seeds; give at least 1.")
 
-    places = [(s, i) for s in range(len(settings)) for i in range(n_seeds)]
-    rows = max(_rows(setting, config) for setting in settings)
-    chunk = max(1, min(INSTANCES_AT_ONCE, ROWS_IN_FLIGHT // (rows * first.d_in)))
+    place = {"device": device, "dtype": dtype}
+    sources: dict[tuple[int, int], _Source] = {}
+    for setting in settings:
+        key = id(setting.data), id(setting.dictionary)
+        sources[key] = sources.get(key) or _Source(setting, config, dtype)
+    members = [
+        (setting.sae, sources[id(setting.data), id(setting.dictionary)], seed)
+        for setting in settings
+        for seed in range(n_seeds)
+    ]
+    size = max(_numbers(first, source.n_rows) for source in sources.values()) * dtype.itemsize
+    chunk = max(1, BYTES_AT_ONCE.get(torch.device(device).type, BYTES_AT_ONCE["cpu"]) // size)
     flat = start.map(lambda parameter: parameter.flatten(0, 1))
     parts = []
-    with tqdm(total=len(places) * config.steps, disable=not progress, unit="SAE-step") as bar:
-        for low in range(0, len(places), chunk):
-            run = _Chunk(settings, places[low : low + chunk], flat[low : low + chunk], config, device, dtype)
+    with tqdm(total=len(members) * config.steps, disable=not progress, unit="SAE-step") as bar:
+        for low in range(0, len(members), chunk):
+            run = _Chunk(members[low : low + chunk], flat[low : low + chunk], config, place)
             parts.append(run.fit(bar.update))
     joined = [torch.cat(column, dim=-1).cpu() for column in zip(*(part[1:] for part in parts), strict=True)]
     shape = (len(settings), n_seeds)
@@ -257,18 +268,10 @@ def descend(
     return Trained(sae, loss, norm, norm <= config.tolerance, torch.stack(history), _recorded(config))
 
 
-def _rows(setting: Setting, config: TrainConfig) -> int:
-    """Rows of input that one instance holds at a time."""
-    if isinstance(setting.data, States) and (config.batch_size is None or len(setting.data) <= config.batch_size):
-        return len(setting.data)
-    if config.batch_size is None:
-        raise ValueError("a FeatureTree can only be sampled; give batch_size, or pass tree.states() as data.")
-    return config.batch_size * _steps_drawn(config.batch_size)
-
-
-def _steps_drawn(batch_size: int) -> int:
-    """Steps whose rows are drawn in one go: fewer for large batches, so that what is drawn stays small."""
-    return max(1, min(BLOCK, 4096 // batch_size))
+def _numbers(sae: SAEConfig, rows: int) -> int:
+    """Numbers that one instance holds: its inputs and what is computed from them, parameters and Adam's moments."""
+    directions = 2 * sae.d_sae + 1
+    return rows * (sae.d_in + 1 + 3 * directions) + directions * (4 * (sae.d_in + 1) + 3 * directions)
 
 
 def _recorded(config: TrainConfig) -> list[int]:
@@ -276,71 +279,172 @@ def _recorded(config: TrainConfig) -> list[int]:
 
 
 class _Adam:
-    """Adam (Kingma and Ba 2015) on one buffer, in place, with epsilon inside the root.
-
-    torch.optim's would cost seconds of imports. A reciprocal root is several times faster than a root and a division,
-    and epsilon inside it keeps single precision clear of denormal numbers, which are slow.
-    """
+    """Adam (Kingma and Ba 2015) on one buffer, in place: the fused kernel of torch.optim, without its imports."""
 
     def __init__(self, theta: Tensor, config: TrainConfig):
         self.theta, self.config = theta, config
-        self.mean, self.square, self.scale = (torch.zeros_like(theta) for _ in range(3))
+        self.mean, self.square = torch.zeros_like(theta), torch.zeros_like(theta)
+        self.count = torch.zeros((), dtype=torch.float32, device=theta.device)
 
     def step(self, gradient: Tensor, step: int) -> None:
         """Update number `step`, from 0."""
-        beta1, beta2 = self.config.betas
-        unbias = 1 - beta2 ** (step + 1)
-        size = self.config.learning_rate(step) * unbias**0.5 / (1 - beta1 ** (step + 1))
-        self.mean.lerp_(gradient, 1 - beta1)
-        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        torch.add(self.square, self.config.eps**2 * unbias, out=self.scale).rsqrt_()
-        self.theta.addcmul_(self.mean, self.scale, value=-size)
+        torch._fused_adam_(
+            [self.theta],
+            [gradient],
+            [self.mean],
+            [self.square],
+            [],
+            [self.count.fill_(step + 1)],
+            lr=self.config.learning_rate(step),
+            beta1=self.config.betas[0],
+            beta2=self.config.betas[1],
+            eps=self.config.eps,
+            weight_decay=0.0,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+_listed = lru_cache(maxsize=4)(FeatureTree.states)  # a large tree takes longer than many steps
+
+
+class _Source:
+    """Where the batches of one data set come from: its states, if they can be listed, or samples of its tree.
+
+    Inputs carry a last entry of 1, which meets the encoder biases.
+    """
+
+    def __init__(self, setting: Setting, config: TrainConfig, dtype: torch.dtype):
+        data, size = setting.data, config.batch_size
+        self.data, self.dictionary, self.dtype = data, setting.dictionary, dtype
+        self.size, self.exact = size, isinstance(data, States)
+        if size is None and not self.exact:
+            raise ValueError("a FeatureTree can only be sampled; give batch_size, or pass tree.states() as data.")
+        states = data if self.exact else _listed(data) if data.can_list() else None
+        self.listed, self.n_rows = states is not None, size
+        if states is None:
+            return
+        shares = (states.probs.double() / states.probs.sum()).numpy()
+        few = size is None or len(states) <= FEW
+        order = np.arange(len(states)) if few else np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)]
+        self.table, self.probs = self.inputs(states.acts[order]), states.probs[order]
+        self.shares = shares[order]
+        self.ascending, rare = self.shares.argsort(), self.shares[FEW:].cumsum()
+        self.rare = rare / rare[-1:]
+        # So many states differ in a batch, on average.
+        self.n_rows = len(order) if few else round((1 - (1 - self.shares) ** size).sum())
+
+    def inputs(self, acts: Tensor) -> Tensor:
+        """Inputs with these feature activations, (..., d_in + 1)."""
+        return torch.nn.functional.pad(acts.to(self.dictionary) @ self.dictionary, (0, 1), value=1.0).to(self.dtype)
+
+    def draw(self, stream: np.random.Generator, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which states so many batches hold, and how often each was drawn: both (steps, most in a batch).
+
+        Few states are all held. Of many, the likeliest are drawn as counts, with one count for all others; those are
+        then drawn one by one. numpy draws one binomial count after the other, and the last, the likeliest, is free.
+        """
+        if len(self.shares) <= FEW:
+            counts = np.empty((steps, len(self.shares)))
+            counts[:, self.ascending] = stream.multinomial(self.size, self.shares[self.ascending], steps)
+            return np.broadcast_to(np.arange(len(self.shares)), counts.shape), counts
+        counts = stream.multinomial(self.size, np.append(self.shares[FEW:].sum(), self.shares[FEW - 1 :: -1]), steps)
+        likely, others = counts[:, :0:-1], counts[:, 0]
+        rare = FEW + self.rare.searchsorted(stream.random(others.sum()), side="right")
+        keys, times = np.unique(len(self.shares) * np.arange(steps).repeat(others) + rare, return_counts=True)
+        step, rare = np.divmod(keys, len(self.shares))
+        number = np.count_nonzero(likely, axis=1)[:, None]
+        total = number + np.bincount(step, minlength=steps)[:, None]
+        place = np.arange(total.max())
+        first, then = place < number, (place >= number) & (place < total)
+        drawn, counts = np.zeros(first.shape, np.int64), np.zeros(first.shape)
+        drawn[first], counts[first] = likely.nonzero()[1], likely[likely > 0]
+        drawn[then], counts[then] = rare, times
+        return drawn, counts
+
+    def rows(self, stream: np.random.Generator, steps: int) -> tuple[Tensor, Tensor]:
+        """The inputs of so many batches, (most in a batch, steps, d_in + 1), and how often each was drawn."""
+        if self.listed:
+            drawn, counts = self.draw(stream, steps)
+            return torch.from_numpy(self.table.numpy()[drawn.T]), torch.from_numpy(counts.T)
+        generator = torch.Generator().manual_seed(int(stream.integers(2**62)))
+        x = self.inputs(self.data.sample(steps * self.size, generator)).unflatten(0, (self.size, steps))
+        return x, torch.ones(self.size, steps)
 
 
 class _Chunk:
-    """Instances trained side by side: their data, and parameters and gradients in flat buffers.
+    """Instances trained side by side: their data, and parameters and gradients in one buffer each.
 
-    A buffer holds first, for each instance, the rows of W_enc^T and those of the decoder (b_dec leads them, as a row
-    that is always on); then every instance's b_enc. A bias that is not trained has no place in it.
+    A buffer is (instances, 2 d_sae + 1, d_in + 1). An instance's rows are those of W_enc^T, then b_dec, then those of
+    W_dec; the last column holds b_enc, and zeros beside the rest. What is not trained keeps a gradient of 0.
     """
 
-    def __init__(self, settings, places, start: SAE, config: TrainConfig, device: str, dtype: torch.dtype):
-        self.config, self.places = config, places
-        self.sae = settings[0].sae
-        self.place = {"device": device, "dtype": dtype}
-        self.settings = [settings[s] for s, _ in places]
-        weights = torch.tensor([s.sae.weights for s in self.settings], **self.place)
-        held = torch.tensor([[k < m for k in range(self.sae.d_sae)] for m in self.sae.widths], **self.place)
-        total, reach = weights.sum(-1, keepdim=True), weights @ held
-        # Total weight of the prefixes that hold each decoder row, and of those that hold both of two rows.
-        reach_all = torch.cat([total, reach], 1) if self.sae.decoder_bias else reach
-        self.both = torch.minimum(reach_all[:, :, None], reach_all[:, None])
-        self.twice_both, self.twice_reach = 2 * self.both, 2 * reach_all[..., None]
-        self.total = total[:, 0]
-        l1 = torch.tensor([s.sae.l1 for s in self.settings], **self.place)
-        self.penalty = l1[:, None] * reach if l1.any() else None
+    def __init__(self, members: list[tuple[SAEConfig, _Source, int]], start: SAE, config: TrainConfig, place: dict):
+        self.config, self.place, self.members = config, place, members
+        self.saes, self.sae = [sae for sae, _, _ in members], members[0][0]
+        self.sources = list(dict.fromkeys(source for _, source, _ in members))
+        which = [self.sources.index(source) for _, source, _ in members]
+        self.which = torch.tensor(which, device=place["device"])
+        if all(source.listed for source in self.sources):
+            pad = torch.nn.utils.rnn.pad_sequence
+            tables = pad([source.table for source in self.sources], batch_first=True)
+            if torch.equal(tables, tables[:1].expand_as(tables)):
+                tables, self.which = tables[:1], self.which * 0
+            self.tables = tables.to(**place)
+            probs = pad([source.probs for source in self.sources], batch_first=True)
+            self.probs = probs[which].to(**place)
 
-        parts = [start.W_enc.transpose(1, 2), *[start.b_dec[:, None]] * self.sae.decoder_bias, start.W_dec]
-        rows, b_enc = torch.cat(parts, 1), start.b_enc[:, : self.sae.d_sae * self.sae.encoder_bias]
-        self.shapes = rows.shape, b_enc.shape
-        self.theta = torch.cat([rows.flatten(), b_enc.flatten()]).to(**self.place)
-        self.gradient = torch.zeros_like(self.theta)
-        self.inner = torch.zeros(len(rows), rows.shape[1], rows.shape[1], **self.place)
+        k = self.sae.d_sae
+        weights = torch.tensor([sae.weights for sae in self.saes], **place)
+        held = torch.tensor([[j < m for j in range(k)] for m in self.sae.widths], **place)
+        # Total weight of the prefixes that hold each decoder row (b_dec is in all), and that hold both of two rows.
+        reach = torch.cat([weights.sum(-1, keepdim=True), weights @ held], 1)
+        self.total, self.twice_reach, self.minus_twice_reach = reach[:, 0], 2 * reach[..., None], -2 * reach[..., None]
+        self.twice_both = 2 * torch.minimum(reach[:, :, None], reach[:, None])
+        l1 = torch.tensor([sae.l1 for sae in self.saes], **place)
+        self.penalty = l1[:, None] * reach[:, 1:] if any(sae.l1 for sae in self.saes) else None
 
-    def views(self, buffer: Tensor) -> list[Tensor]:
-        """A buffer as its rows, (instances, rows, d_in), and the encoder biases, (instances, d_sae or 0)."""
-        parts = buffer.split([shape.numel() for shape in self.shapes])
-        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        rows = torch.cat([start.W_enc.transpose(1, 2), start.b_dec[:, None], start.W_dec], 1)
+        last = torch.nn.functional.pad(start.b_enc * self.sae.encoder_bias, (0, k + 1))
+        self.theta = torch.cat([rows, last[..., None]], 2).to(**place)
+        self.theta[:, k] *= self.sae.decoder_bias
+        self.trained = torch.ones_like(self.theta[0])
+        self.trained[k:, -1] = 0
+        self.trained[:k, -1] = self.sae.encoder_bias
+        self.trained[k, :-1] = self.sae.decoder_bias
+        self.rows = 0
+
+    def allocate(self, rows: int) -> None:
+        """Buffers and views for batches of so many rows: made once, since at this size making them is what costs."""
+        k, n = self.sae.d_sae, len(self.members)
+
+        def new(*shape: int) -> Tensor:
+            return torch.zeros(n, *shape, **self.place)
+
+        self.rows = rows
+        self.gradient, self.decoder, self.theta_T = torch.zeros_like(self.theta), self.theta[:, k:], self.theta.mT
+        # All rows with the inputs, and the decoder's rows with all rows.
+        self.products, self.gram = new(2 * k + 1, rows), new(k + 1, 2 * k + 1)
+        self.pre, self.along = self.products[:, :k], self.products[:, k:]
+        self.shift, self.gram_dec = self.gram[:, 0, :k, None], self.gram[:, :, k:]
+        self.norms_squared = self.gram_dec.diagonal(dim1=1, dim2=2)[:, 1:]
+        self.on, self.weighed, self.pull = new(k + 1, rows) + 1, new(k + 1, rows), new(k + 1, rows)
+        self.on_T, self.acts = self.on.mT, self.on[:, 1:]
+        self.form, self.moments, self.inner = new(k + 1, k + 1), new(k + 1, k + 1), new(2 * k + 1, 2 * k + 1)
+        self.linear, self.fired = self.form[:, 1:, 0], self.moments[:, 1:, 0]
+        self.inner_dec = self.inner[:, k:, k:]
+        self.inner_diagonal = self.inner_dec.diagonal(dim1=1, dim2=2)[:, 1:]
+        self.slopes = self.inner[:, :k, k], self.inner[:, k, :k]
+        self.slope = self.gradient[:, :k, -1]
 
     def result(self) -> SAE:
-        """The parameters in the field's layout; biases that were not trained are 0."""
-        (rows, b_enc), k = self.views(self.theta), self.sae.d_sae
-        zeros = rows.new_zeros(len(rows), max(k, self.sae.d_in))
+        """The parameters in the field's layout."""
+        k, rows = self.sae.d_sae, self.theta[..., :-1]
         return SAE(
             W_enc=rows[:, :k].transpose(1, 2).contiguous(),
-            b_enc=b_enc.clone() if self.sae.encoder_bias else zeros[:, :k],
-            W_dec=rows[:, -k:].clone(),
-            b_dec=rows[:, k].clone() if self.sae.decoder_bias else zeros[:, : self.sae.d_in],
+            b_enc=self.theta[:, :k, -1].clone(),
+            W_dec=rows[:, k + 1 :].clone(),
+            b_dec=rows[:, k].clone(),
         )
 
     @torch.inference_mode()
@@ -354,104 +458,99 @@ class _Chunk:
                 history.append(loss)
             adam.step(self.gradient, step)
             if (step + 1) % BLOCK == 0:
-                advance(BLOCK * len(self.places))
-        advance(config.steps % BLOCK * len(self.places))
-        if all(isinstance(setting.data, States) for setting in self.settings):
-            x, probs = self.states()
-        final = self.loss_and_gradient(x, probs)
-        power = (probs * x.square().sum(-1)).sum(-1).clamp_min(torch.finfo(probs.dtype).tiny)
-        norm = torch.cat([part.flatten(1) for part in self.views(self.gradient)], 1).norm(dim=-1)
-        return self.result(), final, norm / power, torch.stack(history)
+                advance(BLOCK * len(self.members))
+        advance(config.steps % BLOCK * len(self.members))
+        # The loss is a sum over rows: many states are taken a part at a time.
+        exact, final, gradient, power = all(source.exact for source in self.sources), 0, 0, 0
+        for part, weights in self.states(1024) if exact else [(x, probs)]:
+            final = final + self.loss_and_gradient(part, weights)
+            gradient = gradient + self.gradient
+            power = power + (weights * part[..., :-1].square().sum(-1)).sum(-1)
+        relative = gradient.flatten(1).norm(dim=-1) / power.clamp_min(torch.finfo(power.dtype).tiny)
+        return self.result(), final, relative, torch.stack(history)
 
     def loss_and_gradient(self, x: Tensor, probs: Tensor, want_loss: bool = True) -> Tensor | None:
         """The loss of each instance (if wanted), with its gradient left in the buffer.
 
-        x is (rows, d_in) or (instances, rows, d_in), probs (instances, rows). Written out, the prefixes' squared
-        errors need only two products: with c = W_dec x, D = W_dec W_dec^T, u_k the weight of the prefixes that hold
-        latent k and M_kl = min(u_k, u_l) that of the prefixes that hold both,
+        x is (rows, d_in + 1) or (instances, rows, d_in + 1), probs (instances, rows). Written out, the prefixes'
+        squared errors need only two products: with c = W_dec x, D = W_dec W_dec^T, u_k the weight of the prefixes that
+        hold latent k and M_kl = min(u_k, u_l) that of the prefixes that hold both,
 
             sum_m w_m ||x - x_m||^2  =  u_0 ||x||^2 - 2 sum_k u_k a_k c_k + sum_kl a_k M_kl D_kl a_l,
 
         so all prefixes together cost what one does. The decoder bias is a decoder row with a = 1 in every prefix.
         """
-        (rows, b_enc), (g_rows, g_b_enc) = self.views(self.theta), self.views(self.gradient)
-        k, first, weights = self.sae.d_sae, int(self.sae.decoder_bias), probs[:, None]
-        products, gram = rows @ x.transpose(-1, -2), rows @ rows.transpose(1, 2)
-        pre, along = products[:, :k], products[:, k:]
-        if self.sae.encoder_bias:
-            pre = pre + b_enc[..., None]
-        if self.sae.decoder_bias:
-            pre = pre - gram[:, :k, k, None]
-        on = pre.relu() if not first else torch.cat([torch.ones_like(pre[:, :1]), pre.relu()], 1)
-        weighed = on * weights
-        form, moments = self.both * gram[:, k:, k:], weighed @ on.transpose(1, 2)
-
+        if x.shape[-2] != self.rows:
+            self.allocate(x.shape[-2])
+        weights = probs[:, None]
+        torch.matmul(self.theta, x.mT, out=self.products)
+        torch.bmm(self.decoder, self.theta_T, out=self.gram)
+        torch.clamp_min(self.pre.sub_(self.shift), 0, out=self.acts)
+        torch.mul(self.on, weights, out=self.weighed)
+        torch.bmm(self.weighed, self.on_T, out=self.moments)
+        torch.mul(self.twice_both, self.gram_dec, out=self.form)
+        torch.mul(self.twice_reach, self.along, out=self.pull)
         # The gradient is  outer @ x + inner @ rows:  parts along the inputs, and parts along the rows themselves.
-        pull = self.twice_reach * along
-        g_acts = torch.baddbmm(pull, form, on, beta=-1, alpha=2)[:, first:]
-        inner = self.inner
-        torch.mul(self.twice_both, moments, out=inner[:, k:, k:])
+        torch.mul(self.twice_both, self.moments, out=self.inner_dec)
         if self.penalty is not None:
-            diagonals = [m.diagonal(dim1=1, dim2=2)[:, k + first :] for m in (gram, inner)]
-            norms, fired = diagonals[0].sqrt(), weighed[:, first:].sum(-1)
-            g_acts = g_acts + (self.penalty * norms)[..., None]
-            diagonals[1].addcdiv_(self.penalty * fired, norms.clamp_min(1e-30))
-        g_pre = g_acts * weights * (pre > 0)
-        slope = g_pre.sum(-1)
-        if self.sae.decoder_bias:
-            inner[:, :k, k] = inner[:, k, :k] = -slope
-        if self.sae.encoder_bias:
-            g_b_enc.copy_(slope)
-        outer = torch.cat([g_pre, self.twice_reach * -weighed], 1)
-        torch.baddbmm(outer @ x, inner, rows, out=g_rows)
+            norms = self.norms_squared.sqrt().clamp_min_(1e-30)
+            self.linear.addcmul_(self.penalty, norms)
+            self.inner_diagonal.addcmul_(self.fired, self.penalty / norms)
         loss = None
         if want_loss:
-            power = (probs * x.square().sum(-1)).sum(-1)
-            loss = self.total * power + (form * moments).sum((1, 2)) - (pull * weighed).sum((1, 2))
+            power = (probs * x[..., :-1].square().sum(-1)).sum(-1)
+            loss = self.total * power + (self.form * self.moments / 2).sum((1, 2))
+            loss -= (self.pull * self.weighed).sum((1, 2))
             if self.penalty is not None:
-                loss = loss + (self.penalty * norms * fired).sum(-1)
+                loss += (self.penalty * norms * self.fired).sum(-1) / 2
+        g_acts = torch.baddbmm(self.pull, self.form, self.on, beta=-1)[:, 1:]
+        outer = self.products  # no longer needed
+        torch.mul(g_acts.mul_(weights), self.acts > 0, out=self.pre)
+        torch.mul(self.minus_twice_reach, self.weighed, out=self.along)
+        torch.matmul(outer, x, out=self.gradient)
+        for place in self.slopes:
+            torch.neg(self.slope, out=place)
+        self.gradient.baddbmm_(self.inner, self.theta).mul_(self.trained)
         return loss
 
-    def states(self) -> tuple[Tensor, Tensor]:
-        """Inputs and probabilities of every instance; shorter ones are padded with states of probability 0."""
-        rows = max(len(setting.data) for setting in self.settings)
-        known: dict[int, tuple[Tensor, Tensor]] = {}
-        for setting in self.settings:
-            if id(setting) not in known:
-                x, missing = setting.data.inputs(setting.dictionary), rows - len(setting.data)
-                padded = torch.nn.functional.pad(x, (0, 0, 0, missing))
-                known[id(setting)] = padded, torch.nn.functional.pad(setting.data.probs, (0, missing))
-        x, probs = zip(*(known[id(setting)] for setting in self.settings), strict=True)
-        shared = x[0] if all(torch.equal(x[0], other) for other, _ in known.values()) else torch.stack(x)
-        return shared.to(**self.place), torch.stack(probs).to(**self.place)
+    def states(self, rows: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The inputs of all states and their probabilities, so many at a time."""
+        count = self.probs.shape[1]
+        for low in range(0, count, rows or count):
+            part = slice(low, low + (rows or count))
+            x = self.tables[:, part]
+            yield x[0] if len(x) == 1 else x[self.which], self.probs[:, part]
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The input of each step: the exact states, counts over them, or sampled rows."""
-        size = self.config.batch_size
+        """The input of each step: all states with their probabilities or counts, those that were drawn, or samples."""
+        size, device = self.config.batch_size, self.place["device"]
         if size is None:
-            x, probs = self.states()
+            (exact,) = self.states()
             while True:
-                yield x, probs
-        streams = [np.random.Generator(np.random.PCG64((self.config.seed, i))) for _, i in self.places]
-        if all(isinstance(s.data, States) and len(s.data) <= size for s in self.settings):
-            # A batch drawn from finitely many states is a vector of counts: one multinomial draw.
-            x, probs = self.states()
-            shares = [p / p.sum() for p in probs.double().cpu().numpy()]
+                yield exact
+        drawers = [(source, np.random.default_rng((self.config.seed, seed))) for _, source, seed in self.members]
+        steps = max(1, min(BLOCK, (1 << 16) // size))
+        if not all(source.listed for source in self.sources):
             while True:
-                drawn = [r.multinomial(size, p, size=BLOCK) for r, p in zip(streams, shares, strict=True)]
-                for counts in torch.from_numpy(np.stack(drawn, axis=1)).to(**self.place) / size:
-                    yield x, counts
-        uniform, block = torch.full((len(self.settings), size), 1 / size, **self.place), _steps_drawn(size)
+                drawn = zip(*(source.rows(stream, steps) for source, stream in drawers), strict=True)
+                x, counts = (torch.nn.utils.rnn.pad_sequence(some) for some in drawn)
+                for step in range(steps):
+                    yield x[:, :, step].transpose(0, 1).to(**self.place), counts[:, :, step].T.to(**self.place) / size
+        if self.probs.shape[1] <= FEW:
+            ((x, _),) = self.states()
+            while True:
+                counts = np.zeros((BLOCK, *self.probs.shape))
+                for i, (source, stream) in enumerate(drawers):
+                    counts[:, i, : len(source.shares)] = source.draw(stream, BLOCK)[1]
+                for share in torch.from_numpy(counts / size).to(**self.place):
+                    yield x, share
+        table, first = self.tables.flatten(0, 1), self.which[:, None] * self.tables.shape[1]
         while True:
-            drawn = [self._sample(s, size * block, r) for s, r in zip(self.settings, streams, strict=True)]
-            for x in torch.stack(drawn, dim=0).unflatten(1, (block, size)).transpose(0, 1):
-                yield x.to(**self.place), uniform
-
-    @staticmethod
-    def _sample(setting: Setting, n: int, stream: np.random.Generator) -> Tensor:
-        if isinstance(setting.data, States):
-            edges = np.cumsum(setting.data.probs.numpy())
-            rows = np.searchsorted(edges / edges[-1], stream.random(n), side="right")
-            return setting.data.inputs(setting.dictionary)[rows]
-        generator = torch.Generator().manual_seed(int(stream.integers(2**62)))
-        return setting.data.sample(n, generator).to(setting.dictionary) @ setting.dictionary
+            drawn = [source.draw(stream, steps) for source, stream in drawers]
+            most = max(states.shape[1] for states, _ in drawn)
+            states, counts = np.zeros((steps, len(drawn), most), np.int64), np.zeros((steps, len(drawn), most))
+            for i, (some, times) in enumerate(drawn):
+                states[:, i, : some.shape[1]], counts[:, i, : some.shape[1]] = some, times
+            places = torch.from_numpy(states).to(device) + first
+            for place, share in zip(places, torch.from_numpy(counts / size).to(**self.place), strict=True):
+                yield table.index_select(0, place.flatten()).unflatten(0, place.shape), share
