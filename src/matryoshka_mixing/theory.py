@@ -89,8 +89,8 @@ def prefix_weights(
         for width, weight in zip(widths, weights, strict=True):
             if weight and first_out < width <= max(all_in, ranks[parent]):
                 raise ValueError(
-                    f"in state {i} features {[parent, *others]} fire, and the prefix of width {width} holds a latent of "
-                    f"{others} without that of {parent} or of the others; the theory does not cover that. "
+                    f"in state {i} features {[parent, *others]} fire, and the prefix of width {width} holds a latent "
+                    f"of {others} without that of {parent} or of the others; the theory does not cover that. "
                     "Let the parent's latent come first, and children that fire together come in together."
                 )
             if ranks[parent] < width <= first_out:
