@@ -149,8 +149,7 @@ def selective(
     not unique.
     Arguments as for `absorption`; a feature without a latent is not selective.
     """
-    index = latents.clamp_min(0).unsqueeze(-2).expand(*acts.shape[:-1], latents.shape[-1])
-    stray = (acts.gather(-1, index) > tolerance) & (features == 0)
+    stray = _fires(acts, latents, tolerance) & (features == 0)
     return ~stray.any(-2) & (latents >= 0)
 
 
@@ -164,9 +163,14 @@ def each_its_own(
 
     The theory assumes it. Arguments as for `absorption`; False where a feature has no latent.
     """
-    index = latents.clamp_min(0).unsqueeze(-2).expand(*acts.shape[:-1], latents.shape[-1])
-    right = (acts.gather(-1, index) > tolerance) == (features > 0)
+    right = _fires(acts, latents, tolerance) == (features > 0)
     return right.all(-2).all(-1) & (latents >= 0).all(-1)
+
+
+def _fires(acts: Tensor, latents: Tensor, tolerance: float) -> Tensor:
+    """Whether each feature's latent fires on each state, shape `(*instances, states, features)`."""
+    index = latents.clamp_min(0).unsqueeze(-2).expand(*acts.shape[:-1], latents.shape[-1])
+    return acts.gather(-1, index) > tolerance
 
 
 def pulls(
