@@ -1,0 +1,132 @@
+"""A loud child: closed forms against trained SAEs, and the measures of the chapter by hand."""
+
+import math
+
+import pytest
+import torch
+
+from matryoshka_mixing import metrics, theory
+from matryoshka_mixing.features import States, family, orthonormal_dictionary
+from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
+from matryoshka_mixing.train import Setting, TrainConfig, train
+
+PLANE = orthonormal_dictionary(2, 6, torch.Generator().manual_seed(0))
+FIRES = {"both, sum": (6, 4), "both, alone": (6, 2), "sum, alone": (4, 2), "alone, sum": (2, 4)}
+"""The firing code of each latent in each solution; the states are nothing, the parent alone, the sum."""
+
+
+def skewed(q, a, b, p=0.3):
+    return family(p, q, 1, parent_magnitude=a, child_magnitude=b).states()
+
+
+def exact_start(decoder, fires, a, b):
+    """An SAE in feature space with the given decoder whose latents fire on the given states and no others."""
+    states = torch.tensor([[a, 0.0], [a, b]], dtype=torch.float64)
+    wanted = torch.empty(2, 2, dtype=torch.float64)
+    for k, code in enumerate(fires):
+        for s, state in enumerate(states):
+            rest = state - (wanted[s, 0].relu() * decoder[0] if k else 0)
+            wanted[s, k] = rest @ decoder[k] if code & 2 << s else -0.3 * state.norm()
+    encoder = torch.linalg.solve(states, wanted)
+    return SAE(
+        (PLANE.T @ encoder)[None], torch.zeros(1, 2).double(), (decoder @ PLANE)[None], torch.zeros(1, 6).double()
+    )
+
+
+@pytest.mark.parametrize("name", FIRES)
+@pytest.mark.parametrize(("q", "a", "b", "beta"), [(0.5, 2, 10, 1), (0.5, 2, 2, 1), (0.1, 1, 3, 0.5), (0.8, 1, 0.5, 4)])
+def test_each_solution_is_a_local_minimum_that_training_keeps(name, q, a, b, beta):
+    states = skewed(q, a, b)
+    config = SAEConfig(6, (1, 2), (beta, 1.0), encoder_bias=False, decoder_bias=False)
+    loss, decoder = theory.skew_solutions(0.3, q, a, b, beta)[name]
+    start = exact_start(decoder, FIRES[name], a, b)
+    setting = Setting(config, states, PLANE)
+    still = train(setting, start, TrainConfig(1, lr=1e-12))
+    assert float(still.loss) == pytest.approx(loss, rel=1e-6)
+    assert float(still.grad_norm) < 1e-6, "a stationary point"
+    generator = torch.Generator().manual_seed(1)
+    noisy = start.map(
+        lambda parameter: (
+            parameter.expand(16, *parameter.shape[1:])
+            + 0.001 * torch.randn(16, *parameter.shape[1:], dtype=torch.float64, generator=generator)
+        )
+    )
+    noisy = SAE(noisy.W_enc, torch.zeros(16, 2).double(), noisy.W_dec, torch.zeros(16, 6).double())
+    run = train(setting, noisy, TrainConfig(4000, lr=0.002))
+    assert torch.allclose(run.loss, torch.tensor(loss, dtype=torch.float64), rtol=1e-6)
+    cosines = metrics.decoder_cosines(run.sae[0], PLANE)
+    assert (cosines - decoder).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(("q", "r"), [(0.5, 5.0), (0.1, 2.0), (0.9, 0.5)])
+def test_the_narrow_optimum_and_its_turn(q, r):
+    states = skewed(q, 1.0, r)
+    optimum = theory.narrow_optimum(states)
+    assert float(optimum[1] / optimum[0]) == pytest.approx(theory.skew_ratio(r, q), rel=1e-12)
+    config = SAEConfig(6, (1,), encoder_bias=False, decoder_bias=False)
+    run = train(Setting(config, states, PLANE), random_start(config, range(12)), TrainConfig(2000))
+    live = metrics.live(run.sae[0].encode(states.inputs(PLANE)))[:, 0]
+    best = run.loss[0, live].min()
+    found = metrics.decoder_cosines(run.sae[0], PLANE)[live][run.loss[0, live] < best + 1e-9]
+    assert len(found) and (found[:, 0] - optimum).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(("alone", "together"), [(1, 1), (2, 1), (1, 2), (1.5, 0.5)])
+@pytest.mark.parametrize("r", [1.5, 4.0, 16.0])
+def test_the_turn_is_where_the_latent_lies_half_way(r, alone, together):
+    q = theory.skew_turn(r, alone, together)
+    assert theory.skew_ratio(r, q, alone, together) == pytest.approx(1, rel=1e-12)
+    assert theory.skew_ratio(r, min(1.2 * q, 1), alone, together) > 1 > theory.skew_ratio(r, 0.8 * q, alone, together)
+
+
+def test_a_narrow_sae_turns_where_the_expected_squares_are_equal():
+    assert theory.skew_turn(4.0) == pytest.approx(1 / 16)
+    quiet = [theory.skew_turn(r, 1, 2) for r in (0.25, 0.5, 0.9)]
+    assert not any(0 <= q <= 1 for q in quiet), "a quiet child never takes the latent"
+
+
+@pytest.mark.parametrize("beta", [0.25, 1.0, 8.0])
+@pytest.mark.parametrize("r", [0.5, 1.0, 5.0])
+def test_the_losses_cross_where_both_states_have_the_same_power(r, beta):
+    q = theory.skew_crossing(r)
+    for share, lower in [(1.0, None), (0.9, "both, sum"), (1.1, "both, alone")]:
+        found = theory.skew_solutions(0.3, share * q, 1.0, r, beta)
+        sums, alone = found["both, sum"][0], found["both, alone"][0]
+        if lower is None:
+            assert sums == pytest.approx(alone, rel=1e-9)
+        else:
+            assert min(found, key=lambda name: found[name][0]) == lower
+
+
+def test_the_saving_of_absorption_is_that_of_two_saes_built_by_hand():
+    a, b, q = 2.0, 3.0, 0.4
+    states = skewed(q, a, b)
+    clean = SAE(PLANE.T, torch.zeros(2).double(), PLANE, torch.zeros(6).double())
+    total = (a * PLANE[0] + b * PLANE[1]) / math.hypot(a, b)
+    rows = torch.stack([PLANE[0] - a / b * PLANE[1], PLANE[1] * math.hypot(a, b) / b])
+    absorbed = SAE(rows.T, clean.b_enc, torch.stack([PLANE[0], total]), clean.b_dec)
+    config = SAEConfig(6, (2,), l1=1.0)
+    costs = [float(sae.loss(states.inputs(PLANE), states.probs, config)) for sae in (clean, absorbed)]
+    assert theory.absorption_saving(b / a, q) == pytest.approx(1 - costs[1] / costs[0])
+
+
+def test_codes_tell_which_states_a_latent_fires_on():
+    acts = torch.tensor([[0.0, 0, 0, 0], [1, 0, 2, 0], [3, 4, 0, 0]], dtype=torch.float64)
+    assert metrics.firing_code(acts).tolist() == [6, 4, 2, 0]
+
+
+def test_what_is_explained_by_hand():
+    states = States(torch.tensor([[2.0, 0], [2, 4]]).double(), torch.tensor([0.5, 0.5]).double())
+    plane = torch.eye(2).double()
+    # One latent holds the parent at half its size; the child's is perfect.
+    decoder = torch.diag(torch.tensor([0.5, 1.0])).double()
+    half = SAE(plane, torch.zeros(2).double(), decoder, torch.zeros(2).double())
+    assert metrics.explained(half, states, plane, plane).tolist() == pytest.approx([0.75, 1.0])
+    diagonal = torch.tensor([[0.5**0.5, 0.5**0.5]]).double()
+    # Along the diagonal 1 / sqrt 2 is left of sqrt 2 and of 3 sqrt 2.
+    assert metrics.explained(half, states, plane, diagonal).tolist() == pytest.approx([1 - 0.5 / 10])
+
+
+def test_the_first_step_reached():
+    values = torch.tensor([[0.1, 0.9, 0.0], [0.5, 0.2, 0.1], [0.7, 0.95, 0.2]]).double()
+    assert metrics.first_reached(values, [1, 2, 5], 0.5).tolist() == [2, 1, math.inf]
