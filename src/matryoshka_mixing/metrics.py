@@ -272,9 +272,26 @@ def explained(
 
 
 def first_reached(
-    values: Float[Tensor, "records *shape"], steps: Sequence[int], level: float
-) -> Float[Tensor, "*shape"]:
+    values: Float[Tensor, "records seeds directions"], steps: Sequence[int], level: float
+) -> Float[Tensor, "seeds directions"]:
     """The first recorded step at which a value is at least `level`; infinite where none is."""
     reached = values >= level
     when = torch.tensor(steps, dtype=torch.float64)[reached.int().argmax(0)]
     return torch.where(reached.any(0), when, torch.inf)
+
+
+def resorted(sae: SAE, states: States, dictionary: Float[Tensor, "features d_in"]) -> SAE:
+    """The same SAE with its latents in the order of their share in the reconstruction, largest first.
+
+    The share is `E[acts^2] ||W_dec||^2`, by which the original code of Nabeshima (2024) re-sorts during training
+    (there a running mean over batches, here exact).
+    """
+    acts = sae.encode(states.inputs(dictionary))
+    share = (states.probs[:, None] * acts.square()).sum(-2) * sae.W_dec.square().sum(-1)
+    order = share.argsort(dim=-1, descending=True, stable=True)
+    return SAE(
+        sae.W_enc.gather(-1, order[..., None, :].expand_as(sae.W_enc)),
+        sae.b_enc.gather(-1, order),
+        sae.W_dec.gather(-2, order[..., None].expand_as(sae.W_dec)),
+        sae.b_dec,
+    )
