@@ -6,12 +6,13 @@ import torch
 
 from matryoshka_mixing import claims, metrics, theory
 from matryoshka_mixing.claims import Claim, Criterion, judge
-from matryoshka_mixing.features import without_hierarchy
-from matryoshka_mixing.sae import SAEConfig, start_near
+from matryoshka_mixing.features import family, without_hierarchy
+from matryoshka_mixing.sae import SAEConfig, random_start, start_near
 from matryoshka_mixing.train import Setting, TrainConfig, train
 
-OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent"]
-LATER = ["improves-on-standard", "not-sampling", "magnitude-skew", "prefix-pull", "sibling-undo", "topk-too",
+OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent",
+        "magnitude-skew"]  # fmt: skip
+LATER = ["improves-on-standard", "not-sampling", "prefix-pull", "sibling-undo", "topk-too",
          "less-at-low-probability"]  # fmt: skip
 
 
@@ -212,3 +213,17 @@ def test_the_verdict_on_the_loss_flips_if_the_control_gains_from_mixing(tree):
         saving = float(((path[0] - path) / path[0]).max())
         verdicts[name] = judge(claim, values | {"control_saving": saving}).verdict
     assert verdicts == {"independent": "supported", "hierarchy": "inconclusive"}
+
+
+def test_the_verdict_on_skew_flips_if_the_control_absorbs(dictionary):
+    """The control of equal magnitudes, run as it should be and then with the loud child."""
+    claim, verdicts = claims.load()["magnitude-skew"], {}
+    config = SAEConfig(20, (1, 2), encoder_bias=False, decoder_bias=False)
+    for name, magnitude in [("equal", 2.0), ("loud", 10.0)]:
+        states = family(0.3, 0.5, 1, parent_magnitude=2.0, child_magnitude=magnitude).states()
+        run = train(Setting(config, states, dictionary[:2]), random_start(config, range(64)), TrainConfig(1000))
+        reading = metrics.read(run.sae[0], states, dictionary[:2], [None, 0])
+        values = met(claim)
+        measured = values | {"control_absorption": reading.absorption[reading.all_live]}
+        verdicts[name] = judge(claim, measured).verdict
+    assert verdicts == {"equal": "supported", "loud": "inconclusive"}
