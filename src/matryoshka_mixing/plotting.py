@@ -306,6 +306,8 @@ def learning_curves(panels: Mapping[str, Mapping[str, np.ndarray]], steps: Seque
     figure, axes = plt.subplots(rows, 2, figsize=(8.6, 2.9 * rows + 0.5), sharex=True, sharey=True, squeeze=False)
     for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
         for i, (label, values) in enumerate(curves.items()):
+            if not values.shape[1]:
+                continue  # no seed to show
             low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
             axis.plot(steps, middle, color=COLOURS[i], ls=("-", "--", ":")[i % 3], lw=2, label=label)
             axis.fill_between(steps, low, high, color=COLOURS[i], alpha=0.15, lw=0)
@@ -327,6 +329,8 @@ def log_scatter(panels: Sequence[Mapping], per_row: int = 2) -> Figure:
     for axis, panel in zip(axes.flat, panels, strict=False):
         for i, (label, (x, y)) in enumerate(panel["series"].items()):
             axis.scatter(x, y, s=30, marker=MARKERS[i], color=COLOURS[i], ec="white", lw=0.5, label=label)
-        axis.set(title=panel["title"], xlabel=panel["xlabel"], ylabel=panel["ylabel"], xscale="log", yscale="log")
+        some = any(np.isfinite(np.asarray(values)).all(0).any() for values in map(np.stack, panel["series"].values()))
+        scale = "log" if some else "linear"  # a logarithmic axis cannot be empty
+        axis.set(title=panel["title"], xlabel=panel["xlabel"], ylabel=panel["ylabel"], xscale=scale, yscale=scale)
         axis.legend(fontsize=9)
     return figure
