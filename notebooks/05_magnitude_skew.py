@@ -7,9 +7,11 @@
 #
 # {glue:}`magnitude-skew`
 #
-# In short: the parent is absorbed in {glue:text}`n_absorbed` of {glue:text}`n_live` live random seeds of the Matryoshka. The child is
-# learned before it in {glue:text}`n_child_first` of them, and by the margin that the ledger asks for in
-# {glue:text}`n_child_well_first`. Where the parent is absorbed follows from a closed form.
+# In short: the parent is absorbed in {glue:text}`n_absorbed` of {glue:text}`n_live` live random seeds of the
+# Matryoshka. The child is learned before it in {glue:text}`n_child_first` of them, and by the margin that the
+# ledger asks for in {glue:text}`n_child_well_first`. Where the parent is absorbed follows from a closed form: in
+# the plane of loudness and probability {glue:text}`share_above:.0%` of live random SAEs absorb beyond the theory's
+# lines and {glue:text}`share_below:.1%` before them.
 
 # %% [markdown]
 # ## What was predicted
@@ -102,10 +104,10 @@ kinds = {
 
 # %% [markdown]
 # One parent and one child with the thread's probabilities and magnitudes; beside it, as the control, the same with
-# both magnitudes {glue:text}`parent_magnitude:.0f`. Four SAEs of two latents: Matryoshka (widths 1 and 2) and standard,
-# each without a penalty and with an L1 penalty of {glue:text}`l1:.2f`. (Relative to the inputs that is about the penalty of
-# {doc}`01_standard_sae_absorbs`.) Two kinds of start: *random*, and *near the truth* with the parent first, with noise of
-# {glue:text}`start_noise:.2f` times a feature's length ({glue:text}`n_near` seeds).
+# both magnitudes {glue:text}`parent_magnitude:.0f`. Four SAEs of two latents: Matryoshka (widths 1 and 2) and
+# standard, each without a penalty and with an L1 penalty of {glue:text}`l1:.2f`. (Relative to the inputs that is
+# about the penalty of {doc}`01_standard_sae_absorbs`.) Two kinds of start: *random*, and *near the truth* with the
+# parent first, with noise of {glue:text}`start_noise:.2f` times a feature's length ({glue:text}`n_near` seeds).
 
 # %%
 seeds, sweep_seeds = range(seed, seed + n_seeds), range(seed, seed + n_sweep_seeds)
@@ -138,10 +140,10 @@ for (kind, start), run in runs.items():
 # %% [markdown]
 # ## The decisive figures
 #
-# {numref}`fig-skew-decoder` and {numref}`fig-skew-acts` show what the latents hold and when they fire, in the solution
-# that most live random seeds reached. {numref}`fig-skew-shares` counts seeds. *Absorbed* means here that the latent that
-# matches the parent best is silent on the sum. (A latent that matches it with a negative sign takes the parent away, so
-# firing on the sum counts as silence.)
+# {numref}`fig-skew-decoder` and {numref}`fig-skew-acts` show what the latents hold and when they fire, in the
+# solution that most live random seeds reached. {numref}`fig-skew-shares` counts seeds. *Absorbed* means here that
+# the latent that matches the parent best is silent on the sum. (A latent that matches it with a negative sign takes
+# the parent away, so firing on the sum counts as silence.)
 
 
 # %% tags=["hide-input"]
@@ -219,16 +221,18 @@ figure = plotting.heatmaps(
 )
 
 # %% [markdown]
-# **The standard SAE** absorbs because its penalty pays for it, loud child or not ({doc}`01_standard_sae_absorbs`). Without
-# a penalty many solutions are perfect and nothing decides between them: with the loud child {glue:text}`rate_standard_free:.0%` of live
-# seeds absorb from random starts, and {glue:text}`rate_standard_near:.0%` from near the truth.
+# **The standard SAE** absorbs because its penalty pays for it, loud child or not ({doc}`01_standard_sae_absorbs`).
+# Without a penalty many solutions are perfect and nothing decides between them: with the loud child
+# {glue:text}`rate_standard_free:.0%` of live seeds absorb from random starts, and
+# {glue:text}`rate_standard_near:.0%` from near the truth.
 #
 # **From near the truth** the Matryoshka's first latent starts as the parent's. It ends with a median cosine of
-# {glue:text}`near_child:.3f` with the loud child. At the usual learning rate both latents then fire in {glue:text}`n_near_live`
-# of {glue:text}`n_near` seeds: the child's own latent has little left to do, and one large step of Adam is enough to kill it. At a tenth
-# of the rate both fire in {glue:text}`n_gentle_live` of {glue:text}`n_seeds`, and of these {glue:text}`n_gentle_absorbed` have absorbed the parent: the first
-# latent holds the sum, and the second takes the parent away again where the child fires. The ledger's criterion is judged at a tenth
-# of the rate, which was decided after the trial run.
+# {glue:text}`near_child:.3f` with the loud child. At the usual learning rate both latents then fire in
+# {glue:text}`n_near_live` of {glue:text}`n_near` seeds: the child's own latent has little left to do, and one large
+# step of Adam is enough to kill it. At a tenth of the rate both fire in {glue:text}`n_gentle_live` of
+# {glue:text}`n_seeds`, and of these {glue:text}`n_gentle_absorbed` have absorbed the parent: the first latent holds
+# the sum, and the second takes the parent away again where the child fires. The ledger's criterion is judged at a
+# tenth of the rate, which was decided after the first run.
 
 # %%
 gentle = replace(exact, lr=exact.lr / 10)
@@ -265,12 +269,12 @@ figure = plotting.learning_curves(panels, steps, "decoder cosine")
 
 # %% [markdown]
 # To ask which feature is *learned* first, take the share of its expected square that the SAE reconstructs, and the
-# first step at which that share reaches 90%. In the Matryoshka the child comes first in {glue:text}`n_child_first` of
-# {glue:text}`n_live` live random seeds, and at least 1.5 times as early in {glue:text}`n_child_well_first`. With equal
-# magnitudes it comes first in {glue:text}`n_control_first` of {glue:text}`n_control_live`. Being first is not what
-# absorption needs: of the seeds that absorb, {glue:text}`n_not_first` did not have the child well first. In
-# {glue:text}`n_alone_start` of those a latent fired on the parent alone, and on nothing else, from the start; it learns that state
-# while the other latent learns the sum.
+# first step at which that share reaches 90%. In the Matryoshka the child comes first in {glue:text}`n_child_first`
+# of {glue:text}`n_live` live random seeds, and at least 1.5 times as early in {glue:text}`n_child_well_first`. With
+# equal magnitudes it comes first in {glue:text}`n_control_first` of {glue:text}`n_control_live`. Is being first
+# what absorption needs? Of the seeds that absorb, {glue:text}`n_not_first` did not have the child well first. In
+# {glue:text}`n_alone_start` of those a latent fired on the parent alone, and on nothing else, from the start; it
+# learns that state while the other latent learns the sum.
 
 
 # %%
@@ -309,10 +313,11 @@ panels = {
 figure = plotting.learning_curves(panels, steps, "share reconstructed")
 
 # %% [markdown]
-# **What predicts the time?** Gradient descent from a small start learns the eigenvectors of the second moment, each at
-# a rate given by its eigenvalue (Saxe et al. {cite:p}`saxe2014exact` solve linear networks). The thread's heuristic takes the features and their
-# expected squares instead; in its case the squares are {glue:text}`size_child:.1f` and {glue:text}`size_parent:.1f`, the eigenvalues
-# {glue:text}`eigen_large:.1f` and {glue:text}`eigen_small:.2f`. {numref}`fig-skew-laws` compares them in standard SAEs without a penalty, for many
+# **What predicts the time?** Gradient descent from a small start learns the eigenvectors of the second moment, each
+# at a rate given by its eigenvalue (Saxe et al. {cite:p}`saxe2014exact` solve linear networks). The thread's
+# heuristic takes the features and their expected squares instead; in its case the squares are
+# {glue:text}`size_child:.1f` and {glue:text}`size_parent:.1f`, the eigenvalues {glue:text}`eigen_large:.1f` and
+# {glue:text}`eigen_small:.2f`. {numref}`fig-skew-laws` compares them in standard SAEs without a penalty, for many
 # ratios and probabilities: by plain gradient descent, where a time should fall as one over the size, and by Adam,
 # which equalises steps. (With an epsilon far above every gradient the trainer's Adam *is* gradient descent.)
 
@@ -396,16 +401,17 @@ claims.glue("n_law_missing", sum(int(points.sum()) for points in missing))
 figure = plotting.log_scatter(panels)
 
 # %% [markdown]
-# The nearer a rank correlation is to -1, the better the prediction. The heuristic misses where a feature is seldom
-# alone: a quiet parent that nearly always fires with its loud child is learned with it, whatever its own square. By gradient descent
-# the times fall with the eigenvalue to the power {glue:text}`slope_gd_eigenv:.2f` (one over the eigenvalue would be -1); by Adam the
-# power is {glue:text}`slope_adam_eigenv:.2f`. Settings whose median seed never reaches 90% are left out:
-# {glue:text}`n_law_missing` of {glue:text}`n_law_points` points.
+# The nearer a rank correlation is to -1, the better the prediction. The heuristic can miss where a feature is
+# seldom alone: a quiet parent that nearly always fires with its loud child is learned with it, whatever its own
+# square. By gradient descent the times fall with the eigenvalue to the power {glue:text}`slope_gd_eigenv:.2f` (one
+# over the eigenvalue would be -1); by Adam the power is {glue:text}`slope_adam_eigenv:.2f`. Settings whose median
+# seed never reaches 90% are left out: {glue:text}`n_law_missing` of {glue:text}`n_law_points` points.
 #
 # ## The phase diagram
 #
-# Every cell of {numref}`fig-skew-phase` is its own toy model, all trained at once, in {glue:text}`map_dim` dimensions to save time. All
-# have the power of the thread's case, so only $q$ and $r$ differ. The lines are the three turning points; nothing is fitted.
+# Every cell of {numref}`fig-skew-phase` is its own toy model, all trained at once, in {glue:text}`map_dim`
+# dimensions to save time. All have the power of the thread's case, so only $q$ and $r$ differ. The lines are the
+# three turning points; nothing is fitted.
 
 # %%
 map_dim = min(6, d_model)
@@ -507,20 +513,23 @@ claims.glue("map_dim", map_dim)
 claims.glue("n_cells", len(cells))
 
 # %% [markdown]
-# **Where theory and experiment meet.** From near the truth the second latent starts as the child's, so it completes the
-# sum, and the boundary should be the line of that solution. Random seeds split between the two solutions, so between their lines both
-# outcomes should occur, and outside the lines one. The thread's line lies between them. The caption counts.
+# **Where theory and experiment meet.** From near the truth the second latent starts as the child's, so it completes
+# the sum, and the boundary should be the line of that solution. Random seeds split between the two solutions, so
+# between their lines both outcomes should occur, and outside the lines one. The thread's line lies between them.
+# The caption counts.
 #
 # **Where they part.** Left of both lines {glue:text}`n_strays` live random SAEs absorb all the same. In
-# {glue:text}`n_split_strays` of them each latent fires on one state only: a start in which a latent is silent on one state
-# can stay so, and the theory's first latent fires on both. Boundary cells also converge slowly: {glue:text}`share_converged:.0%` of
-# the random SAEs and {glue:text}`near_share_converged:.0%` of those from near the truth have converged, and the others are left
-# out. Both latents are alive in {glue:text}`share_live:.0%` and {glue:text}`near_share_live:.0%`. The grey cells right of the
-# lines are those in which the loud child's own latent died, as above.
+# {glue:text}`n_split_strays` of them each latent fires on one state only: a start in which a latent is silent on
+# one state can stay so, and the theory's first latent fires on both. Boundary cells also converge slowly:
+# {glue:text}`share_converged:.0%` of the random SAEs and {glue:text}`near_share_converged:.0%` of those from near
+# the truth have converged, and the others are left out. Both latents are alive in {glue:text}`share_live:.0%` and
+# {glue:text}`near_share_live:.0%`. In a grey cell no seed is both; from near the truth the loud child's own latent
+# often dies, as above.
 #
-# **The standard SAE** in the same plane has no first latent and no such line. Its penalty pays for absorption at every ratio: on the
-# sum one latent of the sum's length replaces two, which saves $q\,(1 + r - \sqrt{1 + r^2})/(1 + q r)$ of the whole
-# penalty, {glue:text}`saving_case:.0%` in the thread's case and {glue:text}`saving_equal:.0%` with equal magnitudes.
+# **The standard SAE** in the same plane has no first latent and no such line. Its penalty pays for absorption at
+# every ratio: on the sum one latent of the sum's length replaces two, which saves $q\,(1 + r - \sqrt{1 + r^2})/(1 +
+# q r)$ of the whole penalty, {glue:text}`saving_case:.0%` in the thread's case and {glue:text}`saving_equal:.0%`
+# with equal magnitudes.
 
 # %%
 coarse = [(q, r) for q in chances[::2] for r in ratios[::2]]
@@ -652,10 +661,11 @@ figure = plotting.heatmaps(
 )
 
 # %% [markdown]
-# **Magnitudes that vary.** So far every firing of a feature has the same magnitude, and one latent can hold the sum exactly. Now
-# both magnitudes vary from input to input, normally and with the same relative standard deviation (clipped at 0), in
-# sampled batches (in {glue:text}`map_dim` dimensions again). Then the parent's latent can be of use on inputs that hold the child, where the parent is louder than the sum's latent
-# expects. {numref}`fig-skew-vary` shows how often it fires there.
+# **Magnitudes that vary.** So far every firing of a feature has the same magnitude, and one latent can hold the sum
+# exactly. Now both magnitudes vary from input to input, normally and with the same relative standard deviation
+# (clipped at 0), in sampled batches (in {glue:text}`map_dim` dimensions again). Then the parent's latent can be of
+# use on inputs that hold the child, where the parent is louder than the sum's latent expects.
+# {numref}`fig-skew-vary` shows how often it fires there.
 
 # %%
 spreads = np.linspace(0, 0.5, max(2, n_grid // 2))
@@ -710,10 +720,10 @@ figure = plotting.theory_and_experiment(
 # %% [markdown]
 # ## Does the order of the latents matter?
 #
-# The original method chooses an order in three ways, each tried here on the thread's case: more weight on the short
-# prefix; two latents in the first prefix (widths 2 and 3); and re-sorting of the latents during training by what they
-# reconstruct, $\mathbb{E}[a^2]\,\lVert W_{dec} \rVert^2$. Here they are re-sorted {glue:text}`n_sorts` times, and Adam's
-# moments restart each time, where the original code sorts at every step.
+# The original code {cite:p}`nabeshima2024code` draws short prefixes more often, and re-sorts the latents during
+# training. Both are tried here on the thread's case, and two latents in the first prefix (widths 2 and 3) as well.
+# Latents are re-sorted by what they reconstruct, $\mathbb{E}[a^2]\,\lVert W_{dec} \rVert^2$. This happens
+# {glue:text}`n_sorts` times, and Adam's moments restart each time, where the original code sorts at every step.
 
 # %%
 third = seeds[: max(1, n_seeds // 3)]
@@ -773,14 +783,17 @@ figure = plotting.heatmaps(
 
 # %% [markdown]
 # More weight on the inner prefix should change the solution's numbers, not its kind: with 16 times the weight
-# {glue:text}`share_heavy:.0%` of the live random seeds absorb. Re-sorting puts the loudest latent first, which is the child's: from near
-# the truth {glue:text}`share_sorted:.0%` of {glue:text}`n_sorted` live seeds absorb. Two latents in the first prefix make that
-# prefix a standard SAE of two latents, with its fate: {glue:text}`share_two:.0%` of {glue:text}`n_two` seeds absorb without a
-# penalty and {glue:text}`share_two_penalty:.0%` with one. A start with the order known, parent first, is the one above, near the truth.
+# {glue:text}`share_heavy:.0%` of the live random seeds absorb. Re-sorting puts the loudest latent first, which is
+# the child's: from near the truth {glue:text}`share_sorted:.0%` of {glue:text}`n_sorted` live seeds absorb. Two
+# latents in the first prefix make that prefix a standard SAE of two latents, with its fate:
+# {glue:text}`share_two:.0%` of {glue:text}`n_two` seeds absorb without a penalty and
+# {glue:text}`share_two_penalty:.0%` with one. A start with the order known, parent first, is the one above, near
+# the truth.
 #
 # **Sampled batches** of {glue:text}`batch_size` inputs move the first latent's median cosine with the child by
-# {glue:text}`sampled_gap` from random starts; {glue:text}`n_sampled_absorbed` of {glue:text}`n_sampled_live` live seeds absorb. From near
-# the truth, at a tenth of the learning rate, {glue:text}`n_sampled_near` of {glue:text}`n_near` seeds are live and absorb.
+# {glue:text}`sampled_gap` from random starts; {glue:text}`n_sampled_absorbed` of {glue:text}`n_sampled_live` live
+# seeds absorb. From near the truth, at a tenth of the learning rate, {glue:text}`n_sampled_near` of
+# {glue:text}`n_near` seeds are live and absorb.
 
 # %%
 sampled_run = train(loud_setting, starts["random"], sampled)
@@ -891,8 +904,8 @@ claims.glue("turn_high", theory.skew_turn(case_ratio, 1 + inner_weight, inner_we
 # %% [markdown]
 # ## What would change our mind
 #
-# Live seeds whose parent's latent keeps firing beside the loud child; a boundary off the lines; absorption by quiet children, or with
-# equal magnitudes. Each is a criterion above or a number of the phase diagram.
+# Live seeds whose parent's latent keeps firing beside the loud child; a boundary off the lines; absorption by quiet
+# children, or with equal magnitudes. Each is a criterion above or a number of the phase diagram.
 #
 # ## Rerun it
 #

@@ -2,10 +2,12 @@
 
 import math
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 
-from matryoshka_mixing import metrics, theory
+from matryoshka_mixing import metrics, plotting, theory
 from matryoshka_mixing.features import States, family, orthonormal_dictionary, retuned, twenty_feature_tree
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start
 from matryoshka_mixing.train import Setting, TrainConfig, train
@@ -47,12 +49,12 @@ def test_each_solution_is_a_local_minimum_that_training_keeps(name, q, a, b, bet
     generator = torch.Generator().manual_seed(1)
     noisy = start.map(
         lambda parameter: (
-            parameter.expand(16, *parameter.shape[1:])
-            + 0.001 * torch.randn(16, *parameter.shape[1:], dtype=torch.float64, generator=generator)
+            parameter.expand(8, *parameter.shape[1:])
+            + 0.001 * torch.randn(8, *parameter.shape[1:], dtype=torch.float64, generator=generator)
         )
     )
-    noisy = SAE(noisy.W_enc, torch.zeros(16, 2).double(), noisy.W_dec, torch.zeros(16, 6).double())
-    run = train(setting, noisy, TrainConfig(4000, lr=0.002))
+    noisy = SAE(noisy.W_enc, torch.zeros(8, 2).double(), noisy.W_dec, torch.zeros(8, 6).double())
+    run = train(setting, noisy, TrainConfig(2000, lr=0.002))
     assert torch.allclose(run.loss, torch.tensor(loss, dtype=torch.float64), rtol=1e-6)
     cosines = metrics.decoder_cosines(run.sae[0], PLANE)
     assert (cosines - decoder).abs().max() < 1e-6
@@ -175,3 +177,32 @@ def test_the_posts_tree():
     acts = tree.sample(200_000, torch.Generator().manual_seed(0))
     # Three families of 0.15 (1 + 0.6) and eight features of 0.05.
     assert float(acts.sum(1).mean()) == pytest.approx(1.12, abs=0.01)
+
+
+def test_a_phase_map_draws_cells_and_only_what_lies_inside():
+    x, y = np.array([0.5, 1.0, 2.0]), np.array([0.1, 0.5, 0.9])
+    cells = np.array([[0.0, 0.5, np.nan], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+    curve = np.array([1.0, 2.0]), np.array([0.5, 1.7])
+    figure = plotting.phase_maps({"one": cells}, x, y, {"c": curve}, "x", "y", quantity="share", mark=(1.0, 0.5))
+    axis = figure.axes[0]
+    drawn = axis.collections[0].get_array()
+    assert drawn.mask.sum() == 1 and float(drawn.max()) == 1
+    assert np.isnan(axis.lines[0].get_ydata()).tolist() == [False, True]
+    plt.close(figure)
+
+
+def test_learning_curves_draw_the_median_and_skip_what_is_empty():
+    values = np.array([[0.0, 1.0, 5.0], [2.0, 3.0, 4.0]])
+    panels = {"some": {"a": values}, "none": {"a": np.zeros((2, 0))}}
+    figure = plotting.learning_curves(panels, [1, 10], "cosine")
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [1.0, 3.0]
+    assert len(figure.axes[1].collections) == 0
+    plt.close(figure)
+
+
+def test_a_log_scatter_is_linear_where_it_is_empty():
+    full, empty = (np.array([1.0, 2.0]), np.array([3.0, np.nan])), (np.array([np.nan]), np.array([1.0]))
+    panels = [{"title": "", "xlabel": "x", "ylabel": "y", "series": {"s": points}} for points in (full, empty)]
+    figure = plotting.log_scatter(panels)
+    assert [axis.get_xscale() for axis in figure.axes] == ["log", "linear"]
+    plt.close(figure)
