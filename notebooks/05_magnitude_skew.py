@@ -374,15 +374,15 @@ def law(run):
 panels, missing = [], []
 for name, run in law_runs.items():
     table = law(run)
-    for label, low in [("expected square", 0), ("eigenvalue", 2)]:
+    for label, ending, low in [("expected square", "square", 0), ("eigenvalue", "eigen", 2)]:
         sizes, times = table[:, 0, low : low + 2], table[:, 1, low : low + 2]
         kept = times.isfinite()
         enough = int(kept.sum()) > 2
         rank = spearmanr(sizes[kept], times[kept]).statistic if enough else np.nan
         slope = np.polyfit(sizes[kept].log(), times[kept].log(), 1)[0] if enough else np.nan
         short = "gd" if name == "gradient descent" else "adam"
-        claims.glue(f"rank_{short}_{label.split()[-1][:6]}", float(rank))
-        claims.glue(f"slope_{short}_{label.split()[-1][:6]}", float(slope))
+        claims.glue(f"rank_{short}_{ending}", float(rank))
+        claims.glue(f"slope_{short}_{ending}", float(slope))
         missing.append(~kept)
         first, second = ("parent", "child") if low == 0 else ("smaller", "larger")
         panels.append(
@@ -403,8 +403,8 @@ figure = plotting.log_scatter(panels)
 # %% [markdown]
 # The nearer a rank correlation is to -1, the better the prediction. The heuristic can miss where a feature is
 # seldom alone: a quiet parent that nearly always fires with its loud child is learned with it, whatever its own
-# square. By gradient descent the times fall with the eigenvalue to the power {glue:text}`slope_gd_eigenv:.2f` (one
-# over the eigenvalue would be -1); by Adam the power is {glue:text}`slope_adam_eigenv:.2f`. Settings whose median
+# square. By gradient descent the times fall with the eigenvalue to the power {glue:text}`slope_gd_eigen:.2f` (one
+# over the eigenvalue would be -1); by Adam the power is {glue:text}`slope_adam_eigen:.2f`. Settings whose median
 # seed never reaches 90% are left out: {glue:text}`n_law_missing` of {glue:text}`n_law_points` points.
 #
 # ## The phase diagram
