@@ -738,9 +738,8 @@ for name, option in options.items():
     setting = Setting(option, loud, dictionary)
     ordered[name, "random"] = train(setting, random_start(option, third), exact).sae[0]
     if option.d_sae == 2:
-        ordered[name, "near the truth"] = train(setting, starts["near the truth"], gentle).sae[
-            0
-        ]
+        close = train(setting, starts["near the truth"], gentle)
+        ordered[name, "near the truth"] = close.sae[0]
 
 # %%
 n_sorts = 20
