@@ -6,13 +6,13 @@ import torch
 
 from matryoshka_mixing import claims, metrics, theory
 from matryoshka_mixing.claims import Claim, Criterion, judge
-from matryoshka_mixing.features import without_hierarchy
-from matryoshka_mixing.sae import SAEConfig, start_near
+from matryoshka_mixing.features import family, without_hierarchy
+from matryoshka_mixing.sae import SAEConfig, random_start, start_near
 from matryoshka_mixing.train import Setting, TrainConfig, descend, train
 
 OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent", "prefix-pull",
-        "sibling-undo", "less-at-low-probability"]  # fmt: skip
-LATER = ["improves-on-standard", "not-sampling", "magnitude-skew", "topk-too"]
+        "sibling-undo", "magnitude-skew", "less-at-low-probability"]  # fmt: skip
+LATER = ["improves-on-standard", "not-sampling", "topk-too"]
 
 
 def criterion(metric, role, share=None, op=">=", threshold=0.5):
@@ -261,3 +261,17 @@ def test_the_verdict_on_the_undoing_flips_if_a_free_parent_leaves_no_sibling(tre
         found = metrics.read(run.sae, states, dictionary, tree.parents()).mixing.child_to_sibling.amax(-1)
         verdicts[name] = judge(claim, met(claim) | {"sibling_cosine_with_a_free_parent": found}).verdict
     assert verdicts == {"free": "supported", "held": "inconclusive"}
+
+
+def test_the_verdict_on_skew_flips_if_the_control_absorbs(dictionary):
+    """The control of equal magnitudes, run as it should be and then with the loud child."""
+    claim, verdicts = claims.load()["magnitude-skew"], {}
+    config = SAEConfig(20, (1, 2), encoder_bias=False, decoder_bias=False)
+    for name, magnitude in [("equal", 2.0), ("loud", 10.0)]:
+        states = family(0.3, 0.5, 1, parent_magnitude=2.0, child_magnitude=magnitude).states()
+        run = train(Setting(config, states, dictionary[:2]), random_start(config, range(64)), TrainConfig(1000))
+        reading = metrics.read(run.sae[0], states, dictionary[:2], [None, 0])
+        values = met(claim)
+        measured = values | {"control_absorption": reading.absorption[reading.all_live]}
+        verdicts[name] = judge(claim, measured).verdict
+    assert verdicts == {"equal": "supported", "loud": "inconclusive"}

@@ -300,7 +300,7 @@ def test_descend_is_train_with_autograd():
     """On the loss that both know, from the same start, they take the same path."""
     dictionary = orthonormal_dictionary(3, 20, torch.Generator().manual_seed(0))
     states, config = family(0.3, 0.4).states(), SAEConfig(20, (1, 3), (2.0, 1.0), l1=0.03)
-    start, how = random_start(config, range(6)), TrainConfig(300)
+    start, how = random_start(config, range(6)), TrainConfig(300, snapshots=(1, 20))
     x = states.inputs(dictionary)
     ours = train(Setting(config, states, dictionary), start, how)
     other = descend(lambda sae: sae.loss(x, states.probs, config), start, how, scale=states.power)
@@ -308,6 +308,7 @@ def test_descend_is_train_with_autograd():
     assert torch.allclose(other.sae.W_dec, ours.sae.W_dec[0], atol=1e-7)
     assert torch.allclose(other.grad_norm, ours.grad_norm[0], atol=1e-7)
     assert torch.allclose(other.history, ours.history[:, 0], atol=1e-9) and other.steps == ours.steps
+    assert torch.allclose(other.path.W_dec, ours.path.W_dec[:, 0], atol=1e-9) and len(other.path.W_dec) == 2
 
 
 def test_descend_leaves_alone_what_is_held():

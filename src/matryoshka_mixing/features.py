@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -361,3 +361,33 @@ def orthonormal_dictionary(
         )
     gaussian = torch.randn(d_model, n_features, dtype=torch.float64, generator=generator)
     return torch.linalg.qr(gaussian).Q.T.contiguous()
+
+
+def retuned(tree: FeatureTree, name: str, **changes: float) -> FeatureTree:
+    """The tree with some attributes of the feature of that id changed.
+
+    Raises:
+        ValueError: if no feature, or more than one, has that id, or a value is outside its range.
+    """
+    if (found := sum(node.id == name for node in tree)) != 1:
+        raise ValueError(f"{found} features are called {name!r}; exactly one must be. Ids here: {tree.names}.")
+
+    def visit(node: FeatureTree) -> FeatureTree:
+        mine = changes if node.id == name else {}
+        return replace(node, children=tuple(visit(child) for child in node.children), **mine)
+
+    return visit(tree)
+
+
+def twenty_feature_tree() -> FeatureTree:
+    """The toy model of Nabeshima (2024), with exactly orthonormal directions left to the dictionary.
+
+    Three parents of probability 0.15, each with three mutually exclusive children of 0.2 given the parent, and eight
+    independent features of 0.05; every magnitude 1.
+    """
+    families = []
+    for i in range(1, 4):
+        children = tuple(FeatureTree(0.2, id=f"child {i}.{j}") for j in range(1, 4))
+        families.append(FeatureTree(0.15, children, True, id=f"parent {i}"))
+    loners = [FeatureTree(0.05, id=f"loner {i}") for i in range(1, 9)]
+    return FeatureTree(1.0, (*families, *loners), is_read_out=False)

@@ -255,3 +255,80 @@ def one_latent_loss(
     caught = projected if biases else projected.clamp_min(0)
     power = (states.probs[:, None] * acts.square()).sum()
     return power - (states.probs * caught.square()).sum(-1)
+
+
+# One parent of magnitude a and one child of magnitude b = r a and probability q given the parent. Two states hold
+# something: the parent *alone*, a f0, and the *sum*, a f0 + b f1.
+
+
+def skew_ratio(magnitude_ratio: float, child_probability: float, alone: float = 1.0, together: float = 1.0) -> float:
+    """The ratio t of the best latent that fires on both states, parent + t child.
+
+    It is the top eigenvector of the second moment in which the parent alone weighs `alone` and the sum `together`. A
+    narrow SAE has weights (1, 1). In a Matryoshka SAE of widths (1, 2) and weights (beta, 1) the first latent has
+    (1 + beta, beta) if the second one fires on the sum only, and (beta, 1 + beta) if it fires on the parent alone
+    only: it completes one state in the outer prefix. Works elementwise on arrays and tensors.
+    """
+    r, q = magnitude_ratio, child_probability
+    parent, both, child = alone * (1 - q) + together * q, together * q * r, together * q * r**2
+    return (child - parent + ((child - parent) ** 2 + 4 * both**2) ** 0.5) / (2 * both)
+
+
+def skew_turn(magnitude_ratio: float, alone: float = 1.0, together: float = 1.0) -> float:
+    """The child probability above which the latent of `skew_ratio` is nearer to the child than to the parent (t = 1).
+
+    `q = alone / (alone + together (r^2 - 1))`; for a narrow SAE `q r^2 = 1`, where parent and child have the same
+    expected square. Outside [0, 1], as for all r < 1, it never turns. Works elementwise.
+    """
+    return alone / (alone + together * (magnitude_ratio**2 - 1))
+
+
+def skew_crossing(magnitude_ratio: float) -> float:
+    """The child probability above which completing the parent alone gives a lower loss than completing the sum.
+
+    `q = 1 / (2 + r^2)`, where both states have the same power. The two re-weighted second moments have the same
+    determinant, so the larger trace has the smaller remaining eigenvalue, whatever the inner weight.
+    """
+    return 1 / (2 + magnitude_ratio**2)
+
+
+def skew_solutions(
+    parent_probability: float,
+    child_probability: float,
+    parent_magnitude: float,
+    child_magnitude: float,
+    inner_weight: float = 1.0,
+) -> dict[str, tuple[float, Float[Tensor, "2 2"]]]:
+    """The solutions of a Matryoshka SAE of widths (1, 2) in which both latents fire: their loss and unit decoders.
+
+    Each is named by the states on which the first and the second latent fire, and is a local minimum wherever both
+    states have positive probability: a latent that is strictly silent on a state gets no gradient from it. Which of
+    them is lowest says nothing about which is reached.
+
+    Returns:
+        For "both, sum", "both, alone", "sum, alone" and "alone, sum" the loss and the decoder, one row a latent, with
+        entries along (parent, child).
+    """
+    p, q, beta = parent_probability, child_probability, inner_weight
+    alone = torch.tensor([parent_magnitude, 0.0], dtype=torch.float64)
+    total = torch.tensor([parent_magnitude, child_magnitude], dtype=torch.float64)
+    pair = States(torch.stack([alone, total]), torch.tensor([p * (1 - q), p * q], dtype=torch.float64))
+    found = {}
+    for completed, name, weights in [(total, "both, sum", (1 + beta, beta)), (alone, "both, alone", (beta, 1 + beta))]:
+        moment = second_moment(pair, torch.tensor(weights, dtype=torch.float64))
+        first = top_eigenvector(moment)
+        found[name] = float(torch.linalg.eigvalsh(moment)[0]), torch.stack([first, child_decoder(first, completed)])
+    rows = torch.stack([total / total.norm(), alone / alone.norm()])
+    found["sum, alone"] = beta * p * (1 - q) * float(alone @ alone), rows
+    found["alone, sum"] = beta * p * q * float(total @ total), rows.flip(0)
+    return found
+
+
+def absorption_saving(magnitude_ratio: float, child_probability: float) -> float:
+    """Share of the L1 penalty that absorption saves a standard SAE that reconstructs both states, in [0, 1].
+
+    `q (1 + r - sqrt(1 + r^2)) / (1 + q r)`: on the sum one latent of its length fires instead of two. It is positive
+    for every r, so a loud child is not needed. Works elementwise.
+    """
+    r, q = magnitude_ratio, child_probability
+    return q * (1 + r - (1 + r**2) ** 0.5) / (1 + q * r)

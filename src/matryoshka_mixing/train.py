@@ -67,6 +67,7 @@ class TrainConfig:
         tolerance: an instance has converged when its gradient norm is at most this times its E||x||^2.
         seed: seeds the batches (with the instance's own number); unused on exact states.
         records: how many points of the loss history to keep.
+        snapshots: after how many updates to keep the parameters, in increasing order; none by default.
     """
 
     steps: int = 3000
@@ -79,6 +80,7 @@ class TrainConfig:
     tolerance: float = 1e-6
     seed: int = 0
     records: int = 100
+    snapshots: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         checks = [
@@ -91,6 +93,11 @@ class TrainConfig:
             ("batch_size", self.batch_size is None or self.batch_size >= 1, "at least 1, or None for exact"),
             ("tolerance", self.tolerance > 0, "above 0"),
             ("records", self.records >= 1, "at least 1"),
+            (
+                "snapshots",
+                list(self.snapshots) == sorted({s for s in self.snapshots if 1 <= s <= self.steps}),
+                f"whole numbers from 1 to {self.steps} that strictly increase",
+            ),
         ]
         for name, holds, allowed in checks:
             if not holds:
@@ -116,6 +123,7 @@ class Trained:
             there it is a measure of noise rather than of failure.
         history: training loss at each recorded step, shape `(records, *instances)`.
         steps: the recorded steps.
+        path: the parameters after each of the updates in `snapshots`, with axes (snapshots, settings, seeds).
     """
 
     sae: SAE
@@ -124,6 +132,7 @@ class Trained:
     converged: Bool[Tensor, "*instances"]
     history: Float[Tensor, "records ..."]
     steps: list[int]
+    path: SAE
 
     def report(self) -> str:
         """How many instances converged, in one line."""
@@ -202,8 +211,9 @@ def train(
     shape = (len(settings), n_seeds)
     loss, grad_norm, history = (tensor.unflatten(-1, shape) for tensor in joined)
     columns = zip(*(vars(part[0]).values() for part in parts), strict=True)
-    sae = SAE(*(torch.cat(column).cpu().unflatten(0, shape) for column in columns))
-    return Trained(sae, loss, grad_norm, grad_norm <= config.tolerance, history, _recorded(config))
+    saes = SAE(*(torch.cat(column, dim=1).cpu().unflatten(1, shape) for column in columns))
+    recorded = _recorded(config)
+    return Trained(saes[-1], loss, grad_norm, grad_norm <= config.tolerance, history, recorded, saes[:-1])
 
 
 def descend(
@@ -255,17 +265,25 @@ def descend(
             vars(views(gradient))[name][index] = 0
         return loss.detach(), gradient
 
-    adam, history, recorded = _Adam(theta.detach(), config), [], set(_recorded(config))
+    adam, history, kept, recorded = _Adam(theta.detach(), config), [], [], set(_recorded(config))
     for step in range(config.steps):
         loss, gradient = loss_and_gradient()
         if step in recorded:
             history.append(loss)
         adam.step(gradient, step)
+        if step + 1 in config.snapshots:
+            kept.append(views(theta.detach().clone()))
     loss, gradient = loss_and_gradient()
     parts = [part.flatten(len(instances)) for part in vars(views(gradient)).values()]
     norm = torch.cat(parts, -1).norm(dim=-1) / scale
-    sae = views(theta.detach().clone())
-    return Trained(sae, loss, norm, norm <= config.tolerance, torch.stack(history), _recorded(config))
+    saes = _stacked([*kept, views(theta.detach().clone())])
+    recorded, done = _recorded(config), norm <= config.tolerance
+    return Trained(saes[-1], loss, norm, done, torch.stack(history), recorded, saes[:-1])
+
+
+def _stacked(saes: Sequence[SAE]) -> SAE:
+    """SAEs along a new leading axis."""
+    return SAE(*map(torch.stack, zip(*(vars(sae).values() for sae in saes), strict=True)))
 
 
 def _numbers(sae: SAEConfig, rows: int) -> int:
@@ -449,14 +467,16 @@ class _Chunk:
 
     @torch.inference_mode()
     def fit(self, advance: Callable[[int], object]) -> tuple[SAE, Tensor, Tensor, Tensor]:
-        """Train, then return the parameters, the final loss, the relative gradient norm and the history."""
-        config, history, recorded = self.config, [], set(_recorded(self.config))
+        """Train, then return the parameters (snapshots first), final loss, relative gradient norm and history."""
+        config, history, kept, recorded = self.config, [], [], set(_recorded(self.config))
         adam = _Adam(self.theta, config)
         for step, (x, probs) in zip(range(config.steps), self.batches(), strict=False):
             loss = self.loss_and_gradient(x, probs, want_loss=step in recorded)
             if loss is not None:
                 history.append(loss)
             adam.step(self.gradient, step)
+            if step + 1 in config.snapshots:
+                kept.append(self.result())
             if (step + 1) % BLOCK == 0:
                 advance(BLOCK * len(self.members))
         advance(config.steps % BLOCK * len(self.members))
@@ -467,7 +487,7 @@ class _Chunk:
             gradient = gradient + self.gradient
             power = power + (weights * part[..., :-1].square().sum(-1)).sum(-1)
         relative = gradient.flatten(1).norm(dim=-1) / power.clamp_min(torch.finfo(power.dtype).tiny)
-        return self.result(), final, relative, torch.stack(history)
+        return _stacked([*kept, self.result()]), final, relative, torch.stack(history)
 
     def loss_and_gradient(self, x: Tensor, probs: Tensor, want_loss: bool = True) -> Tensor | None:
         """The loss of each instance (if wanted), with its gradient left in the buffer.
