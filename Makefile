@@ -67,7 +67,7 @@ format: $(INSTALLED) ## repair style and formatting
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-benchmark: $(BENCHMARK_INSTALLED) ## measure the speed beside SAELens and a plain loop (own environment, some 10 minutes)
+benchmark: $(BENCHMARK_INSTALLED) ## measure the speed beside SAELens and a plain loop (own environment, some 15 minutes)
 	@$(BENCHMARK_PY) benchmarks/run.py --output benchmarks/results.json
 
 serve: ## show _build/html at http://localhost:8000 (PORT=... for another)

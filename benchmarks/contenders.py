@@ -202,18 +202,10 @@ def seconds_per_step(one: trainer.Setting, instances: int, batch: int | None, dt
         trainer.train(one, start, config, dtype=dtype, device=device)
         return time.perf_counter() - before
 
-    single = call(1)
-    if single < 1:
-        single = min(call(1), call(1))
-        each = max((call(9) - single) / 8, 1e-5)
-        steps = max(8, round(aim / each))
-        steps = min(steps, BLOCK) if steps < 2 * BLOCK else min(steps // BLOCK, 64) * BLOCK
-    else:
-        steps = 3
-    each = (call(steps) - single) / (steps - 1)
-    if each <= 0:
-        raise RuntimeError("set-up took longer than the steps that were timed; the machine was too busy to measure")
-    return each, steps
+    single, steps = min(call(1), call(1)), 8
+    while (more := call(steps) - single) < aim:
+        steps *= 2
+    return more / (steps - 1), steps
 
 
 BLOCK = trainer.BLOCK

@@ -313,7 +313,7 @@ def page(results: dict) -> str:
         f"On {gpu['card']}: {gpu['instances']:,} SAEs at once, {number(gpu['rate'])} SAE-steps a second on exact "
         "states in single precision (hierarchy, widths 1 and 3)."
         if gpu
-        else "No GPU was at hand."
+        else "No GPU was at hand, so none was measured."
     )
     quick = "\n**A smoke test (`--quick`): the numbers below mean little.**\n" if results["quick"] else ""
     machine = "\n".join(f"| {key} | {value} |" for key, value in results["machine"].items())
@@ -372,6 +372,17 @@ moved, so a multiple may lie below 1; the random numbers that draw a batch are n
 ## Training steps per second
 
 {step_tables(results)}
+
+## Tried and left out
+
+These were measured while the trainer was written, and are not part of the benchmark.
+
+- `torch.compile` of the step: the compiled step was slower than the one on buffers made beforehand, and compiling took
+  longer than most sweeps.
+- Stopping SAEs that have converged: on exact states most of the SAE-steps could be saved, but a small sweep does not
+  wait for arithmetic, its slowest SAE sets the time, and the cool-down would end elsewhere for each SAE.
+- Newton's method (damped, on the exact loss) after a start with Adam: a dozen iterations reach the optimum, and take
+  as long as all the steps of Adam that they replace, or longer; from too early a start, some end at another one.
 
 ## What is not compared like for like
 

@@ -36,7 +36,7 @@
 parent_probability = 0.3  # probability that the parent fires, from 1e-6 to 1
 child_probability = 0.4  # of each child given the parent, from 1e-6 to 1 / n_children
 n_children = 2  # number of mutually exclusive children, at least 2
-inner_weight = 1.0  # weight of the inner prefix (the outer one has 1), at least 0
+inner_weight = 1.0  # weight of the inner prefix (the outer one has 1), at least 0.001
 l1 = 0.0  # weight of the L1 penalty, at least 0; the closed forms assume 0
 d_model = 20  # dimension of the input, at least n_children + 1
 n_seeds = 192  # random seeds for each experiment, at least 1

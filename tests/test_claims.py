@@ -7,12 +7,13 @@ import torch
 from matryoshka_mixing import claims, metrics, recipe, theory
 from matryoshka_mixing.claims import Claim, Criterion, judge
 from matryoshka_mixing.features import FeatureTree, family, without_hierarchy
-from matryoshka_mixing.sae import SAEConfig, start_near
+from matryoshka_mixing.sae import SAEConfig, random_start, start_near
 from matryoshka_mixing.train import Setting, TrainConfig, descend, train
 
 OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent", "prefix-pull",
-        "sibling-undo", "improves-on-standard", "not-sampling"]  # fmt: skip
-LATER = ["magnitude-skew", "topk-too", "less-at-low-probability"]
+        "sibling-undo", "magnitude-skew", "less-at-low-probability", "improves-on-standard",
+        "not-sampling"]  # fmt: skip
+LATER = ["topk-too"]
 
 
 def criterion(metric, role, share=None, op=">=", threshold=0.5):
@@ -189,6 +190,7 @@ CONTROLS = {
     "narrow-mixing": ((1,), 0.0, "control_mixing", narrow_control),
     "matryoshka-mixing": ((1, 3), 0.0, "control_mixing", narrow_control),
     "child-to-parent": ((1, 3), 0.0, "control_child_to_parent", standard_control),
+    "less-at-low-probability": ((1, 3), 0.0, "control_mixing", narrow_control),
 }
 
 
@@ -260,6 +262,20 @@ def test_the_verdict_on_the_undoing_flips_if_a_free_parent_leaves_no_sibling(tre
         found = metrics.read(run.sae, states, dictionary, tree.parents()).mixing.child_to_sibling.amax(-1)
         verdicts[name] = judge(claim, met(claim) | {"sibling_cosine_with_a_free_parent": found}).verdict
     assert verdicts == {"free": "supported", "held": "inconclusive"}
+
+
+def test_the_verdict_on_skew_flips_if_the_control_absorbs(dictionary):
+    """The control of equal magnitudes, run as it should be and then with the loud child."""
+    claim, verdicts = claims.load()["magnitude-skew"], {}
+    config = SAEConfig(20, (1, 2), encoder_bias=False, decoder_bias=False)
+    for name, magnitude in [("equal", 2.0), ("loud", 10.0)]:
+        states = family(0.3, 0.5, 1, parent_magnitude=2.0, child_magnitude=magnitude).states()
+        run = train(Setting(config, states, dictionary[:2]), random_start(config, range(64)), TrainConfig(1000))
+        reading = metrics.read(run.sae[0], states, dictionary[:2], [None, 0])
+        values = met(claim)
+        measured = values | {"control_absorption": reading.absorption[reading.all_live]}
+        verdicts[name] = judge(claim, measured).verdict
+    assert verdicts == {"equal": "supported", "loud": "inconclusive"}
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,16 @@ def test_pulls_are_minus_the_gradient_of_each_term():
     assert (metrics.pulls(sae, x, terms, config.widths, 2)[:, 0] == 0).all(), "the first prefix misses latent 2"
 
 
+def test_each_its_own_asks_for_firing_everywhere_and_nowhere_else():
+    features = tensor([[0, 0], [1, 0], [1, 1]])
+    right, silent, stray = [[0, 0], [2, 0], [1, 3]], [[0, 0], [2, 0], [0, 3]], [[0, 0], [2, 1], [1, 3]]
+    acts, in_order = tensor([right, silent, stray]), torch.arange(2).expand(3, -1)
+    assert metrics.each_its_own(acts, in_order, features).tolist() == [True, False, False]
+    swapped, missing = torch.tensor([[1, 0]]), torch.tensor([[0, -1]])
+    assert metrics.each_its_own(acts[:1].flip(-1), swapped, features).tolist() == [True]
+    assert metrics.each_its_own(acts[:1], missing, features).tolist() == [False]
+
+
 def test_the_interval_of_a_median_covers_it_as_often_as_it_says():
     rng, truth, hits = np.random.default_rng(1), 0.0, 0
     for _ in range(200):

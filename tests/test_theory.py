@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matryoshka_mixing import metrics, theory
-from matryoshka_mixing.features import FeatureTree, family, independent, orthonormal_dictionary
+from matryoshka_mixing.features import FeatureTree, States, family, independent, orthonormal_dictionary
 from matryoshka_mixing.sae import SAE, SAEConfig, start_near
 from matryoshka_mixing.train import Setting, TrainConfig, train
 
@@ -90,8 +90,12 @@ def test_prefix_weights_by_hand():
     # Child 1 sits at rank 2: widths 1 and 2 miss it. Child 2 sits at rank 1: only width 1 does.
     assert by_state == {(0, 0, 0): 0, (1, 0, 0): 70, (1, 1, 0): 30, (1, 0, 1): 10}
     together = independent([0.5] * 3).states()
-    with pytest.raises(ValueError, match=r"features \[1, 2\] fire together.*width 2 holds only some"):
+    with pytest.raises(ValueError, match=r"features \[0, 1, 2\] fire, and the prefix of width 2 holds a latent of"):
         theory.prefix_weights(together, range(3), (1, 2, 3), (1.0, 1.0, 1.0))
+    with pytest.raises(ValueError, match="Let the parent's latent come first"):
+        theory.prefix_weights(states, (1, 0, 2), (1, 2, 3), (1.0, 1.0, 1.0))
+    with pytest.raises(ValueError, match=r"features \[1, 2, 3\] fire together beside feature 0"):
+        theory.prefix_weights(independent([0.5] * 4).states(), range(4), (1, 4), (1.0, 1.0))
     assert theory.prefix_weights(together, range(3), (1, 3), (1.0, 2.0)).tolist() == [0, 0, 0, 0, 3, 1, 1, 1]
 
 
@@ -118,11 +122,13 @@ def test_with_biases_a_direction_leaves_the_variance_across_it():
 
 @st.composite
 def unequal_families(draw):
-    """A family of unequal exclusive children, any ranks, and any weighted prefixes."""
+    """A family of unequal exclusive children, any ranks with the parent first, and any weighted prefixes."""
     n = draw(st.integers(1, 6))
     shares = draw(st.lists(st.floats(0.01, 1), min_size=n + 1, max_size=n + 1))
     latents = draw(st.integers(n + 1, n + 4))
     ranks = draw(st.permutations(range(latents)))[: n + 1]
+    first = ranks.index(min(ranks))
+    ranks[0], ranks[first] = ranks[first], ranks[0]
     widths = sorted({latents, *draw(st.lists(st.integers(1, latents), max_size=latents))})
     weights = draw(st.lists(st.floats(0.01, 10), min_size=len(widths), max_size=len(widths)))
     return [s / sum(shares) for s in shares[1:]], ranks, widths, weights
@@ -178,9 +184,8 @@ def test_trained_saes_meet_the_arrow(shares, widths, weights):
     pairs = torch.eye(n + 1, dtype=torch.float64)[1:] + torch.eye(n + 1, dtype=torch.float64)[0]
     expected = torch.cat([best[None], theory.child_decoder(best, pairs)])
     found = metrics.decoder_cosines(run.sae, dictionary)[0]
-    fires = metrics.selective(
-        run.sae[0].encode(states.inputs(dictionary)), torch.arange(n + 1).expand(24, -1), states.acts
-    ).all(-1)
+    acts = run.sae[0].encode(states.inputs(dictionary))
+    fires = metrics.each_its_own(acts, torch.arange(n + 1).expand(24, -1), states.acts)
     assert fires.sum() >= 4
     assert (found - expected).abs()[fires].max() < 1e-6
 
@@ -206,6 +211,8 @@ def test_inclusion_probabilities():
     for bad in [([1.0, 0.0], 1), ([1.0, 2.0], 3)]:
         with pytest.raises(ValueError, match="every chance must be above 0, and there must be at least as many"):
             theory.inclusion_probabilities(*bad)
+    with pytest.raises(ValueError, match=r"differ by too much.*ratio is 1e\+07"):
+        theory.inclusion_probabilities([1e-7, 1, 1, 1, 1], 2)
 
 
 @pytest.mark.parametrize(("n", "beta"), [(2, 1.0), (2, 0.3), (3, 2.0)])
@@ -226,3 +233,23 @@ def test_a_childs_cosine_with_its_parent_vanishes_on_the_boundary_and_has_either
         leans.append(metrics.decoder_cosines(run.sae, dictionary)[..., 1:, 0])
     assert leans[1].abs().max() < 1e-6
     assert (leans[0] < -1e-4).all() and (leans[2] > 1e-4).all()
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.2, 0.5])
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+def test_two_overlapping_children_that_come_in_together(overlap, beta):
+    """The eigenvector holds with the joint input counted; at equal weights the overlap drops out."""
+    q, joint = 0.3, 0.3 * overlap
+    acts = torch.tensor([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 0, 1], [1, 1, 1]], dtype=torch.float64)
+    given = torch.tensor([1 - 2 * q + joint, q - joint, q - joint, joint], dtype=torch.float64)
+    states = States(acts, torch.cat([torch.tensor([0.7], dtype=torch.float64), 0.3 * given]))
+    dictionary = orthonormal_dictionary(3, 20, torch.Generator().manual_seed(1))
+    config = SAEConfig(20, (1, 3), (beta, 1.0), encoder_bias=False, decoder_bias=False)
+    run = train(Setting(config, states, dictionary), start_near(dictionary, range(8), 0.05), TrainConfig(2500))
+    best = theory.matryoshka_optimum(states, range(3), (1, 3), (beta, 1.0))
+    expected = torch.cat([best[None], theory.child_decoder(best, acts[2:4])])
+    fires = metrics.each_its_own(run.sae[0].encode(states.inputs(dictionary)), torch.arange(3).expand(8, -1), acts)
+    assert fires.any()
+    assert (metrics.decoder_cosines(run.sae, dictionary)[0] - expected)[fires].abs().max() < 1e-6
+    if beta == 1:
+        assert best[1] / best[0] == pytest.approx(theory.matryoshka_ratio(q, 2), abs=1e-12)

@@ -21,7 +21,7 @@ MANY = independent([0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05])
 def chunk_of(setting, start, config, device="cpu"):
     """All seeds of one setting side by side."""
     place = {"device": device, "dtype": torch.float64}
-    source = training._Source(setting, config)
+    source = training._Source(setting, config, torch.float64)
     return training._Chunk([(setting.sae, source, i) for i in range(len(start.W_enc))], start, config, place)
 
 
@@ -93,7 +93,7 @@ def test_results_do_not_depend_on_company_or_chunking(batch_size, many, tree, di
     sweep = [Setting(replace(BARE, l1=l1), states, dictionary) for l1 in (0.0, 0.05)]
     together = train(sweep, start, schedule)
     alone = train(sweep[1], start[:5], schedule)
-    rows = training._Source(sweep[0], schedule).n_rows
+    rows = training._Source(sweep[0], schedule, torch.float64).n_rows
     monkeypatch.setattr(training, "BYTES_AT_ONCE", {"cpu": 7 * 8 * training._numbers(BARE, rows)})
     split = train(sweep, start, schedule)
     for name in ("W_enc", "W_dec"):
@@ -164,14 +164,20 @@ def test_a_batch_of_distinct_states_is_distributed_like_one_of_rows(listed, monk
     assert not torch.equal(counts[:, 0], counts[:, 1])
 
 
-def test_few_and_many_states_train_side_by_side(tree, dictionary):
-    setting = Setting(BARE, tree.states(), dictionary)
-    crowd = Setting(BARE, MANY.states(), orthonormal_dictionary(7, 20, torch.Generator().manual_seed(0)))
-    exact = [train(one, start_near(dictionary, range(8)), TrainConfig(800)).loss for one in (setting, crowd)]
-    both = train([setting, crowd], start_near(dictionary, range(8)), TrainConfig(800, batch_size=300))
-    # The final loss is exact, at parameters that sampling moved a little.
-    for one, other in zip(exact, both.loss, strict=True):
-        assert (other > one[0] - 1e-9).all() and torch.allclose(other, one[0], rtol=0.05, atol=0.01)
+def test_any_data_train_side_by_side_as_they_do_alone(tree, dictionary):
+    directions = orthonormal_dictionary(7, 20, torch.Generator().manual_seed(0))
+    varying = FeatureTree(1.0, tuple(FeatureTree(0.3, magnitude_std=0.1) for _ in range(3)), is_read_out=False)
+    sweep = [
+        Setting(BARE, tree.states(), dictionary),
+        Setting(BARE, MANY.states(), directions),
+        Setting(BARE, varying, dictionary),
+    ]
+    start, schedule = start_near(dictionary, range(4)), TrainConfig(150, batch_size=50)
+    alone = [train(setting, start, schedule).sae.W_dec[0] for setting in sweep]
+    for members in ([0, 1], [1, 2], [0, 1, 2]):
+        together = train([sweep[i] for i in members], start, schedule).sae.W_dec
+        for i, decoder in zip(members, together, strict=True):
+            assert torch.allclose(decoder, alone[i], rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.parametrize(("batch_size", "many"), [(None, False), (50, False), (50, True)])
@@ -294,7 +300,7 @@ def test_descend_is_train_with_autograd():
     """On the loss that both know, from the same start, they take the same path."""
     dictionary = orthonormal_dictionary(3, 20, torch.Generator().manual_seed(0))
     states, config = family(0.3, 0.4).states(), SAEConfig(20, (1, 3), (2.0, 1.0), l1=0.03)
-    start, how = random_start(config, range(6)), TrainConfig(300)
+    start, how = random_start(config, range(6)), TrainConfig(300, snapshots=(1, 20))
     x = states.inputs(dictionary)
     ours = train(Setting(config, states, dictionary), start, how)
     other = descend(lambda sae: sae.loss(x, states.probs, config), start, how, scale=states.power)
@@ -302,6 +308,7 @@ def test_descend_is_train_with_autograd():
     assert torch.allclose(other.sae.W_dec, ours.sae.W_dec[0], atol=1e-7)
     assert torch.allclose(other.grad_norm, ours.grad_norm[0], atol=1e-7)
     assert torch.allclose(other.history, ours.history[:, 0], atol=1e-9) and other.steps == ours.steps
+    assert torch.allclose(other.path.W_dec, ours.path.W_dec[:, 0], atol=1e-9) and len(other.path.W_dec) == 2
 
 
 def test_descend_leaves_alone_what_is_held():

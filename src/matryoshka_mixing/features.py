@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -361,6 +361,22 @@ def orthonormal_dictionary(
         )
     gaussian = torch.randn(d_model, n_features, dtype=torch.float64, generator=generator)
     return torch.linalg.qr(gaussian).Q.T.contiguous()
+
+
+def retuned(tree: FeatureTree, name: str, **changes: float) -> FeatureTree:
+    """The tree with some attributes of the feature of that id changed.
+
+    Raises:
+        ValueError: if no feature, or more than one, has that id, or a value is outside its range.
+    """
+    if (found := sum(node.id == name for node in tree)) != 1:
+        raise ValueError(f"{found} features are called {name!r}; exactly one must be. Ids here: {tree.names}.")
+
+    def visit(node: FeatureTree) -> FeatureTree:
+        mine = changes if node.id == name else {}
+        return replace(node, children=tuple(visit(child) for child in node.children), **mine)
+
+    return visit(tree)
 
 
 def twenty_feature_tree() -> FeatureTree:

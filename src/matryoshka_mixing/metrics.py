@@ -150,9 +150,28 @@ def selective(
     not unique.
     Arguments as for `absorption`; a feature without a latent is not selective.
     """
-    index = latents.clamp_min(0).unsqueeze(-2).expand(*acts.shape[:-1], latents.shape[-1])
-    stray = (acts.gather(-1, index) > tolerance) & (features == 0)
+    stray = _fires(acts, latents, tolerance) & (features == 0)
     return ~stray.any(-2) & (latents >= 0)
+
+
+def each_its_own(
+    acts: Float[Tensor, "*instances states d_sae"],
+    latents: Int[Tensor, "*instances features"],
+    features: Float[Tensor, "states features"],
+    tolerance: float = SILENT,
+) -> Bool[Tensor, "*instances"]:
+    """Whether every feature's latent fires on all inputs that hold the feature, and on no others.
+
+    The theory assumes it. Arguments as for `absorption`; False where a feature has no latent.
+    """
+    right = _fires(acts, latents, tolerance) == (features > 0)
+    return right.all(-2).all(-1) & (latents >= 0).all(-1)
+
+
+def _fires(acts: Tensor, latents: Tensor, tolerance: float) -> Tensor:
+    """Whether each feature's latent fires on each state, shape `(*instances, states, features)`."""
+    index = latents.clamp_min(0).unsqueeze(-2).expand(*acts.shape[:-1], latents.shape[-1])
+    return acts.gather(-1, index) > tolerance
 
 
 def pulls(
@@ -265,6 +284,60 @@ def read(
         latents=latents,
         mixing=mix,
         absorption=absorption(acts, latents, states.acts, states.probs, parents, mix.own),
+    )
+
+
+def firing_code(
+    acts: Float[Tensor, "*instances states d_sae"], tolerance: float = SILENT
+) -> Int[Tensor, "*instances d_sae"]:
+    """Which states each latent fires on, as one number: the sum of 2^s over its states s; 0 for a dead latent."""
+    powers = 2 ** torch.arange(acts.shape[-2], device=acts.device)
+    return ((acts > tolerance) * powers[:, None]).sum(-2)
+
+
+def explained(
+    sae: SAE,
+    states: States,
+    dictionary: Float[Tensor, "features d_in"],
+    directions: Float[Tensor, "directions features"],
+) -> Float[Tensor, "*instances directions"]:
+    """Share of each direction's expected square that the whole SAE reconstructs: at most 1, below 0 where it hurts.
+
+    Args:
+        sae: parameters with any leading axes.
+        states: the data.
+        dictionary: the true directions, orthonormal.
+        directions: unit vectors in feature space; the identity asks for the features themselves.
+    """
+    x = states.inputs(dictionary)
+    rest = (x - sae.decode(sae.encode(x))) @ dictionary.T @ directions.T
+    power = states.probs @ (states.acts @ directions.T).square()
+    return 1 - (states.probs[:, None] * rest.square()).sum(-2) / power
+
+
+def first_reached(
+    values: Float[Tensor, "records seeds directions"], steps: Sequence[int], level: float
+) -> Float[Tensor, "seeds directions"]:
+    """The first recorded step at which a value is at least `level`; infinite where none is."""
+    reached = values >= level
+    when = torch.tensor(steps, dtype=torch.float64)[reached.int().argmax(0)]
+    return torch.where(reached.any(0), when, torch.inf)
+
+
+def resorted(sae: SAE, states: States, dictionary: Float[Tensor, "features d_in"]) -> SAE:
+    """The same SAE with its latents in the order of their share in the reconstruction, largest first.
+
+    The share is `E[acts^2] ||W_dec||^2`, by which the original code of Nabeshima (2024) re-sorts during training
+    (there a running mean over batches, here exact).
+    """
+    acts = sae.encode(states.inputs(dictionary))
+    share = (states.probs[:, None] * acts.square()).sum(-2) * sae.W_dec.square().sum(-1)
+    order = share.argsort(dim=-1, descending=True, stable=True)
+    return SAE(
+        sae.W_enc.gather(-1, order[..., None, :].expand_as(sae.W_enc)),
+        sae.b_enc.gather(-1, order),
+        sae.W_dec.gather(-2, order[..., None].expand_as(sae.W_dec)),
+        sae.b_dec,
     )
 
 

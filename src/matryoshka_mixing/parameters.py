@@ -46,9 +46,11 @@ class Parameter:
 PARAMETERS = {
     "parent_probability": Parameter("probability that the parent fires", 1e-6, 1),
     "child_probability": Parameter("probability of each child given the parent", 1e-6, 1),
+    "parent_magnitude": Parameter("activation of the parent when it fires", 1e-3, 1e3),
+    "child_magnitude": Parameter("activation of the child when it fires", 1e-3, 1e3),
     "n_children": Parameter("number of mutually exclusive children", 2, 12, whole=True),
     "l1": Parameter("weight of the L1 penalty", 0),
-    "inner_weight": Parameter("weight of the inner prefix in the loss (the outer one has weight 1)", 0),
+    "inner_weight": Parameter("weight of the inner prefix in the loss (the outer one has weight 1)", 0.001),
     "d_model": Parameter("dimension of the input", 1, whole=True),
     "n_seeds": Parameter("random seeds for each experiment", 1, whole=True),
     "n_sweep_seeds": Parameter("random seeds at each point of a sweep", 1, whole=True),

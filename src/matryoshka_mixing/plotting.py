@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
+import matplotlib.patheffects
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -263,6 +264,7 @@ def balance(pulls: Mapping[str, np.ndarray], features: Sequence[str], xlabel: st
         xlabel: what a pull is measured in.
     """
     figure, axis = plt.subplots(figsize=(7.6, 0.62 * len(features) + 1.5))
+    axis.use_sticky_edges = False
     ends = np.zeros((2, len(features)))
     hatches = ("", "//", "..", "\\\\", "xx", "++")
     for i, (label, pull) in enumerate(pulls.items()):
@@ -282,24 +284,31 @@ def balance(pulls: Mapping[str, np.ndarray], features: Sequence[str], xlabel: st
 
 
 def cosine_maps(panels: Mapping[str, Mapping], quantity: str) -> Figure:
-    """Cosines over a plane as colours, with theory's line between the signs drawn over them.
+    """Cosines over a plane as colours, with theory's lines drawn over them.
 
     Args:
-        panels: title of each panel and its `x`, `y` (cell centres, evenly spaced), `values` of shape (y, x) with NaN
-            where nothing is known, `xlabel`, `ylabel`, and `boundary`: the (x, y) points of the line.
+        panels: title of each panel and its `x`, `y` (cell centres, evenly spaced on the axis's scale), `values` of
+            shape (y, x) with NaN where nothing is known, `xlabel`, `ylabel`, and `lines`: for each line its label
+            (or None), its x and its y. Optional: `log` (both axes logarithmic) and `mark` (an x, and what is there).
         quantity: label of the colours.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels) + 0.6, 3.8), squeeze=False)
     highest = max(float(np.nanmax(np.abs(panel["values"]))) for panel in panels.values())
     for axis, (title, panel) in zip(axes.flat, panels.items(), strict=True):
         axis.set_facecolor("0.85")
+        if panel.get("log"):
+            axis.set(xscale="log", yscale="log")
+        edges = [_edges(np.asarray(panel[key]), panel.get("log", False)) for key in "xy"]
         drawn = axis.pcolormesh(
-            panel["x"], panel["y"], np.asarray(panel["values"]), shading="nearest", cmap=DIVERGING,
-            vmin=-highest, vmax=highest, edgecolors="white", lw=0.3,
-        )  # fmt: skip
-        limits = axis.get_xlim(), axis.get_ylim()
-        axis.plot(*panel["boundary"], color="black", lw=2, label="theory: the sign turns")
-        axis.set(xlim=limits[0], ylim=limits[1], xlabel=panel["xlabel"], ylabel=panel["ylabel"])
+            *edges, np.asarray(panel["values"]), cmap=DIVERGING, vmin=-highest, vmax=highest, edgecolors="white", lw=0.3
+        )
+        for label, x, y in panel["lines"]:
+            axis.plot(x, y, color="black", lw=2, label=label)
+        axis.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]], xlabel=panel["xlabel"], ylabel=panel["ylabel"])
+        if "mark" in panel:
+            place, text = panel["mark"]
+            axis.axvline(place, color="0.25", ls=":", lw=1.5)
+            axis.annotate(text, (place, edges[1][0]), xytext=(4, 4), textcoords="offset points", fontsize=9)
         axis.set_title(title, fontsize=10)
         axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.07), borderaxespad=0)
     figure.colorbar(drawn, ax=axes, label=quantity, pad=0.015)
@@ -385,4 +394,102 @@ def histories(steps: Sequence[int], panels: Mapping[str, Mapping[str, np.ndarray
             axis.set_yscale("log")
         axis.set(xlabel="step", ylabel=ylabel)
     axes[0, 0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    return figure
+
+
+def _edges(centres: np.ndarray, log: bool) -> np.ndarray:
+    """Edges of cells with these centres, evenly spaced on the axis's scale."""
+    places = np.log(centres) if log else centres
+    half = np.diff(places).mean() / 2
+    edges = np.append(places - half, places[-1] + half)
+    return np.exp(edges) if log else edges
+
+
+def phase_maps(
+    panels: Mapping[str, np.ndarray],
+    x: np.ndarray,
+    y: np.ndarray,
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    xlabel: str,
+    ylabel: str,
+    *,
+    quantity: str,
+    mark: tuple[float, float] | None = None,
+) -> Figure:
+    """Colour maps over the plane of two settings, with theory's curves over them.
+
+    Args:
+        panels: title of each panel and its values, shape (len(y), len(x)); NaN cells are grey.
+        x: positions on the horizontal axis, evenly spaced in their logarithm to base 2.
+        y: positions on the vertical axis, evenly spaced.
+        curves: label of each curve and its x and y; what lies outside the axes is cut off.
+        xlabel, ylabel: names of the axes.
+        quantity: name of the values; one that holds "cosine" gets the diverging colours (-1 to 1), another the
+            sequential ones (0 to 1).
+        mark: a point to mark with a star.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.9 * len(panels) + 1.2, 4.7), sharey=True, squeeze=False)
+    low, colours = (-1, DIVERGING) if "cosine" in quantity else (0, SEQUENTIAL)
+    for axis, (title, values) in zip(axes.flat, panels.items(), strict=True):
+        axis.set_facecolor("0.8")
+        axis.set_xscale("log", base=2)
+        mesh = axis.pcolormesh(x, y, np.ma.masked_invalid(values), vmin=low, vmax=1, cmap=colours, shading="nearest")
+        limits = axis.get_xlim(), axis.get_ylim()
+        for i, (label, (along, up)) in enumerate(curves.items()):
+            inside = np.where((up >= y[0]) & (up <= y[-1]), up, np.nan)
+            # A white edge keeps the line visible on dark cells.
+            edge = [mpl.patheffects.withStroke(linewidth=3.6, foreground="white")]
+            axis.plot(along, inside, color="0.1", ls=("-", "--", ":")[i % 3], lw=1.8, label=label, path_effects=edge)
+        if mark:
+            axis.plot(
+                *mark, marker="*", ms=13, color=COLOURS[1], mec="white", mew=1, ls="none", label="the thread's case"
+            )
+        axis.set(title=title, xlabel=xlabel, xlim=limits[0], ylim=limits[1])
+        axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    axes[0, 0].set_ylabel(ylabel)
+    figure.colorbar(mesh, ax=axes, label=quantity, aspect=25, pad=0.015)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(panels), fontsize=9)
+    return figure
+
+
+def learning_curves(panels: Mapping[str, Mapping[str, np.ndarray]], steps: Sequence[int], ylabel: str) -> Figure:
+    """Curves over training, two panels in a row: the median over seeds with the middle half of them shaded.
+
+    Args:
+        panels: title of each panel, and in it the label of each curve and its values, shape (steps, seeds).
+        steps: the training steps, drawn on a logarithmic axis.
+        ylabel: name of the vertical axis.
+    """
+    rows = -(-len(panels) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(8.6, 2.9 * rows + 0.5), sharex=True, sharey=True, squeeze=False)
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+        for i, (label, values) in enumerate(curves.items()):
+            if not values.shape[1]:
+                continue  # no seed to show
+            low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
+            axis.plot(steps, middle, color=COLOURS[i], ls=("-", "--", ":")[i % 3], lw=2, label=label)
+            axis.fill_between(steps, low, high, color=COLOURS[i], alpha=0.15, lw=0)
+        axis.axhline(0, color="0.6", lw=0.8, zorder=0)
+        axis.set(title=title, xscale="log")
+    for axis in axes[-1]:
+        axis.set_xlabel("training step")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(ylabel)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
+    return figure
+
+
+def log_scatter(panels: Sequence[Mapping], per_row: int = 2) -> Figure:
+    """Points on two logarithmic axes; each panel has `title`, `xlabel`, `ylabel` and `series`: label, then x and y."""
+    rows = -(-len(panels) // per_row)
+    figure, axes = plt.subplots(rows, per_row, figsize=(4.3 * per_row, 3.2 * rows), squeeze=False)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        for i, (label, (x, y)) in enumerate(panel["series"].items()):
+            axis.scatter(x, y, s=30, marker=MARKERS[i], color=COLOURS[i], ec="white", lw=0.5, label=label)
+        some = any(np.isfinite(np.asarray(values)).all(0).any() for values in map(np.stack, panel["series"].values()))
+        scale = "log" if some else "linear"  # a logarithmic axis cannot be empty
+        axis.set(title=panel["title"], xlabel=panel["xlabel"], ylabel=panel["ylabel"], xscale=scale, yscale=scale)
+        axis.legend(fontsize=9)
     return figure

@@ -1,6 +1,7 @@
 """What the best SAE looks like, without training one.
 
-Assumptions throughout: penalty 0, no biases, orthonormal features of magnitude 1 where a closed form is given.
+Assumptions throughout: no biases, penalty 0 (but in `lean_boundary`), each latent fires with its own feature and with
+no other, and orthonormal features of magnitude 1 where a closed form is given.
 Vectors are in feature space: entry i is the component along feature i, so that for unit vectors an entry *is*
 the cosine with that feature. Derived for this project; every statement here is checked by a test.
 """
@@ -60,7 +61,8 @@ def prefix_weights(
     """How much each state pulls on the parent's decoder.
 
     That is the total weight of the prefixes that hold the parent's latent and miss the latent of the child that
-    is active (for the parent alone: of all prefixes that hold it). Children that fire together must come in together.
+    is active (for the parent alone: of all prefixes that hold it). At most two children may be active together, and
+    they must come in together.
 
     Args:
         states: states of one family, or of several of which one fires at a time.
@@ -69,7 +71,8 @@ def prefix_weights(
         parent: number of the parent feature.
 
     Raises:
-        ValueError: if children fire together and a prefix of some weight holds only some of them (no theory there).
+        ValueError: where the theory does not hold: if a prefix of some weight holds a child's latent and not its
+            parent's, or one of two children that fire together and not the other, or if three fire together.
     """
     pull = torch.zeros(len(states), dtype=torch.float64)
     for i, acts in enumerate(states.acts):
@@ -78,12 +81,17 @@ def prefix_weights(
         others = [f for f in torch.nonzero(acts).flatten().tolist() if f != parent]
         first_out = min((ranks[f] for f in others), default=max(widths))
         all_in = max((ranks[f] for f in others), default=first_out)
+        if len(others) > 2:
+            raise ValueError(
+                f"in state {i} features {others} fire together beside feature {parent}; the theory covers at most two "
+                "at a time. Use mutually exclusive children."
+            )
         for width, weight in zip(widths, weights, strict=True):
-            if weight and first_out < width <= all_in:
+            if weight and first_out < width <= max(all_in, ranks[parent]):
                 raise ValueError(
-                    f"in state {i} features {others} fire together beside feature {parent}, and the prefix of width "
-                    f"{width} holds only some of their latents; the theory does not cover that. Use mutually exclusive "
-                    "children, or prefixes that hold all of them or none."
+                    f"in state {i} features {[parent, *others]} fire, and the prefix of width {width} holds a latent "
+                    f"of {others} without that of {parent} or of the others; the theory does not cover that. "
+                    "Let the parent's latent come first, and children that fire together come in together."
                 )
             if ranks[parent] < width <= first_out:
                 pull[i] += weight
@@ -130,11 +138,10 @@ def unequal_ratios(
     """
     alone = torch.as_tensor(alone, dtype=torch.float64)
     total = alone + pulls.sum(-1)
-    low, high = torch.broadcast_tensors(pulls.amax(-1), total + pulls.sum(-1))
+    low, high = torch.broadcast_tensors(2 * pulls.amax(-1), total + pulls.sum(-1))
     for _ in range(100):
         middle = (low + high) / 2
-        rest = pulls.square() / (middle[..., None] - pulls).clamp_min(torch.finfo(pulls.dtype).tiny)
-        above = middle >= total + rest.sum(-1)
+        above = middle >= total + (pulls.square() / (middle[..., None] - pulls)).sum(-1)
         low, high = torch.where(above, low, middle), torch.where(above, middle, high)
     return pulls / (high[..., None] - pulls)
 
@@ -147,7 +154,7 @@ def inclusion_probabilities(chances: Sequence[float], draws: int) -> list[float]
     and the first `draws` to arrive are in. The integral over the time of arrival is done by Gauss-Legendre.
 
     Raises:
-        ValueError: if a chance is not above 0 or there are fewer items than draws.
+        ValueError: if a chance is not above 0, there are fewer items than draws, or chances differ by far too much.
     """
     rates = np.asarray(chances, dtype=float)
     if not 0 <= draws <= len(rates) or (rates <= 0).any():
@@ -166,6 +173,10 @@ def inclusion_probabilities(chances: Sequence[float], draws: int) -> list[float]
             arrived[1:] = arrived[1:] * (1 - gone) + arrived[:-1] * gone
             arrived[0] *= 1 - gone
         found.append(float(node_weights @ (rate * waiting ** (rate - 1) * arrived[:draws].sum(0)) / 2))
+    if abs(sum(found) - draws) > 1e-6:
+        raise ValueError(
+            f"the chances {list(chances)} differ by too much for the integral; their ratio is {rates.max():.0e}."
+        )
     return found
 
 
@@ -183,7 +194,7 @@ def child_decoder(
     The inner prefix, where the parent's latent stands alone, fixes its activation to the projection of the
     input on its (unit) decoder; the outer prefix is then exact if the child's latent holds the rest. For child i of a
     parent of ratios t that is, up to scale, `(sum t_j^2 - t_i) / (1 + sum t_j^2)` of the parent and
-    `-t_j (1 + t_i) / (1 + sum t_j^2)` of sibling j: always against the siblings, and against the parent where
+    `-t_j (1 + t_i) / (1 + sum t_j^2)` of sibling j: never toward a sibling, and against the parent where
     `t_i > sum t_j^2`.
     """
     rest = state - (state * parent_decoder).sum(-1, keepdim=True) * parent_decoder
@@ -206,7 +217,8 @@ def lean_boundary(
 ) -> tuple[Float[Tensor, "*points"], Float[Tensor, "*points"]]:
     """Where a child's cosine with its parent changes sign: child probability q and L1 penalty, along a curve.
 
-    For a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1) with n equal exclusive children. The curve's
+    For a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1) with n equal exclusive children, whose latents all
+    stay active (half the penalty lies below what each has to write). The curve's
     parameter is the ratio t of the parent's decoder, from 0 to 1/n; below the curve (a smaller penalty) the cosine is
     negative.
 
@@ -243,3 +255,80 @@ def one_latent_loss(
     caught = projected if biases else projected.clamp_min(0)
     power = (states.probs[:, None] * acts.square()).sum()
     return power - (states.probs * caught.square()).sum(-1)
+
+
+# One parent of magnitude a and one child of magnitude b = r a and probability q given the parent. Two states hold
+# something: the parent *alone*, a f0, and the *sum*, a f0 + b f1.
+
+
+def skew_ratio(magnitude_ratio: float, child_probability: float, alone: float = 1.0, together: float = 1.0) -> float:
+    """The ratio t of the best latent that fires on both states, parent + t child.
+
+    It is the top eigenvector of the second moment in which the parent alone weighs `alone` and the sum `together`. A
+    narrow SAE has weights (1, 1). In a Matryoshka SAE of widths (1, 2) and weights (beta, 1) the first latent has
+    (1 + beta, beta) if the second one fires on the sum only, and (beta, 1 + beta) if it fires on the parent alone
+    only: it completes one state in the outer prefix. Works elementwise on arrays and tensors.
+    """
+    r, q = magnitude_ratio, child_probability
+    parent, both, child = alone * (1 - q) + together * q, together * q * r, together * q * r**2
+    return (child - parent + ((child - parent) ** 2 + 4 * both**2) ** 0.5) / (2 * both)
+
+
+def skew_turn(magnitude_ratio: float, alone: float = 1.0, together: float = 1.0) -> float:
+    """The child probability above which the latent of `skew_ratio` is nearer to the child than to the parent (t = 1).
+
+    `q = alone / (alone + together (r^2 - 1))`; for a narrow SAE `q r^2 = 1`, where parent and child have the same
+    expected square. Outside [0, 1], as for all r < 1, it never turns. Works elementwise.
+    """
+    return alone / (alone + together * (magnitude_ratio**2 - 1))
+
+
+def skew_crossing(magnitude_ratio: float) -> float:
+    """The child probability above which completing the parent alone gives a lower loss than completing the sum.
+
+    `q = 1 / (2 + r^2)`, where both states have the same power. The two re-weighted second moments have the same
+    determinant, so the larger trace has the smaller remaining eigenvalue, whatever the inner weight.
+    """
+    return 1 / (2 + magnitude_ratio**2)
+
+
+def skew_solutions(
+    parent_probability: float,
+    child_probability: float,
+    parent_magnitude: float,
+    child_magnitude: float,
+    inner_weight: float = 1.0,
+) -> dict[str, tuple[float, Float[Tensor, "2 2"]]]:
+    """The solutions of a Matryoshka SAE of widths (1, 2) in which both latents fire: their loss and unit decoders.
+
+    Each is named by the states on which the first and the second latent fire, and is a local minimum wherever both
+    states have positive probability: a latent that is strictly silent on a state gets no gradient from it. Which of
+    them is lowest says nothing about which is reached.
+
+    Returns:
+        For "both, sum", "both, alone", "sum, alone" and "alone, sum" the loss and the decoder, one row a latent, with
+        entries along (parent, child).
+    """
+    p, q, beta = parent_probability, child_probability, inner_weight
+    alone = torch.tensor([parent_magnitude, 0.0], dtype=torch.float64)
+    total = torch.tensor([parent_magnitude, child_magnitude], dtype=torch.float64)
+    pair = States(torch.stack([alone, total]), torch.tensor([p * (1 - q), p * q], dtype=torch.float64))
+    found = {}
+    for completed, name, weights in [(total, "both, sum", (1 + beta, beta)), (alone, "both, alone", (beta, 1 + beta))]:
+        moment = second_moment(pair, torch.tensor(weights, dtype=torch.float64))
+        first = top_eigenvector(moment)
+        found[name] = float(torch.linalg.eigvalsh(moment)[0]), torch.stack([first, child_decoder(first, completed)])
+    rows = torch.stack([total / total.norm(), alone / alone.norm()])
+    found["sum, alone"] = beta * p * (1 - q) * float(alone @ alone), rows
+    found["alone, sum"] = beta * p * q * float(total @ total), rows.flip(0)
+    return found
+
+
+def absorption_saving(magnitude_ratio: float, child_probability: float) -> float:
+    """Share of the L1 penalty that absorption saves a standard SAE that reconstructs both states, in [0, 1].
+
+    `q (1 + r - sqrt(1 + r^2)) / (1 + q r)`: on the sum one latent of its length fires instead of two. It is positive
+    for every r, so a loud child is not needed. Works elementwise.
+    """
+    r, q = magnitude_ratio, child_probability
+    return q * (1 + r - (1 + r**2) ** 0.5) / (1 + q * r)
