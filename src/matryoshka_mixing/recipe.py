@@ -240,7 +240,7 @@ class _Toys(_Chunk):
         if len({(arm.weights, arm.drawn) for arm in arms if arm.drawn}) > 1:
             raise ValueError("arms trained side by side share their drawn prefixes; give all of them one law.")
         widths, eye = tuple(range(1, k + 1)), torch.eye(n, dtype=torch.float64)
-        self.source = _Source(Setting(SAEConfig(n, (1,)), tree, eye), recipe)
+        self.source = _Source(Setting(SAEConfig(n, (1,)), tree, eye), recipe, torch.float64)
         members = [(SAEConfig(n, widths, arm.expected), self.source, seed) for arm in arms for seed in seeds]
         starts = [original_start(k, n, seed) for _ in arms for seed in seeds]
         start = SAE(*(torch.stack(column) for column in zip(*(vars(s).values() for s in starts), strict=True)))
@@ -270,16 +270,10 @@ class _Toys(_Chunk):
         steps = max(1, (1 << 14) // size)
         law = next((arm for arm in self.arms if arm.drawn), None)
         while True:
-            if self.source.listed:
-                drawn = [self.source.distinct(stream, steps) for stream in streams[0]]
-                most = max(states.shape[1] for states, _ in drawn)
-                states, counts = np.zeros((steps, n, most), np.int64), np.zeros((steps, n, most))
-                for i, (some, times) in enumerate(drawn):
-                    states[:, i, : some.shape[1]], counts[:, i, : some.shape[1]] = some, times
-                acts, probs = self.source.table[torch.from_numpy(states)], torch.from_numpy(counts / size)
-            else:
-                acts = torch.stack([self.source.sample(stream, steps) for stream in streams[0]], dim=1)
-                probs = torch.full(acts.shape[:-1], 1 / size, dtype=torch.float64)
+            acts, counts = zip(*(self.source.rows(stream, steps) for stream in streams[0]), strict=True)
+            # (seeds, rows, steps, ...), with rows of weight 0 where a seed has fewer
+            acts, counts = (torch.nn.utils.rnn.pad_sequence(some, batch_first=True) for some in (acts, counts))
+            acts, probs = acts.movedim(2, 0), counts.movedim(2, 0).double() / size
             reach = [drawn_reach(law, stream, steps) for stream in streams[1]] if law else [np.zeros((steps, 1))] * n
             for x, share, held in zip(acts, probs, torch.from_numpy(np.stack(reach, 1)), strict=True):
                 yield torch.cat([x[..., :-1] @ self.dictionary, x[..., -1:]], -1), share, held
