@@ -38,7 +38,7 @@ TARGET_L0 = 1.2338
 MISSING = 0.5
 """A feature whose latent has a smaller cosine with it, or is dead, is not represented (our default)."""
 SIDE_BY_SIDE = 4
-"""Seeds trained at once, each in every arm: about what fits a cache."""
+"""Seeds trained at once, each in every arm (about what fits a cache)."""
 
 
 @dataclass(frozen=True)
