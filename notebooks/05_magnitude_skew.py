@@ -420,8 +420,8 @@ chances = np.linspace(0.02, 0.98, 2 * n_grid - 3)
 plane = features.orthonormal_dictionary(2, map_dim, torch.Generator().manual_seed(seed))
 small = replace(matryoshka, d_in=map_dim)
 map_starts = {
-    "random": random_start(small, sweep_seeds[: max(1, 3 * n_sweep_seeds // 4)]),
-    "near the truth": start_near(plane, sweep_seeds[::2], start_noise),
+    "random": random_start(small, sweep_seeds[::2]),
+    "near the truth": start_near(plane, sweep_seeds[::4], start_noise),
 }
 half = TrainConfig(max(1, n_steps // 2))
 
@@ -679,9 +679,9 @@ for spread in spreads:
         whole = features.retuned(whole, name, magnitude_std=spread * size)
     varied.append(whole)
 batches = replace(sampled, steps=half.steps)
-few = sweep_seeds[::3]
+few = sweep_seeds[::4]
 vary_runs = {
-    "Matryoshka, random": ("Matryoshka", random_start(small, sweep_seeds), batches),
+    "Matryoshka, random": ("Matryoshka", random_start(small, sweep_seeds[::2]), batches),
     "Matryoshka, near the truth": (
         "Matryoshka", start_near(plane, few, start_noise), replace(batches, lr=gentle.lr)
     ),
