@@ -113,6 +113,7 @@ kinds = {
 seeds, sweep_seeds = range(seed, seed + n_seeds), range(seed, seed + n_sweep_seeds)
 steps = tuple(sorted({round(s) for s in np.geomspace(1, n_steps, 80)}))
 exact, filmed = TrainConfig(n_steps), TrainConfig(n_steps, snapshots=steps)
+half = TrainConfig(max(1, n_steps // 2))  # enough for two latents
 followed = [(kind, "random") for kind in ("Matryoshka", "standard, penalty")]
 near_truth = start_near(dictionary, seeds, start_noise)
 starts = {
@@ -123,7 +124,8 @@ runs = {}
 for kind, sae in kinds.items():
     both = [Setting(sae, states, dictionary) for states in (loud, equal)]
     for name, start in starts.items():
-        how = filmed if (kind, name) in followed else exact
+        unfollowed = exact if kind == "Matryoshka" else half
+        how = filmed if (kind, name) in followed else unfollowed
         runs[kind, name] = train(both, start, how)
 
 # %%
@@ -423,7 +425,6 @@ map_starts = {
     "random": random_start(small, sweep_seeds[::2]),
     "near the truth": start_near(plane, sweep_seeds[::4], start_noise),
 }
-half = TrainConfig(max(1, n_steps // 2))
 
 # %%
 cells = [scaled(q, r) for q in chances for r in ratios]
