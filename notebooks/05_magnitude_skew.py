@@ -113,7 +113,6 @@ kinds = {
 seeds, sweep_seeds = range(seed, seed + n_seeds), range(seed, seed + n_sweep_seeds)
 steps = tuple(sorted({round(s) for s in np.geomspace(1, n_steps, 80)}))
 exact, filmed = TrainConfig(n_steps), TrainConfig(n_steps, snapshots=steps)
-half = TrainConfig(max(1, n_steps // 2))  # enough for two latents
 followed = [(kind, "random") for kind in ("Matryoshka", "standard, penalty")]
 near_truth = start_near(dictionary, seeds, start_noise)
 starts = {
@@ -124,8 +123,7 @@ runs = {}
 for kind, sae in kinds.items():
     both = [Setting(sae, states, dictionary) for states in (loud, equal)]
     for name, start in starts.items():
-        unfollowed = exact if kind == "Matryoshka" else half
-        how = filmed if (kind, name) in followed else unfollowed
+        how = filmed if (kind, name) in followed else exact
         runs[kind, name] = train(both, start, how)
 
 # %%
@@ -422,9 +420,10 @@ chances = np.linspace(0.02, 0.98, 2 * n_grid - 3)
 plane = features.orthonormal_dictionary(2, map_dim, torch.Generator().manual_seed(seed))
 small = replace(matryoshka, d_in=map_dim)
 map_starts = {
-    "random": random_start(small, sweep_seeds[::3]),
+    "random": random_start(small, sweep_seeds[::2]),
     "near the truth": start_near(plane, sweep_seeds[::4], start_noise),
 }
+half = TrainConfig(max(1, n_steps // 2))
 
 # %%
 cells = [scaled(q, r) for q in chances for r in ratios]
@@ -727,7 +726,7 @@ figure = plotting.theory_and_experiment(
 # {glue:text}`n_sorts` times, and Adam's moments restart each time, where the original code sorts at every step.
 
 # %%
-some = seeds[: max(1, n_seeds // 4)]
+third = seeds[: max(1, n_seeds // 3)]
 options = {
     "as above": matryoshka,
     "inner prefix weighs 16": replace(matryoshka, weights=(16.0, 1.0)),
@@ -737,7 +736,7 @@ options = {
 ordered = {}
 for name, option in options.items():
     setting = Setting(option, loud, dictionary)
-    ordered[name, "random"] = train(setting, random_start(option, some), exact).sae[0]
+    ordered[name, "random"] = train(setting, random_start(option, third), exact).sae[0]
     if option.d_sae == 2:
         close = train(setting, starts["near the truth"], gentle)
         ordered[name, "near the truth"] = close.sae[0]
@@ -746,7 +745,7 @@ for name, option in options.items():
 n_sorts = 20
 segment = TrainConfig(max(1, n_steps // n_sorts), lr=exact.lr / 4, warmup=0, cooldown=0)
 for name, start in [
-    ("random", random_start(matryoshka, some)),
+    ("random", random_start(matryoshka, third)),
     ("near the truth", starts["near the truth"]),
 ]:
     sae = start
@@ -762,7 +761,7 @@ for (name, start), sae in ordered.items():
     order_live[name, start] = int(enough.sum())
     order_shares[name, start] = float((reading.absorption >= 0.9)[enough].double().mean())
 claims.glue("n_sorts", n_sorts)
-claims.glue("n_some", len(some))
+claims.glue("n_third", len(third))
 claims.glue("share_two", order_shares["widths 2 and 3", "random"])
 claims.glue("share_two_penalty", order_shares["widths 2 and 3, penalty", "random"])
 claims.glue("n_two", order_live["widths 2 and 3", "random"])

@@ -6,9 +6,9 @@
 #
 # {glue:}`less-at-low-probability`
 #
-# Plainly: **rarer families mix as much; rarer children mix less.** Making the whole family some hundred times rarer lowers the
-# parent's cosine with a child by {glue:text}`drop_family` (as a share). Making each child rarer beside its parent, from 0.4 to
-# 0.05, lowers it by {glue:text}`drop_child:.0%`. The toy overstates the effect only as far as its children are too common *given their parent*.
+# Plainly: **rarer families mix as much; rarer children mix less.** Making the whole family 300 times rarer lowers the
+# parent's cosine with a child by {glue:text}`drop_family` (as a share). Making each child 8 times rarer beside its
+# parent lowers it by {glue:text}`drop_child:.0%`. The toy overstates the effect only as far as its children are too common *given their parent*.
 
 # %% [markdown]
 # ## What was predicted
