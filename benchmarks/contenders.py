@@ -91,7 +91,7 @@ def plain_loop(problem: Problem, batch: int, steps: int, seed: int, look=lambda 
     torch.manual_seed(seed)
     directions = dictionary(problem).float()
     start = random_start(SAEConfig(D_IN, problem.widths), [seed])
-    W_enc, b_enc, W_dec, b_dec = (torch.nn.Parameter(p[0].float()) for p in vars(start).values())
+    W_enc, b_enc, W_dec, b_dec = (torch.nn.Parameter(p[0].float()) for p in start.parameters.values())
     optimiser = torch.optim.Adam([W_enc, b_enc, W_dec, b_dec], betas=SCHEDULE.betas, eps=SCHEDULE.eps)
     for step in range(steps):
         look(step, W_dec)

@@ -80,12 +80,7 @@ exact, short = TrainConfig(n_steps), TrainConfig(max(1, n_steps // 2))
 # group of runs what share has converged, and show the smallest.
 
 # %% tags=["hide-input"]
-tried = SAE(
-    *(
-        torch.cat([a, b[: max(1, n_seeds // 2)]])
-        for a, b in zip(vars(near_start).values(), vars(random_starts).values(), strict=True)
-    )
-)
+tried = SAE.join([near_start, random_starts[: max(1, n_seeds // 2)]], torch.cat)
 rows = {"near": slice(0, n_near), "random": slice(n_near, None)}
 
 
@@ -967,8 +962,7 @@ limit_runs = {
 
 # %% tags=["hide-input"]
 noises = np.linspace(0.25, 3, n_grid)
-noisy = [vars(start_near(dictionary, sweep_seeds, noise)).values() for noise in noises]
-noisy_start = SAE(*(torch.stack(column) for column in zip(*noisy, strict=True)))
+noisy_start = SAE.join([start_near(dictionary, sweep_seeds, noise) for noise in noises])
 noisy_run = train([setting] * n_grid, noisy_start, exact)
 solution = main["near"].loss[0].median()
 reached = metrics.same_loss(noisy_run.loss, solution, states.power).double()

@@ -51,7 +51,7 @@ import pandas as pd
 import torch
 from IPython.display import HTML
 from matryoshka_mixing import claims, features, metrics, parameters, plotting, recipe
-from matryoshka_mixing.sae import SAE
+from matryoshka_mixing.sae import SAE, TRAINED
 
 parameters.check(globals())
 torch.set_num_threads(1)
@@ -156,8 +156,7 @@ for name, end in zip(("gap_low", "gap_high"), gap, strict=True):
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder (top) and encoder (bottom) cosines with the true features, first seed. Rows are latents, each beside the feature that it matches.", "name": "fig-tree-cosines"}, "image": {"alt": "Six matrices of cosines. In the standard SAE the children's rows hold their parent. In both Matryoshka SAEs the parents' rows hold a little of each child and the children's rows a negative part of their siblings."}}
 dictionary = recipe.jittered_dictionary(tree.n_features, tree.n_features, shown_seeds[0])
 first = {
-    name: SAE(*(torch.from_numpy(of(name, f"first_{key}")) for key in SAE.__annotations__))
-    for name in main
+    name: SAE(*(torch.from_numpy(of(name, f"first_{key}")) for key in TRAINED)) for name in main
 }
 decoders = {name: metrics.decoder_cosines(sae, dictionary) for name, sae in first.items()}
 latents = {name: metrics.match(cosines) for name, cosines in decoders.items()}

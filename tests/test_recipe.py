@@ -7,7 +7,7 @@ import torch
 from matryoshka_mixing import metrics, recipe, theory
 from matryoshka_mixing.features import States, family, independent, twenty_feature_tree
 from matryoshka_mixing.recipe import Arm, Recipe, _Toys, arms, drawn_reach, fit
-from matryoshka_mixing.sae import SAE, SAEConfig
+from matryoshka_mixing.sae import SAE, TRAINED, SAEConfig
 
 SHORT = Recipe(steps=400, warmup=0.05, ramp=0.05)
 """Rounding errors of 1e-16 grow to 1e-7 in 40 steps, of which 20 are past the ramp, and to 1e-5 in 120."""
@@ -51,7 +51,7 @@ def by_a_plain_loop(tree, arm, seed, schedule, until):
     """The recipe once more, one SAE at a time, with autograd and torch's own Adam and clipping."""
     n = tree.n_features
     sae = recipe.original_start(n, n, seed).map(lambda parameter: parameter.clone().requires_grad_())
-    parameters = list(vars(sae).values())
+    parameters = list(sae.parameters.values())
     adam = torch.optim.Adam(parameters, lr=1.0, betas=schedule.betas)
     norm, loudness, l1 = 0.0, torch.zeros(n, dtype=torch.float64), arm.l1
     batches = _Toys(tree, [arm], [seed], schedule).draws()
@@ -106,7 +106,7 @@ def test_the_recipe_agrees_with_a_plain_loop_of_its_parts(post):
 def test_seeds_do_not_depend_on_company_and_float32_is_close(post):
     both, alone = (fit(post, CHOSEN[:2], seeds, SHORT, until=60) for seeds in ([0, 1], [1]))
     single = fit(post, CHOSEN[:2], [1], SHORT, until=60, dtype=torch.float32)
-    for name in vars(both.sae):
+    for name in both.sae.parameters:
         assert torch.allclose(getattr(both.sae, name)[:, 1:], getattr(alone.sae, name), rtol=0, atol=1e-8)
         assert torch.allclose(getattr(single.sae, name), getattr(alone.sae, name), rtol=0, atol=1e-3)
     assert not torch.equal(both.dictionary[0], both.dictionary[1])
@@ -150,7 +150,7 @@ def toys_of(sae, dictionary, together=None):
     k = sae.W_dec.shape[0]
     together = torch.ones(k, k).double() if together is None else together
     return recipe.Toys(
-        SAE(*(value[None, None] for value in vars(sae).values())), dictionary[None], torch.zeros(1, 1).double(),
+        SAE(*(value[None, None] for value in sae.parameters.values())), dictionary[None], torch.zeros(1, 1).double(),
         together[None, None], [0], *(torch.zeros(1, 1, 1).double(),) * 3,
     )  # fmt: skip
 
@@ -235,7 +235,7 @@ def stored():
 def test_what_is_stored_is_what_its_parameters_measure(stored, post):
     """All parameters of the first seed are stored; every number of that seed is computed again from them."""
     names = [str(name) for name in stored["names"] if not name.endswith("independent")]
-    parameters = (torch.from_numpy(stored[f"first_{key}"][: len(names), None]) for key in SAE.__annotations__)
+    parameters = (torch.from_numpy(stored[f"first_{key}"][: len(names), None]) for key in TRAINED)
     zeros = torch.zeros(len(names), 1).double()
     toys = recipe.Toys(
         SAE(*parameters), recipe.jittered_dictionary(20, 20, int(stored["seeds"][0]))[None], zeros,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
+from matryoshka_mixing.sae import SAE, SAEConfig, largest, largest_of_batch, random_start, start_near, with_activation
 
 
 def tensor(values):
@@ -62,11 +62,92 @@ def test_weights_default_to_one_a_prefix():
         ({"l1": -0.1}, "l1 is -0.1; a penalty must be"),
         ({"l1": float("nan")}, "l1 is nan"),
         ({"d_in": 0}, "d_in is 0"),
+        ({"activation": "gelu"}, r"activation is 'gelu'; it must be one of \('relu', 'topk', 'batchtopk'\)"),
+        ({"k": 1}, "k is 1, but a ReLU SAE keeps every activation"),
+        ({"activation": "topk"}, "k is None for 3 latents; topk keeps above 0 and at most all"),
+        ({"activation": "topk", "k": 1.5}, "k is 1.5; topk keeps a whole number"),
+        ({"activation": "batchtopk", "k": 4}, "k is 4 for 3 latents"),
+        ({"activation": "batchtopk", "k": 0.0}, "k is 0.0 for 3 latents"),
     ],
 )
 def test_bad_configurations(change, message):
     with pytest.raises(ValueError, match=message):
         SAEConfig(**({"d_in": 20, "widths": (1, 3)} | change))
+
+
+def test_topk_keeps_the_largest_of_each_input():
+    sizes = tensor([[[3.0, 1.0, 2.0], [0.0, 5.0, 5.0]]])
+    assert largest(sizes, tensor([1.0])).tolist() == [[[1, 0, 0], [0, 1, 0]]]
+    assert largest(sizes, tensor([2.0])).tolist() == [[[1, 0, 1], [0, 1, 1]]]
+
+
+def test_batchtopk_spends_its_budget_on_the_largest():
+    # In order: 5 (mass 0.75), 4 (0.75), 3 (0.25), 2 (0.25), ...
+    sizes, probs = tensor([[[3.0, 1.0, 2.0], [0.0, 5.0, 4.0]]]), tensor([[0.25, 0.75]])
+    for k, expected in [
+        (0.75, [[0, 0, 0], [0, 1, 0]]),
+        (1.5, [[0, 0, 0], [0, 1, 1]]),
+        (1.6, [[0.4, 0, 0], [0, 1, 1]]),
+        (0.3, [[0, 0, 0], [0, 0.4, 0]]),
+        (3.0, [[1, 1, 1], [1, 1, 1]]),
+    ]:
+        share = largest_of_batch(sizes, tensor([k]), probs)[0]
+        assert torch.allclose(share, tensor(expected), rtol=0, atol=1e-12), k
+        assert (probs[0, :, None] * share).sum().item() == pytest.approx(k, abs=1e-12)
+
+
+def test_what_counts_is_the_activation_times_the_decoder_norm():
+    """Else an SAE could cheat: small decoders, large activations."""
+    config = SAEConfig(2, (2,), activation="topk", k=1)
+    sae = with_activation(two_by_two(), config)
+    x = tensor([[3.0, 1.0]])  # acts (2, 1), decoder norms 1 and 5
+    assert sae.encode(x).tolist() == [[0.0, 1.0]]
+
+
+def test_hand_worked_losses_of_topk_and_batchtopk():
+    # As in test_hand_worked_loss: on (3, 1) the whole SAE has error 18, its first latent alone 1, the second alone
+    # (3, 1) - (4, 4): 10, none (3, 1) - (1, 0): 5. On (0, 0) nothing fires and the error is 1.
+    x, probs = tensor([[3.0, 1.0], [0.0, 0.0]]), tensor([0.25, 0.75])
+
+    def loss(activation, k, **more):
+        config = SAEConfig(2, (2,), activation=activation, k=k, **more)
+        return with_activation(two_by_two(), config).loss(x, probs, config).item()
+
+    assert loss("topk", 1) == pytest.approx(0.25 * 10 + 0.75, abs=1e-14)
+    assert loss("topk", 2) == loss("batchtopk", 2) == pytest.approx(0.25 * 18 + 0.75, abs=1e-14)
+    assert loss("batchtopk", 0.25) == pytest.approx(0.25 * 10 + 0.75, abs=1e-14)
+    # A budget of 0.1 lets the second latent fire on two fifths of the inputs (3, 1).
+    assert loss("batchtopk", 0.1) == pytest.approx(0.25 * (0.4 * 10 + 0.6 * 5) + 0.75, abs=1e-14)
+    assert loss("batchtopk", 0.1, l1=0.1) == pytest.approx(0.25 * (0.4 * 10.5 + 0.6 * 5) + 0.75, abs=1e-14)
+
+
+@pytest.mark.parametrize("k", [0.3, 0.9, 1.37])
+def test_a_state_stands_for_many_equal_rows(k):
+    """BatchTopK over states with probabilities is BatchTopK over a batch of rows in those shares."""
+    config = SAEConfig(20, (1, 3), (0.5, 2.0), 0.1, activation="batchtopk", k=k)
+    sae = random_start(config, range(5))
+    x, counts = torch.rand(4, 20, dtype=torch.float64) - 0.3, torch.tensor([100, 300, 250, 350])
+    rows = x.repeat_interleave(counts, 0)
+    states = sae.loss(x, counts.double() / 1000, config)
+    batch = sae.loss(rows, torch.full((1000,), 1e-3, dtype=torch.float64), config)
+    assert torch.allclose(states, batch, rtol=0, atol=1e-9)
+    kept = (sae.encode(rows) > 0).double().sum(-1).mean(-1)
+    positive = (replaced(sae, "relu").encode(rows) > 0).double().sum(-1).mean(-1)
+    assert torch.allclose(kept, positive.clamp_max(k), rtol=0, atol=1e-9)
+    assert (positive > k).any()
+
+
+def replaced(sae, activation):
+    return SAE(**sae.parameters, activation=activation)
+
+
+def test_selecting_and_joining_keep_the_activation():
+    start = random_start(SAEConfig(4, (3,), activation="topk", k=2), range(3))
+    assert start[1:].activation == "topk" and start[1:].k.tolist() == [2, 2]
+    both = SAE.join([start, start.map(lambda parameter: 2 * parameter)])
+    assert both.W_enc.shape == (2, 3, 4, 3) and both.k.tolist() == [[2] * 3, [4] * 3]
+    assert SAE.join([start, start], torch.cat).k.tolist() == [2] * 6
+    assert random_start(SAEConfig(4, (3,)), range(3)).k is None
 
 
 def test_starts_depend_on_their_seed_alone(dictionary):

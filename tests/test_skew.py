@@ -142,7 +142,10 @@ def test_snapshots_are_what_a_shorter_run_returns():
     assert run.path.W_enc.shape == (2, 2, 5, 6, 2)
     for i, steps in enumerate((3, 20)):
         short = train([setting] * 2, start, TrainConfig(steps, **schedule))
-        assert all(torch.equal(a[i], b) for a, b in zip(vars(run.path).values(), vars(short.sae).values(), strict=True))
+        assert all(
+            torch.equal(a[i], b)
+            for a, b in zip(run.path.parameters.values(), short.sae.parameters.values(), strict=True)
+        )
     assert train(setting, start, TrainConfig(5)).path.W_enc.shape == (0, 1, 5, 6, 2)
 
 
@@ -160,7 +163,7 @@ def test_resorting_orders_latents_by_what_they_reconstruct():
     x = states.inputs(PLANE)
     assert torch.allclose(swapped.decode(swapped.encode(x)), x), "the whole SAE reconstructs as before"
     again = metrics.resorted(swapped, states, PLANE)
-    assert all(torch.equal(a, b) for a, b in zip(vars(again).values(), vars(swapped).values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters.values(), swapped.parameters.values(), strict=True))
 
 
 def test_one_feature_of_a_tree_is_retuned():

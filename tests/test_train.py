@@ -6,7 +6,7 @@ import torch
 
 from matryoshka_mixing import train as training
 from matryoshka_mixing.features import FeatureTree, family, independent, orthonormal_dictionary, without_hierarchy
-from matryoshka_mixing.sae import SAEConfig, random_start, start_near
+from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near, with_activation
 from matryoshka_mixing.train import Setting, TrainConfig, descend, train
 
 ROUNDING = 1e-8
@@ -56,6 +56,55 @@ def test_gradient_by_hand_agrees_with_autograd_over_the_loop_of_prefixes(
     assert not chunk.gradient[:, 3:, -1].any()
 
 
+@pytest.mark.parametrize(("activation", "k"), [("topk", 1), ("topk", 2), ("batchtopk", 0.33), ("batchtopk", 1.2)])
+@pytest.mark.parametrize("l1", [0.0, 0.1])
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_gradient_of_topk_by_hand_agrees_with_autograd(activation, k, l1, batch_size, tree, dictionary):
+    config = SAEConfig(20, (1, 2, 3), (1.0, 0.5, 3.0), l1, activation=activation, k=k)
+    start = with_activation(start_near(dictionary, range(6), noise=0.8), config)
+    noise = torch.Generator().manual_seed(0)
+    start.b_enc.add_(0.1 * torch.randn(6, 3, dtype=torch.float64, generator=noise))
+    start.b_dec.add_(0.1 * torch.randn(6, 20, dtype=torch.float64, generator=noise))
+    chunk = chunk_of(Setting(config, tree.states(), dictionary), start, TrainConfig(batch_size=batch_size))
+    with torch.inference_mode():
+        x, probs = next(chunk.batches())
+        loss = chunk.loss_and_gradient(x, probs)
+    probs = probs.clone()
+    leaves = SAE(
+        **{name: p.clone().requires_grad_() for name, p in start.parameters.items()}, activation=activation, k=start.k
+    )
+    expected = leaves.loss(tree.states().inputs(dictionary), probs, config)
+    expected.sum().backward()
+    assert torch.allclose(loss, expected, rtol=0, atol=1e-13)
+    rows = chunk.gradient[..., :-1]
+    for found, name in [
+        (rows[:, :3], "W_enc"),
+        (rows[:, 4:], "W_dec"),
+        (rows[:, 3], "b_dec"),
+        (chunk.gradient[:, :3, -1], "b_enc"),
+    ]:
+        wanted = getattr(leaves, name).grad
+        assert torch.allclose(found, wanted.mT if name == "W_enc" else wanted, rtol=0, atol=1e-13), name
+    if batch_size is None:
+        kept, _ = leaves._activate(x[..., :-1], probs)[1].sort(-1)
+        assert ((kept > 0) & (kept < 1)).any() == (activation == "batchtopk"), "the edge is there to be tested"
+
+
+def test_topk_settings_train_side_by_side_as_they_do_alone(tree, dictionary):
+    start, schedule = random_start(BARE, range(6)), TrainConfig(150, snapshots=(10,))
+    sweep = [Setting(replace(BARE, activation="batchtopk", k=k), tree.states(), dictionary) for k in (0.4, 0.9, 3)]
+    together = train(sweep, start, schedule)
+    assert together.sae.activation == together.path.activation == "batchtopk"
+    assert together.sae.k.tolist() == [[0.4] * 6, [0.9] * 6, [3] * 6] and together.path.k.shape == (1, 3, 6)
+    for i, setting in enumerate(sweep):
+        alone = train(setting, start, schedule).sae
+        assert torch.allclose(together.sae.W_dec[i], alone.W_dec[0], rtol=0, atol=ROUNDING)
+    everything = train(Setting(BARE, tree.states(), dictionary), start, schedule)
+    assert torch.allclose(together.sae.W_dec[2], everything.sae.W_dec[0], rtol=0, atol=ROUNDING), "k = all is ReLU"
+    with pytest.raises(ValueError, match="must share d_in, widths, encoder_bias, decoder_bias, activation"):
+        train([sweep[0], Setting(BARE, tree.states(), dictionary)], start, schedule)
+
+
 def test_training_agrees_with_a_plain_loop_one_sae_at_a_time(tree, dictionary):
     config, schedule = SAEConfig(20, (1, 3), l1=0.03), TrainConfig(200)
     start = start_near(dictionary, range(2), noise=0.5)
@@ -63,14 +112,14 @@ def test_training_agrees_with_a_plain_loop_one_sae_at_a_time(tree, dictionary):
     run = train(Setting(config, states, dictionary), start, schedule)
     for i in range(2):
         sae = start[i].map(lambda parameter: parameter.clone().requires_grad_())
-        optimiser = torch.optim.Adam(vars(sae).values(), betas=schedule.betas, eps=schedule.eps)
+        optimiser = torch.optim.Adam(sae.parameters.values(), betas=schedule.betas, eps=schedule.eps)
         for step in range(schedule.steps):
             optimiser.param_groups[0]["lr"] = schedule.learning_rate(step)
             loss = sae.loss(states.inputs(dictionary), states.probs, config)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        for name, parameter in vars(sae).items():
+        for name, parameter in sae.parameters.items():
             assert torch.allclose(getattr(run.sae, name)[0, i], parameter, rtol=0, atol=1e-9), name
 
 
@@ -180,14 +229,16 @@ def test_any_data_train_side_by_side_as_they_do_alone(tree, dictionary):
             assert torch.allclose(decoder, alone[i], rtol=0, atol=ROUNDING)
 
 
+@pytest.mark.parametrize("activation", ["relu", "topk", "batchtopk"])
 @pytest.mark.parametrize(("batch_size", "many"), [(None, False), (50, False), (50, True)])
-def test_no_tensor_stays_behind_on_the_processor(batch_size, many, tree, dictionary):
+def test_no_tensor_stays_behind_on_the_processor(batch_size, many, activation, tree, dictionary):
     """The meta device computes nothing, and refuses what lies on another: what a GPU would refuse, it does."""
     directions = orthonormal_dictionary(7, 20, torch.Generator().manual_seed(0)) if many else dictionary
-    setting = Setting(replace(BARE, l1=0.1), MANY if many else tree.states(), directions)
+    sae = replace(BARE, l1=0.1, activation=activation, k=None if activation == "relu" else 1)
+    setting = Setting(sae, MANY if many else tree.states(), directions)
     chunk = chunk_of(setting, random_start(BARE, range(2)), TrainConfig(3, batch_size=batch_size), device="meta")
     sae, *rest = chunk.fit(lambda steps: None)
-    assert all(tensor.device.type == "meta" for tensor in [*vars(sae).values(), *rest])
+    assert all(tensor.device.type == "meta" for tensor in [*sae.parameters.values(), *rest])
 
 
 def test_batches_are_multinomial_and_differ_between_instances(tree, dictionary):

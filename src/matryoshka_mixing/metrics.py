@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -274,7 +274,7 @@ def read(
         parents: from `FeatureTree.parents`.
     """
     decoder = decoder_cosines(sae, dictionary)
-    acts, latents = sae.encode(states.inputs(dictionary)), match(decoder)
+    acts, latents = sae.encode(states.inputs(dictionary), states.probs), match(decoder)
     mix = mixing(decoder, latents, parents)
     return Reading(
         decoder=decoder,
@@ -310,7 +310,7 @@ def explained(
         directions: unit vectors in feature space; the identity asks for the features themselves.
     """
     x = states.inputs(dictionary)
-    rest = (x - sae.decode(sae.encode(x))) @ dictionary.T @ directions.T
+    rest = (x - sae.decode(sae.encode(x, states.probs))) @ dictionary.T @ directions.T
     power = states.probs @ (states.acts @ directions.T).square()
     return 1 - (states.probs[:, None] * rest.square()).sum(-2) / power
 
@@ -330,14 +330,14 @@ def resorted(sae: SAE, states: States, dictionary: Float[Tensor, "features d_in"
     The share is `E[acts^2] ||W_dec||^2`, by which the original code of Nabeshima (2024) re-sorts during training
     (there a running mean over batches, here exact).
     """
-    acts = sae.encode(states.inputs(dictionary))
+    acts = sae.encode(states.inputs(dictionary), states.probs)
     share = (states.probs[:, None] * acts.square()).sum(-2) * sae.W_dec.square().sum(-1)
     order = share.argsort(dim=-1, descending=True, stable=True)
-    return SAE(
-        sae.W_enc.gather(-1, order[..., None, :].expand_as(sae.W_enc)),
-        sae.b_enc.gather(-1, order),
-        sae.W_dec.gather(-2, order[..., None].expand_as(sae.W_dec)),
-        sae.b_dec,
+    return replace(
+        sae,
+        W_enc=sae.W_enc.gather(-1, order[..., None, :].expand_as(sae.W_enc)),
+        b_enc=sae.b_enc.gather(-1, order),
+        W_dec=sae.W_dec.gather(-2, order[..., None].expand_as(sae.W_dec)),
     )
 
 

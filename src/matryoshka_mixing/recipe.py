@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -220,8 +221,8 @@ def fit(
         name: torch.cat([getattr(part, name) for part in parts], dim=axis)
         for name, axis in {"dictionary": 0, "l1": 1, "together": 1, "l0": 2, "penalty": 2, "child_cosine": 2}.items()
     }
-    columns = zip(*(vars(part.sae).values() for part in parts), strict=True)
-    return Toys(sae=SAE(*(torch.cat(column, dim=1) for column in columns)), steps=parts[0].steps, **whole)
+    sae = SAE.join([part.sae for part in parts], partial(torch.cat, dim=1))
+    return Toys(sae=sae, steps=parts[0].steps, **whole)
 
 
 class _Toys(_Chunk):
@@ -243,7 +244,7 @@ class _Toys(_Chunk):
         self.source = _Source(Setting(SAEConfig(n, (1,)), tree, eye), recipe, torch.float64)
         members = [(SAEConfig(n, widths, arm.expected), self.source, seed) for arm in arms for seed in seeds]
         starts = [original_start(k, n, seed) for _ in arms for seed in seeds]
-        start = SAE(*(torch.stack(column) for column in zip(*(vars(s).values() for s in starts), strict=True)))
+        start = SAE.join(starts)
         super().__init__(members, start, recipe, {"device": "cpu", "dtype": dtype})
         self.dictionary = torch.stack([jittered_dictionary(n, n, seed) for seed in seeds])
 
@@ -503,7 +504,7 @@ def compute(
         parts = measure(toys, every_input(data), tree.parents(), progress)
         history = {"l0_path": toys.l0, "l1_path": toys.penalty, "child_path": toys.child_cosine}
         parts |= {name: values.movedim(0, -1).numpy() for name, values in history.items()}
-        parts |= {f"first_{name}": value[:, 0].numpy() for name, value in vars(toys.sae).items()}
+        parts |= {f"first_{name}": value[:, 0].numpy() for name, value in toys.sae.parameters.items()}
         for name, value in {"names": np.array(list(some)), **parts}.items():
             found.setdefault(name, []).append(value)
     return {name: np.concatenate(values) for name, values in found.items()} | {

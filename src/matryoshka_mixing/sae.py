@@ -1,22 +1,29 @@
 """The sparse autoencoder. A standard SAE is a Matryoshka SAE with one prefix.
 
-    acts = relu((x - b_dec) @ W_enc + b_enc)
+    acts = keep * relu((x - b_dec) @ W_enc + b_enc)            keep = 1; TopK, BatchTopK: 1 for the largest, else 0
     x_m  = b_dec + acts[:m] @ W_dec[:m]                        the reconstruction by the first m latents
     loss = sum over prefixes m of  w_m * ( E ||x - x_m||^2 + l1 * E sum_{k<m} acts_k ||W_dec_k|| )
 
 Every tensor may carry leading `instances` axes: hundreds of SAEs are one object.
-Source of the method: Nabeshima 2024; Bussmann et al. 2025 (arXiv 2503.17547).
+Source of the method: Nabeshima 2024; Bussmann et al. 2025 (arXiv 2503.17547). TopK: Gao et al. 2024 (arXiv 2406.04093);
+BatchTopK: Bussmann et al. 2024 (arXiv 2412.06410).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+ACTIVATIONS = ("relu", "topk", "batchtopk")
+TRAINED = ("W_enc", "b_enc", "W_dec", "b_dec")
+"""The trained tensors of an SAE."""
+EDGE = 1e-6
+"""A share of a row below this counts as none, and above one less this as all (our default)."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,10 @@ class SAEConfig:
         weights: weight of each prefix in the loss, at least 0; None gives every prefix weight 1.
         l1: weight of the L1 penalty on decoder-norm-weighted activations, at least 0.
         encoder_bias, decoder_bias: whether the biases are trained; a bias that is not stays 0.
+        activation: "relu"; "topk", which keeps the k largest activations of each input; or "batchtopk", which keeps
+            the largest of a whole batch, k for each input on average.
+        k: how many are kept: a whole number from 1 to the number of latents for "topk", any number above 0 up to it for
+            "batchtopk", None for "relu".
 
     Raises:
         ValueError: naming the value, what is allowed, and what to do.
@@ -41,6 +52,8 @@ class SAEConfig:
     l1: float = 0.0
     encoder_bias: bool = True
     decoder_bias: bool = True
+    activation: str = "relu"
+    k: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -61,6 +74,17 @@ class SAEConfig:
             raise ValueError(f"weights are {weights}; at least one must be above 0, or nothing is trained.")
         if not 0 <= self.l1 < float("inf"):
             raise ValueError(f"l1 is {self.l1}; a penalty must be a finite number of at least 0.")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {self.activation!r}; it must be one of {ACTIVATIONS}.")
+        if self.activation == "relu":
+            if self.k is not None:
+                raise ValueError(f"k is {self.k}, but a ReLU SAE keeps every activation; leave k out, or choose topk.")
+        elif self.k is None or not 0 < self.k <= self.d_sae:
+            raise ValueError(
+                f"k is {self.k} for {self.d_sae} latents; {self.activation} keeps above 0 and at most all."
+            )
+        elif self.activation == "topk" and self.k != int(self.k):
+            raise ValueError(f"k is {self.k}; topk keeps a whole number for each input. batchtopk takes any.")
 
     @property
     def d_sae(self) -> int:
@@ -70,16 +94,38 @@ class SAEConfig:
 
 @dataclass
 class SAE:
-    """The parameters of one or many SAEs, in the field's names and layouts."""
+    """The parameters of one or many SAEs, in the field's names and layouts, and how they activate (see `SAEConfig`)."""
 
     W_enc: Float[Tensor, "*instances d_in d_sae"]
     b_enc: Float[Tensor, "*instances d_sae"]
     W_dec: Float[Tensor, "*instances d_sae d_in"]
     b_dec: Float[Tensor, "*instances d_in"]
+    activation: str = "relu"
+    k: Float[Tensor, "*instances"] | None = None
 
-    def encode(self, x: Float[Tensor, "*#instances batch d_in"]) -> Float[Tensor, "*instances batch d_sae"]:
-        """Activations of the latents, at least 0."""
-        return torch.relu((x - self.b_dec.unsqueeze(-2)) @ self.W_enc + self.b_enc.unsqueeze(-2))
+    def encode(
+        self, x: Float[Tensor, "*#instances batch d_in"], probs: Float[Tensor, "*#instances batch"] | None = None
+    ) -> Float[Tensor, "*instances batch d_sae"]:
+        """Activations of the latents, at least 0.
+
+        BatchTopK chooses among all rows of `x`, of which `probs` says how likely each is (equally, if None). Where its
+        budget runs out within a row that stands for many inputs, only some of them keep the activation; here it
+        is kept.
+        """
+        acts, share = self._activate(x, probs)
+        return acts * (share > 0)
+
+    def _activate(self, x: Tensor, probs: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Activations before anything is dropped, and the share of each that is kept."""
+        acts = torch.relu((x - self.b_dec.unsqueeze(-2)) @ self.W_enc + self.b_enc.unsqueeze(-2))
+        if self.activation == "relu":
+            return acts, torch.ones_like(acts)
+        sizes = acts.detach() * self.W_dec.detach().norm(dim=-1).unsqueeze(-2)
+        if self.activation == "topk":
+            return acts, largest(sizes, self.k)
+        if probs is None:
+            probs = acts.new_full(acts.shape[-2:-1], 1 / acts.shape[-2])
+        return acts, largest_of_batch(sizes, self.k, probs.expand(acts.shape[:-1]))
 
     def decode(
         self, acts: Float[Tensor, "*instances batch d_sae"], width: int | None = None
@@ -88,17 +134,35 @@ class SAE:
         return self.b_dec.unsqueeze(-2) + acts[..., :width] @ self.W_dec[..., :width, :]
 
     def errors(
-        self, x: Float[Tensor, "*#instances batch d_in"], widths: Sequence[int]
+        self,
+        x: Float[Tensor, "*#instances batch d_in"],
+        widths: Sequence[int],
+        probs: Float[Tensor, "*#instances batch"] | None = None,
     ) -> Float[Tensor, "*instances prefixes batch"]:
-        """Squared error ||x - x_m||^2 of each prefix on each input."""
-        acts = self.encode(x)
-        return torch.stack([(x - self.decode(acts, width)).square().sum(-1) for width in widths], dim=-2)
+        """Squared error ||x - x_m||^2 of each prefix on each input.
+
+        Where BatchTopK keeps an activation on some inputs of a row only, the mean over the row. `probs` as in `encode`.
+        """
+        acts, share = self._activate(x, probs)
+
+        def all_prefixes(kept: Tensor) -> Tensor:
+            return torch.stack([(x - self.decode(acts * kept, width)).square().sum(-1) for width in widths], dim=-2)
+
+        if self.activation != "batchtopk":
+            return all_prefixes(share)
+        # At most one activation of the batch is kept in part.
+        part = torch.where((share > 0) & (share < 1), share, 1).amin(-1).unsqueeze(-2)
+        return part * all_prefixes((share > 0).to(acts)) + (1 - part) * all_prefixes((share == 1).to(acts))
 
     def penalties(
-        self, x: Float[Tensor, "*#instances batch d_in"], widths: Sequence[int]
+        self,
+        x: Float[Tensor, "*#instances batch d_in"],
+        widths: Sequence[int],
+        probs: Float[Tensor, "*#instances batch"] | None = None,
     ) -> Float[Tensor, "*instances prefixes batch"]:
-        """L1 penalty of each prefix on each input, sum_{k<m} acts_k ||W_dec_k||."""
-        sizes = self.encode(x) * self.W_dec.norm(dim=-1).unsqueeze(-2)
+        """L1 penalty of each prefix on each input, sum_{k<m} acts_k ||W_dec_k||; `probs` as in `errors`."""
+        acts, share = self._activate(x, probs)
+        sizes = acts * share * self.W_dec.norm(dim=-1).unsqueeze(-2)
         return torch.stack([sizes[..., :width].sum(-1) for width in widths], dim=-2)
 
     def loss(
@@ -112,16 +176,55 @@ class SAE:
         `probs` weighs the rows of `x`: state probabilities, or 1/batch for sampled rows.
         """
         weights = torch.tensor(config.weights, dtype=x.dtype, device=x.device)
-        terms = self.errors(x, config.widths) + config.l1 * self.penalties(x, config.widths)
+        terms = self.errors(x, config.widths, probs) + config.l1 * self.penalties(x, config.widths, probs)
         return (weights * (probs.unsqueeze(-2) * terms).sum(-1)).sum(-1)
 
-    def map(self, change) -> SAE:
-        """A new SAE with `change` applied to every parameter."""
-        return SAE(change(self.W_enc), change(self.b_enc), change(self.W_dec), change(self.b_dec))
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The four trained tensors by name."""
+        return {name: getattr(self, name) for name in TRAINED}
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> SAE:
+        """A new SAE with `change` applied to every parameter (and to k)."""
+        changed = {name: change(parameter) for name, parameter in self.parameters.items()}
+        return replace(self, **changed, k=None if self.k is None else change(self.k))
+
+    @classmethod
+    def join(cls, saes: Sequence[SAE], how: Callable[[list[Tensor]], Tensor] = torch.stack) -> SAE:
+        """One SAE object of several of the same activation: `torch.stack` makes a new first axis."""
+        names = [*TRAINED, *(["k"] if saes[0].k is not None else [])]
+        return replace(saes[0], **{name: how([getattr(sae, name) for sae in saes]) for name in names})
 
     def __getitem__(self, index) -> SAE:
         """Selects instances (leading axes)."""
         return self.map(lambda parameter: parameter[index])
+
+
+def largest(
+    sizes: Float[Tensor, "*instances batch d_sae"], k: Float[Tensor, "*instances"]
+) -> Float[Tensor, "*instances batch d_sae"]:
+    """TopK: 1 for the k largest entries of each row, else 0; of equal ones the first."""
+    ranks = sizes.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    return (ranks < k[..., None, None]).to(sizes)
+
+
+def largest_of_batch(
+    sizes: Float[Tensor, "*instances batch d_sae"],
+    k: Float[Tensor, "*instances"],
+    probs: Float[Tensor, "*instances batch"],
+) -> Float[Tensor, "*instances batch d_sae"]:
+    """BatchTopK: the share of each entry that is kept, so that the largest add up to k for each input on average.
+
+    A row stands for a share `probs` of the batch, so the budget may run out within the entry on the edge: that one is
+    kept on part of its inputs, all others are kept or dropped. This is the batch of many equal rows, done exactly.
+    """
+    shape, flat = sizes.shape, sizes.flatten(-2)
+    order = flat.argsort(dim=-1, descending=True, stable=True)
+    mass = probs[..., None].expand(shape).flatten(-2).gather(-1, order)
+    before = mass.cumsum(-1) - mass
+    share = ((k[..., None] - before) / mass.clamp_min(torch.finfo(mass.dtype).tiny)).clamp(0, 1)
+    share = torch.where(share > 1 - EDGE, 1, torch.where(share < EDGE, 0, share))  # no crumbs from rounding
+    return torch.empty_like(flat).scatter_(-1, order, share).unflatten(-1, shape[-2:])
 
 
 def random_start(config: SAEConfig, seeds: Sequence[int], decoder_norm: float = 0.1) -> SAE:
@@ -135,7 +238,7 @@ def random_start(config: SAEConfig, seeds: Sequence[int], decoder_norm: float = 
         generator = torch.Generator().manual_seed(seed)
         directions.append(torch.randn(config.d_sae, config.d_in, dtype=torch.float64, generator=generator))
     rows = torch.nn.functional.normalize(torch.stack(directions), dim=-1)
-    return _tied(rows, decoder_norm * rows)
+    return with_activation(_tied(rows, decoder_norm * rows), config)
 
 
 def start_near(directions: Float[Tensor, "d_sae d_in"], seeds: Sequence[int], noise: float = 0.1) -> SAE:
@@ -157,6 +260,12 @@ def start_near(directions: Float[Tensor, "d_sae d_in"], seeds: Sequence[int], no
         ]
     )
     return _tied(rows / rows.square().sum(-1, keepdim=True), rows)
+
+
+def with_activation(sae: SAE, config: SAEConfig) -> SAE:
+    """The same parameters, activated as the configuration says."""
+    k = None if config.k is None else torch.full_like(sae.b_dec[..., 0], config.k)
+    return replace(sae, activation=config.activation, k=k)
 
 
 def _tied(encoder_rows: Tensor, decoder_rows: Tensor) -> SAE:

@@ -8,8 +8,8 @@ drawn. Gradients are derived by hand and tested against autograd of `SAE.loss`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from matryoshka_mixing.features import FeatureTree, States
-from matryoshka_mixing.sae import SAE, SAEConfig
+from matryoshka_mixing.sae import SAE, TRAINED, SAEConfig, largest, largest_of_batch
 
 BYTES_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 33}
 """What instances trained side by side may hold; larger sweeps are split. About a cache, or a card (our defaults)."""
@@ -174,7 +174,7 @@ def train(
         raise ValueError("no settings were given; train needs at least 1.")
     first = settings[0].sae
     for setting in settings:
-        same = ("d_in", "widths", "encoder_bias", "decoder_bias")
+        same = ("d_in", "widths", "encoder_bias", "decoder_bias", "activation")
         if any(getattr(setting.sae, key) != getattr(first, key) for key in same):
             raise ValueError(f"settings trained together must share {', '.join(same)}; got {first} and {setting.sae}.")
     if start.W_enc.ndim == 3:
@@ -210,8 +210,8 @@ def train(
     joined = [torch.cat(column, dim=-1).cpu() for column in zip(*(part[1:] for part in parts), strict=True)]
     shape = (len(settings), n_seeds)
     loss, grad_norm, history = (tensor.unflatten(-1, shape) for tensor in joined)
-    columns = zip(*(vars(part[0]).values() for part in parts), strict=True)
-    saes = SAE(*(torch.cat(column, dim=1).cpu().unflatten(1, shape) for column in columns))
+    saes = SAE.join([part[0] for part in parts], partial(torch.cat, dim=1))
+    saes = saes.map(lambda parameter: parameter.cpu().unflatten(1, shape))
     recorded = _recorded(config)
     return Trained(saes[-1], loss, grad_norm, grad_norm <= config.tolerance, history, recorded, saes[:-1])
 
@@ -243,15 +243,15 @@ def descend(
     Raises:
         ValueError: if the objective does not give one number for each instance, or `held` names no parameter.
     """
-    names = list(vars(start))
-    if unknown := set(held or {}) - set(names):
-        raise ValueError(f"held names {sorted(unknown)}; the parameters of an SAE are {names}.")
-    instances, shapes = start.b_dec.shape[:-1], [vars(start)[name].shape for name in names]
-    theta = torch.cat([vars(start)[name].flatten() for name in names]).requires_grad_()
+    if unknown := set(held or {}) - set(TRAINED):
+        raise ValueError(f"held names {sorted(unknown)}; the parameters of an SAE are {list(TRAINED)}.")
+    instances, shapes = start.b_dec.shape[:-1], [parameter.shape for parameter in start.parameters.values()]
+    theta = torch.cat([parameter.flatten() for parameter in start.parameters.values()]).requires_grad_()
 
     def views(buffer: Tensor) -> SAE:
         parts = buffer.split([shape.numel() for shape in shapes])
-        return SAE(*(part.view(shape) for part, shape in zip(parts, shapes, strict=True)))
+        views = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+        return replace(start, **dict(zip(TRAINED, views, strict=True)))
 
     def loss_and_gradient() -> tuple[Tensor, Tensor]:
         loss = objective(views(theta))
@@ -262,7 +262,7 @@ def descend(
             )
         (gradient,) = torch.autograd.grad(loss.sum(), theta)
         for name, index in (held or {}).items():
-            vars(views(gradient))[name][index] = 0
+            views(gradient).parameters[name][index] = 0
         return loss.detach(), gradient
 
     adam, history, kept, recorded = _Adam(theta.detach(), config), [], [], set(_recorded(config))
@@ -274,16 +274,11 @@ def descend(
         if step + 1 in config.snapshots:
             kept.append(views(theta.detach().clone()))
     loss, gradient = loss_and_gradient()
-    parts = [part.flatten(len(instances)) for part in vars(views(gradient)).values()]
+    parts = [part.flatten(len(instances)) for part in views(gradient).parameters.values()]
     norm = torch.cat(parts, -1).norm(dim=-1) / scale
-    saes = _stacked([*kept, views(theta.detach().clone())])
+    saes = SAE.join([*kept, views(theta.detach().clone())])
     recorded, done = _recorded(config), norm <= config.tolerance
     return Trained(saes[-1], loss, norm, done, torch.stack(history), recorded, saes[:-1])
-
-
-def _stacked(saes: Sequence[SAE]) -> SAE:
-    """SAEs along a new leading axis."""
-    return SAE(*map(torch.stack, zip(*(vars(sae).values() for sae in saes), strict=True)))
 
 
 def _numbers(sae: SAEConfig, rows: int) -> int:
@@ -421,6 +416,8 @@ class _Chunk:
         self.twice_both = 2 * torch.minimum(reach[:, :, None], reach[:, None])
         l1 = torch.tensor([sae.l1 for sae in self.saes], **place)
         self.penalty = l1[:, None] * reach[:, 1:] if any(sae.l1 for sae in self.saes) else None
+        relu = self.sae.activation == "relu"
+        self.k = None if relu else torch.tensor([float(sae.k) for sae in self.saes], **place)
 
         rows = torch.cat([start.W_enc.transpose(1, 2), start.b_dec[:, None], start.W_dec], 1)
         last = torch.nn.functional.pad(start.b_enc * self.sae.encoder_bias, (0, k + 1))
@@ -463,6 +460,8 @@ class _Chunk:
             b_enc=self.theta[:, :k, -1].clone(),
             W_dec=rows[:, k + 1 :].clone(),
             b_dec=rows[:, k].clone(),
+            activation=self.sae.activation,
+            k=self.k,
         )
 
     @torch.inference_mode()
@@ -487,7 +486,7 @@ class _Chunk:
             gradient = gradient + self.gradient
             power = power + (weights * part[..., :-1].square().sum(-1)).sum(-1)
         relative = gradient.flatten(1).norm(dim=-1) / power.clamp_min(torch.finfo(power.dtype).tiny)
-        return _stacked([*kept, self.result()]), final, relative, torch.stack(history)
+        return SAE.join([*kept, self.result()]), final, relative, torch.stack(history)
 
     def loss_and_gradient(self, x: Tensor, probs: Tensor, want_loss: bool = True) -> Tensor | None:
         """The loss of each instance (if wanted), with its gradient left in the buffer.
@@ -506,8 +505,12 @@ class _Chunk:
         torch.matmul(self.theta, x.mT, out=self.products)
         torch.bmm(self.decoder, self.theta_T, out=self.gram)
         torch.clamp_min(self.pre.sub_(self.shift), 0, out=self.acts)
+        split = None if self.k is None else self.drop(probs)
         torch.mul(self.on, weights, out=self.weighed)
         torch.bmm(self.weighed, self.on_T, out=self.moments)
+        if split is not None:
+            share, whole = split
+            self.moments.diagonal(dim1=1, dim2=2)[:, 1:].add_((self.weighed[:, 1:] * whole * (1 - share)).sum(-1))
         torch.mul(self.twice_both, self.gram_dec, out=self.form)
         torch.mul(self.twice_reach, self.along, out=self.pull)
         # The gradient is  outer @ x + inner @ rows:  parts along the inputs, and parts along the rows themselves.
@@ -524,6 +527,9 @@ class _Chunk:
             if self.penalty is not None:
                 loss += (self.penalty * norms * self.fired).sum(-1) / 2
         g_acts = torch.baddbmm(self.pull, self.form, self.on, beta=-1)[:, 1:]
+        if split is not None:
+            size = self.form.diagonal(dim1=1, dim2=2)[:, 1:, None]
+            g_acts.mul_(share).addcmul_(size * share, whole - self.acts)
         outer = self.products  # no longer needed
         torch.mul(g_acts.mul_(weights), self.acts > 0, out=self.pre)
         torch.mul(self.minus_twice_reach, self.weighed, out=self.along)
@@ -532,6 +538,25 @@ class _Chunk:
             torch.neg(self.slope, out=place)
         self.gradient.baddbmm_(self.inner, self.theta).mul_(self.trained)
         return loss
+
+    def drop(self, probs: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Leave of each activation the share that TopK or BatchTopK keeps.
+
+        An activation a that is kept on a share s of a row's inputs has mean s a, mean square s a^2, and with any other
+        latent the mean product s a b. With s a in the buffer, only its own square, s^2 a^2, is then short of
+        s (1 - s) a^2.
+
+        Returns:
+            The shares and the whole activations, (instances, d_sae, rows); None for TopK, where nothing is split.
+        """
+        norms = self.norms_squared.sqrt()
+        if self.sae.activation == "topk":
+            self.acts.mul_(largest((self.acts * norms[..., None]).mT, self.k).mT)
+            return None
+        whole = self.acts.clone()
+        share = largest_of_batch((whole * norms[..., None]).mT, self.k, probs).mT
+        self.acts.mul_(share)
+        return share, whole
 
     def states(self, rows: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The inputs of all states and their probabilities, so many at a time."""
