@@ -19,6 +19,7 @@ NAMES = {"saelens": "SAELens", "loop": "plain loop", "ours": "ours", "ours exact
 PEERS = ("saelens", "loop")
 TARGETS = {"saelens": 300, "loop": 100, "tree": 10, "answer": 200, "floor": 5}
 """The issue's targets: least ratios to the peers, and the largest multiple of the floor."""
+UNCOMPARED = "No comparison with SAELens has been run for this copy of the book; `make benchmark` runs it.\n"
 NOTHING = """\
 # Speed
 
@@ -398,9 +399,30 @@ These were measured while the trainer was written, and are not part of the bench
 """
 
 
+def agreement(found: dict) -> str:
+    """Our TopK SAEs beside SAELens's, as text and a table."""
+    columns = ("loss", "gradient", "trainer", "control")
+    rows = [
+        f"| {row['class']} | {row['inputs']} | " + " | ".join(f"{row[key]:.0e}" for key in columns) + " |"
+        for row in found["comparisons"]
+    ]
+    worst = max(row[key] for row in found["comparisons"] for key in columns[:3])
+    said = (
+        f"Held against SAELens {found['sae_lens']}: {found['seeds']} random SAEs of {found['latents']} latents in "
+        f"{found['d_in']} dimensions, {found['rows']} inputs each, float64. The largest relative difference of a "
+        f"loss or gradient is {worst:.0e}; {found['tolerance']:.0e} is allowed. "
+        "The control, ours with twice the K, must differ."
+    )
+    head = ["| class | inputs | loss | gradient (autograd) | gradient (trainer) | control |", "|" + " --- |" * 6]
+    return "\n".join([said, "", *head, *rows, ""])
+
+
 def write(source: Path, folder: Path) -> None:
-    """Write `speed.md` and its figures into `folder`; without results, a page that says so."""
+    """Write `speed.md` with its figures, and `agreement.md`, into `folder`; without results, pages that say so."""
     folder.mkdir(parents=True, exist_ok=True)
+    compared = source.with_name("agreement.json")
+    text = agreement(json.loads(compared.read_text())) if compared.is_file() else UNCOMPARED
+    (folder / "agreement.md").write_text(text)
     if not source.is_file():
         (folder / "speed.md").write_text(NOTHING)
         return

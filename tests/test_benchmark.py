@@ -1,7 +1,11 @@
 """The benchmark: its arithmetic by hand, its page from made-up results, its loops agreeing. Nothing is timed."""
 
 import copy
+import json
+from dataclasses import replace
+from pathlib import Path
 
+import agreement
 import contenders
 import numpy as np
 import page
@@ -126,13 +130,37 @@ def test_a_gpu_is_named_only_if_it_was_measured(results):
 
 def test_the_page_is_written_with_its_figures_or_says_that_there_is_nothing(results, tmp_path):
     page.write(tmp_path / "missing.json", tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["speed.md"]
+    assert {path.name for path in tmp_path.iterdir()} == {"speed.md", "agreement.md"}
     assert "No benchmark has been run" in (tmp_path / "speed.md").read_text()
+    assert "No comparison with SAELens" in (tmp_path / "agreement.md").read_text()
     (tmp_path / "results.json").write_text(page.json.dumps(results))
     page.write(tmp_path / "results.json", tmp_path)
     for name in ("speed-ratios.png", "speed-scaling.png"):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
         assert name in (tmp_path / "speed.md").read_text()
+
+
+def test_the_stored_comparison_with_saelens_is_within_its_tolerance_and_could_fail(tmp_path):
+    stored = json.loads((Path(page.__file__).parent / "agreement.json").read_text())
+    rows = stored["comparisons"]
+    assert {(row["class"], row["inputs"]) for row in rows} == {
+        (kind, data) for kind in agreement.KINDS for data in ("tree", "Gaussian")
+    }
+    assert all(row[key] <= agreement.TOLERANCE for row in rows for key in ("loss", "gradient", "trainer"))
+    assert all(row["control"] > 100 * agreement.TOLERANCE for row in rows)
+    rows[1]["trainer"] = 0.25
+    assert "is 2e-01; 1e-05 is allowed" in page.agreement(stored)
+
+
+def test_the_comparison_holds_our_own_two_forms_together_and_sees_another_k():
+    """Without SAELens at hand: the loss for reading and the trainer, on the inputs of the comparison."""
+    for config in agreement.KINDS.values():
+        x, sae = agreement.inputs("tree", torch.Generator().manual_seed(0)), agreement.start(config, 0)
+        loss, gradient = agreement.ours(config, sae, x)
+        same, other = agreement.trained(config, sae, x)
+        assert torch.allclose(loss, same, rtol=1e-12, atol=0)
+        assert all(torch.allclose(gradient[name], other[name], rtol=0, atol=1e-12) for name in gradient)
+        assert not torch.allclose(loss, agreement.ours(replace(config, k=2 * config.k), sae, x)[0], rtol=1e-3)
 
 
 def test_nothing_measured_still_makes_a_page(results):
