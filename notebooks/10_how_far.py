@@ -218,6 +218,10 @@ factors |= {
     "number of latents": vary(outer, lambda width: shaped(1, width)),
     "inner width": vary([1, 2], lambda width: shaped(width, 3)),
 }
+between = replace(matryoshka, widths=(1, 2, 3), weights=(inner_weight, 1.0, 1.0))
+overlap_between = vary(
+    overlaps, lambda both: {"data": features.overlapping(p, q, both), "sae": between}
+)
 wide_inner = vary([1, 2, 3], lambda width: shaped(width, 6))
 
 
@@ -308,8 +312,14 @@ def explore(factor):
 
 
 # %%
-panel_only = {"children, each as likely": each_fixed, "inner width of 6": wide_inner}
-results = {name: explore(factor) for name, factor in (factors | panel_only).items()}
+panel_only = {
+    "children, each as likely": each_fixed,
+    "a prefix between the children": overlap_between,
+    "inner width of 6": wide_inner,
+}
+results = {name: explore(factor) for name, factor in factors.items()}
+for name, factor in panel_only.items():
+    results[name] = trained(factor, "near the truth", near_seeds, range(len(factor.amounts)))
 
 # %% [markdown]
 # Biases, tied weights and a penalty on the logarithm of the activations, $\lambda\varepsilon\sum_k
@@ -414,7 +424,7 @@ for kind, run in many.items():
 # reached, at each factor's lowest, middle and highest amount (points with fewer than three live seeds are left out).
 # The parent's latent is always the first, whatever it holds.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "From the lowest to the highest median of the three mixings over each factor's range; the amounts at both ends are beside the bars. Of {glue:text}`n_rows` factors, {glue:text}`n_halving` bring the parent's cosine with a child below half of its default (dashed) somewhere in their range, from near the truth: {glue:text}`halving`. The largest effect of the model's factors other than the inner prefix's weight and width is {glue:text}`model_effect:.3f`.", "name": "fig-reach-ranges"}, "image": {"alt": "Three panels of horizontal bars, one row for each factor. In the left panel all bars lie right of zero; the child's probability, crowding and the number of children have the longest and reach lowest; penalties, biases and tied weights have almost no length. In the middle panel most bars are negative; in the right panel bars lie on both sides of zero for the L1 penalty only."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "From the lowest to the highest median of the three mixings over each factor's range; the amounts at both ends are beside the bars. Of {glue:text}`n_rows` factors, {glue:text}`n_halving` bring the parent's cosine with a child below half of its default (dashed) somewhere in their range, from near the truth: {glue:text}`halving`. The largest effect of the model's factors other than the inner prefix's weight and width is {glue:text}`model_effect:.3f`.", "name": "fig-reach-ranges"}, "image": {"alt": "Three panels of horizontal bars, one row for each factor. In the left panel all bars lie right of zero; the child's probability, crowding and the number of children have the longest and reach lowest; penalties, biases and tied weights have almost no length. In the middle panel most bars are negative; in the right panel the bar of the L1 penalty crosses zero."}}
 effect = {name: plotting.extent(rows["values"][:, 0]) for name, rows in effects.items()}
 lowest = {
     name: np.min(rows["values"][:, 0], initial=1, where=~np.isnan(rows["values"][:, 0]))
@@ -498,7 +508,7 @@ def expected(factor):
 # children's decoders are not unique; with spread magnitudes it only gives a bound.
 beyond = ("spread of magnitudes", "L1 penalty", "number of latents", "inner width")
 covered = {name: f for name, f in factors.items() if name not in beyond and f is not crowding}
-covered["children, each as likely"] = each_fixed
+covered |= {name: panel_only[name] for name in list(panel_only)[:2]}
 theories = {name: expected(factor) for name, factor in covered.items()}
 gaps = []
 for name, factor in covered.items():
@@ -553,7 +563,7 @@ def of_pairs(name, pairs, kind="parent_to_child"):
     }
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "How the children fire. Lines: theory; points: medians from near the truth with bars over seeds. Overlap (top left; open circles: medians over all live random seeds): from near the truth the parent's cosine moves by {glue:text}`overlap_moves`. Unequal children (top right): the rarer child falls to {glue:text}`rarer:.3f` while the commoner rises to {glue:text}`commoner:.3f` (medians of all seeds; open circles: seeds in which a latent fires on other inputs than its own). A third level (bottom left) moves the mixing above it by {glue:text}`third_moves:.3f`. Ten children that share the same total (bottom right) have {glue:text}`ten_each:.3f` each, but together {glue:text}`ten_length:.3f`.", "name": "fig-reach-children"}, "image": {"alt": "Four panels. Overlap leaves three level lines. For unequal children two curves part, the rarer child's falling. With a third level the upper curve is level and the lower ones rise. With more children the cosine with one child falls. Points lie on the lines."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "How the children fire. Lines: theory; points: medians from near the truth with bars over seeds. Overlap (top left; open circles: medians over all live random seeds): from near the truth the parent's cosine moves by {glue:text}`overlap_moves`, and by {glue:text}`between_moves:.3f` if a prefix ends between the two children. Unequal children (top right): the rarer child falls to {glue:text}`rarer:.3f` while the commoner rises to {glue:text}`commoner:.3f` (medians of all seeds; open circles: seeds in which a latent fires on other inputs than its own). A third level (bottom left) moves the mixing above it by {glue:text}`third_moves:.3f`. Ten children that share the same total (bottom right) have {glue:text}`ten_each:.3f` each, but together {glue:text}`ten_length:.3f`.", "name": "fig-reach-children"}, "image": {"alt": "Four panels. Overlap leaves three level lines; a fourth, with a prefix between the children, falls. For unequal children two curves part, the rarer child's falling. With a third level the upper curve is level and the lower ones rise. With more children the cosine with one child falls. Points lie on the lines."}}
 third = "a third level"
 lines = [rows[0] @ seven.T for rows in theories[third][1]]
 grand = metrics.decoder_cosines(results[third][0].sae, seven)[..., 0, [2, 3, 5, 6]].mean(-1)
@@ -572,6 +582,13 @@ fits = own_firing(run, factor.settings, factor.parents)
 for series in unequal:
     series["open_points"] = series["points"].masked_fill(fits, torch.nan)
     series["points"] = series["points"].masked_fill(~fits, torch.nan)
+overlap_panel = panel(
+    "overlap of children",
+    "probability of both children given the parent",
+    line=theory_line("overlap of children"),
+)
+label = {"label": "parent's, with a prefix between the children"}
+overlap_panel["series"].append(label | of_pairs("a prefix between the children", slice(None)))
 crowd_of_children = [
     {"label": label} | of_pairs(name, slice(None))
     for label, name in [
@@ -582,11 +599,7 @@ crowd_of_children = [
 cosine_label = {"ylabel": "parent's latent with a child"}
 figure = plotting.theory_and_experiment(
     [
-        panel(
-            "overlap of children",
-            "probability of both children given the parent",
-            line=theory_line("overlap of children"),
-        ),
+        overlap_panel,
         {
             "xlabel": "how much likelier the commoner child is",
             "log": True,
@@ -611,11 +624,15 @@ figure = plotting.theory_and_experiment(
     ]
 )
 moved = near_tables["overlap of children"][..., 0].nanmedian(1).values
+moved_between = of_pairs("a prefix between the children", slice(None))["points"]
+moved_between = plotting.extent(moved_between.nanmedian(1).values.numpy())
+claims.glue("between_moves", moved_between)
 claims.glue("overlap_moves", claims.number(float(moved.max() - moved.min())))
 for name, i in [("commoner", 0), ("rarer", 1)]:
     cosines_at_end = of_pairs("unequal children", [i])["points"][-1]
     claims.glue(name, float(cosines_at_end.nanmedian()))
 claims.glue("third_moves", effect[third])
+claims.glue("unequal_moves", effect["unequal children"])
 fewest = float(near_tables["number of children"][-1, :, 0].nanmedian())
 claims.glue("ten_each", fewest)
 claims.glue("ten_length", counts[-1] ** 0.5 * fewest)
@@ -623,19 +640,15 @@ claims.glue("ten_length", counts[-1] ** 0.5 * fewest)
 # %% [markdown]
 # - **Overlap** leaves the parent's latent alone where both prefixes weigh the same. The more often both children fire, the
 #   more often the parent is alone, and the re-weighted second moment gains the same along the parent as
-#   along the children's sum: the eigenvector stays. Random starts also find other solutions, such as one whose second
+#   along the children's sum: the eigenvector stays. A prefix that ends between the two children holds a part of
+#   what is active, and then overlap does lower the mixing. Random starts also find other solutions, such as one whose second
 #   and third latent complete the parent alone and parent + both children.
-# - **Unequal children** trade places: each one's mixing follows its own probability, and the mean hardly moves. The ledger's
-#   criteria judge the mean; a rare enough child escapes on its own. Where the rarer child's latent fires on the
+# - **Unequal children** trade places: each one's mixing follows its own probability, and the mean moves by
+#   {glue:text}`unequal_moves:.3f` only. The ledger's criteria judge the mean; a rare enough child escapes on its own. Where the rarer child's latent fires on the
 #   parent alone as well, and takes part of it, the commoner child is mixed in more.
 # - **Levels** repeat: every level mixes in the next, and the top one its grandchildren too.
-# - **Many children** that share one total lower the cosine with each. The length of all that is mixed in falls as
-#   the root of their number only.
-#
-# - **Spread magnitudes** make parent + child more than one direction, so that the outer prefix is exact no longer, and
-#   the argument of {doc}`03_matryoshka_inherits` breaks. The eigenvector keeps the sign and most of the size.
-# - **Directions.** A common cosine leaves the parent's excess almost as it is, and the children pay: they undo more. In
-#   a crowd no latent recovers its feature well, and the mixing is still there.
+# - **Many children** that share one total lower the cosine with each. The length of all that is mixed in falls more
+#   slowly, as one over the root of their number.
 
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Magnitudes and directions. Spread magnitudes (top left): the best decoders with free activations (solid) miss the trained parent's cosine by {glue:text}`spread_gap`, the top eigenvector of the re-weighted second moment (dashed) by {glue:text}`eigen_gap`. Features with a common cosine (top right): excess over it. Crowding (bottom left): twelve features of four families in ever fewer dimensions, medians with the full range over seeds and random dictionaries; bottom right: the cosine of each latent with its own feature.", "name": "fig-reach-features"}, "image": {"alt": "Four panels. The parent's cosine with a child falls slowly with the spread, and hardly with the common cosine, while the children's negative cosines grow with it. Under crowding the points scatter widely and the recovery of the features falls."}}
@@ -687,13 +700,25 @@ figure = plotting.theory_and_experiment(
         },
     ]
 )
+claims.glue("cosine_moves", effect["cosine of features"])
+claims.glue("sibling_upright", float(effects["cosine of features"]["values"][0, 1]))
+claims.glue("sibling_leaning", float(effects["cosine of features"]["values"][-1, 1]))
+claims.glue("crowd_parents", float(own[-1][:, families].nanmedian()))
+claims.glue("crowd_children", float(own[-1][:, ~families].nanmedian()))
 claims.glue("spread_gap", claims.number(float((middle - bound)[:, 0].abs().max())))
 claims.glue("eigen_gap", claims.number(float((middle[:, 0] - eigen_line(spread)).abs().max())))
 
 # %% [markdown]
+# - **Spread magnitudes** make parent + child more than one direction, so that the outer prefix is exact no longer, and
+#   the argument of {doc}`03_matryoshka_inherits` breaks. The eigenvector keeps the sign and most of the size.
+# - **Directions.** A common cosine moves the parent's excess by {glue:text}`cosine_moves:.3f` only, and the child's with
+#   its sibling from {glue:text}`sibling_upright:.3f` to {glue:text}`sibling_leaning:.3f`. In
+#   the tightest crowd the parents' latents have a median cosine of {glue:text}`crowd_parents:.2f` with their own features
+#   and the children's {glue:text}`crowd_children:.2f`; the mixing is still there.
+#
 # ## The model, one factor at a time
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Inner weight (top left): lines as before. More latents than features (top right): by theory the parent's latent has the default's cosine ({glue:text}`base_line:.3f`, dashed) or, where a spare latent completes the parent alone, the narrow SAE's ({glue:text}`narrow_line:.3f`, solid); with {glue:text}`most_latents` latents the median is {glue:text}`wide_near:.3f` from near the truth and {glue:text}`wide_random:.3f` from random starts. A wider inner prefix (bottom left): once it holds every child, the median is {glue:text}`without_cause:.3f`. L1 (bottom right).", "name": "fig-reach-model"}, "image": {"alt": "Four panels. The mixing rises with the inner weight and levels off; lies at one of two levels for wider SAEs; vanishes when the inner prefix holds every child; is level under an L1 penalty, under which the child's cosine with the parent changes its sign."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Inner weight (top left): lines as before. More latents than features (top right): by theory the parent's latent has the default's cosine ({glue:text}`base_line:.3f`, dashed) or, where a spare latent completes the parent alone, the narrow SAE's ({glue:text}`narrow_line:.3f`, solid); with {glue:text}`most_latents` latents the median is {glue:text}`wide_near:.3f` from near the truth and {glue:text}`wide_random:.3f` from random starts. A wider inner prefix (bottom left): once it holds every child, the median is {glue:text}`without_cause`. L1 (bottom right).", "name": "fig-reach-model"}, "image": {"alt": "Four panels. The mixing rises with the inner weight and levels off; lies at one of two levels for wider SAEs; vanishes when the inner prefix holds every child; is level under an L1 penalty, under which the child's cosine with the parent changes its sign."}}
 narrow_cosine = theory.parent_cosines(theory.narrow_ratio(q, 2), 2)[1]
 base_cosine = theory.parent_cosines(theory.matryoshka_ratio(q, 2, inner_weight), 2)[1]
 wider = panel("number of latents", "number of latents", chosen=(0, 1))
@@ -727,7 +752,7 @@ claims.glue("narrow_line", narrow_cosine)
 claims.glue("most_latents", outer[-1])
 claims.glue("wide_near", float(effects["number of latents"]["values"][-1, 0]))
 claims.glue("wide_random", float(effects["number of latents"]["other"][-1, 0]))
-claims.glue("without_cause", without_cause)
+claims.glue("without_cause", claims.number(without_cause))
 for kind, key in [("near", "values"), ("random", "other")]:
     plain = np.stack(
         [effects[n][key][:, 0].min() for n in ("biases", "tied weights", "log penalty")]
@@ -738,8 +763,8 @@ for kind, key in [("near", "values"), ("random", "other")]:
 # %% [markdown]
 # **A wider SAE does not heal the mixing; it adds to it,** up to the narrow SAE's. The spare latents sit outside the inner
 # prefix, and cannot help it. **An inner prefix that holds every child** removes the cause, and the mixing goes.
-# (No prefix then orders parent before child: it is a standard SAE twice, without a penalty, and each
-# latent stays near its start.) **Penalties** act on the child's cosine with the parent, as in {doc}`03_matryoshka_inherits`.
+# (It is then a standard SAE twice, without a penalty, which can be exact on every input; a latent that alone
+# completes the parent's own inputs has the parent's direction.) **Penalties** act on the child's cosine with the parent, as in {doc}`03_matryoshka_inherits`.
 # **Tied weights and biases**: see {numref}`fig-reach-ranges`. The lowest median of the parent's cosine over biases, tied weights and the penalty on the
 # logarithm is {glue:text}`plain_near:.3f` from near the truth and {glue:text}`plain_random:.3f` from random starts.
 #
@@ -749,7 +774,7 @@ for kind, key in [("near", "values"), ("random", "other")]:
 # for both mixes them at any correlation: the *narrow* SAE of one latent holds both alike, since any correlation
 # turns the top eigenvector by 45 degrees. A Matryoshka SAE of widths 1 and 2 mixes by degrees. Without a decoder bias even
 # independent features mix, because their second moment is not centred; with one, independent features are
-# learned clean and anti-correlated ones are mixed in with a negative sign.
+# learned clean (from near the truth) and anti-correlated ones are mixed in with a negative sign.
 
 # %%
 likely = min(p, 0.5)
