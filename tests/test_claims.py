@@ -6,13 +6,13 @@ import torch
 
 from matryoshka_mixing import claims, metrics, recipe, theory
 from matryoshka_mixing.claims import Claim, Criterion, judge
-from matryoshka_mixing.features import FeatureTree, family, without_hierarchy
+from matryoshka_mixing.features import FeatureTree, correlated_pair, family, without_hierarchy
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
 from matryoshka_mixing.train import Setting, TrainConfig, descend, train
 
 OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent", "prefix-pull",
         "sibling-undo", "magnitude-skew", "less-at-low-probability", "improves-on-standard",
-        "not-sampling", "topk-too"]  # fmt: skip
+        "not-sampling", "topk-too", "beyond-the-toy"]  # fmt: skip
 
 
 def criterion(metric, role, share=None, op=">=", threshold=0.5):
@@ -218,6 +218,19 @@ def test_the_verdict_on_the_loss_flips_if_the_control_gains_from_mixing(tree):
         saving = float(((path[0] - path) / path[0]).max())
         verdicts[name] = judge(claim, values | {"control_saving": saving}).verdict
     assert verdicts == {"independent": "supported", "hierarchy": "inconclusive"}
+
+
+def test_the_verdict_on_the_reach_flips_if_the_features_of_its_control_are_correlated(dictionary):
+    claim, verdicts = claims.load()["beyond-the-toy"], {}
+    config = SAEConfig(20, (1, 2), encoder_bias=False, decoder_bias=True)
+    for name, correlation in [("independent", 0.0), ("correlated", 0.4)]:
+        data = correlated_pair(0.3, correlation)
+        run = train(
+            Setting(config, data, dictionary[:2]), start_near(dictionary[:2], range(24), 0.5), TrainConfig(1200)
+        )
+        other = metrics.decoder_cosines(run.sae[0], dictionary[:2])[:, 0].abs().amin(-1)
+        verdicts[name] = judge(claim, met(claim) | {"control_mixing": other}).verdict
+    assert verdicts == {"independent": "supported", "correlated": "inconclusive"}
 
 
 def terms_of(states):
