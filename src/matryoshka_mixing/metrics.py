@@ -140,7 +140,7 @@ def excess_mixing(
     absent = ~(states.acts > 0).any(0)
     cosines = decoder_cosines(sae, dictionary).masked_fill(absent, torch.nan)
     latents = match_by_level(cosines, parents, levels)
-    fires = live(sae.encode(states.inputs(dictionary))).gather(-1, latents.clamp_min(0)) & (latents >= 0)
+    fires = live(sae.encode(states.inputs(dictionary), states.probs)).gather(-1, latents.clamp_min(0)) & (latents >= 0)
     dead = ~(fires | absent).all(-1, keepdim=True)
     rows = cosines.gather(-2, latents.clamp_min(0)[..., None].expand(*latents.shape, len(parents)))
     rows = rows * rows.diagonal(dim1=-2, dim2=-1).sign()[..., None]
