@@ -7,9 +7,11 @@ drawn. Gradients are derived by hand and tested against autograd of `SAE.loss`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -201,6 +203,7 @@ def train(
     ]
     size = max(_numbers(first, source.n_rows) for source in sources.values()) * dtype.itemsize
     chunk = max(1, BYTES_AT_ONCE.get(torch.device(device).type, BYTES_AT_ONCE["cpu"]) // size)
+    chunk -= chunk % n_seeds if chunk > n_seeds else 0  # whole settings, whose seeds share their inputs
     flat = start.map(lambda parameter: parameter.flatten(0, 1))
     parts = []
     with tqdm(total=len(members) * config.steps, disable=not progress, unit="SAE-step") as bar:
@@ -403,6 +406,8 @@ class _Chunk:
         self.sources = list(dict.fromkeys(source for _, source, _ in members))
         which = [self.sources.index(source) for _, source, _ in members]
         self.which = torch.tensor(which, device=place["device"])
+        # Neighbours with the same inputs, the seeds of a setting, are multiplied as one larger matrix.
+        self.alike = math.gcd(*(len(list(run)) for _, run in groupby(which)))
         if all(source.listed for source in self.sources):
             pad = torch.nn.utils.rnn.pad_sequence
             tables = pad([source.table for source in self.sources], batch_first=True)
@@ -485,16 +490,17 @@ class _Chunk:
         for part, weights in self.states(1024) if exact else [(x, probs)]:
             final = final + self.loss_and_gradient(part, weights)
             gradient = gradient + self.gradient
-            power = power + (weights * part[..., :-1].square().sum(-1)).sum(-1)
+            power = power + (weights * self.squares(part)).sum(-1)
         relative = gradient.flatten(1).norm(dim=-1) / power.clamp_min(torch.finfo(power.dtype).tiny)
         return _stacked([*kept, self.result()]), final, relative, torch.stack(history)
 
     def loss_and_gradient(self, x: Tensor, probs: Tensor, want_loss: bool = True) -> Tensor | None:
         """The loss of each instance (if wanted), with its gradient left in the buffer.
 
-        x is (rows, d_in + 1) or (instances, rows, d_in + 1), probs (instances, rows). Written out, the prefixes'
-        squared errors need only two products: with c = W_dec x, D = W_dec W_dec^T, u_k the weight of the prefixes that
-        hold latent k and M_kl = min(u_k, u_l) that of the prefixes that hold both,
+        x is (rows, d_in + 1), or (groups, rows, d_in + 1) for groups of as many neighbours each that share inputs, and
+        probs (instances, rows). Written out, the prefixes' squared errors need only two products: with c = W_dec x,
+        D = W_dec W_dec^T, u_k the weight of the prefixes that hold latent k and M_kl = min(u_k, u_l) that of the
+        prefixes that hold both,
 
             sum_m w_m ||x - x_m||^2  =  u_0 ||x||^2 - 2 sum_k u_k a_k c_k + sum_kl a_k M_kl D_kl a_l,
 
@@ -503,7 +509,10 @@ class _Chunk:
         if x.shape[-2] != self.rows:
             self.allocate(x.shape[-2])
         weights = probs[:, None]
-        torch.matmul(self.theta, x.mT, out=self.products)
+        theta, products, gradient = self.theta, self.products, self.gradient
+        if x.ndim == 3:
+            theta, products, gradient = (b.view(len(x), -1, b.shape[-1]) for b in (theta, products, gradient))
+        torch.matmul(theta, x.mT, out=products)
         torch.bmm(self.decoder, self.theta_T, out=self.gram)
         torch.clamp_min(self.pre.sub_(self.shift), 0, out=self.acts)
         torch.mul(self.on, weights, out=self.weighed)
@@ -518,20 +527,25 @@ class _Chunk:
             self.inner_diagonal.addcmul_(self.fired, self.penalty / norms)
         loss = None
         if want_loss:
-            power = (probs * x[..., :-1].square().sum(-1)).sum(-1)
+            power = (probs * self.squares(x)).sum(-1)
             loss = self.total * power + (self.form * self.moments / 2).sum((1, 2))
             loss -= (self.pull * self.weighed).sum((1, 2))
             if self.penalty is not None:
                 loss += (self.penalty * norms * self.fired).sum(-1) / 2
         g_acts = torch.baddbmm(self.pull, self.form, self.on, beta=-1)[:, 1:]
-        outer = self.products  # no longer needed
+        outer = products  # no longer needed
         torch.mul(g_acts.mul_(weights), self.acts > 0, out=self.pre)
         torch.mul(self.minus_twice_reach, self.weighed, out=self.along)
-        torch.matmul(outer, x, out=self.gradient)
+        torch.matmul(outer, x, out=gradient)
         for place in self.slopes:
             torch.neg(self.slope, out=place)
         self.gradient.baddbmm_(self.inner, self.theta).mul_(self.trained)
         return loss
+
+    def squares(self, x: Tensor) -> Tensor:
+        """||x||^2 of inputs that `loss_and_gradient` takes: (rows,), or (instances, rows)."""
+        squares = x[..., :-1].square().sum(-1)
+        return squares if x.ndim == 2 else squares.repeat_interleave(len(self.members) // len(x), 0)
 
     def states(self, rows: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The inputs of all states and their probabilities, so many at a time."""
@@ -539,7 +553,7 @@ class _Chunk:
         for low in range(0, count, rows or count):
             part = slice(low, low + (rows or count))
             x = self.tables[:, part]
-            yield x[0] if len(x) == 1 else x[self.which], self.probs[:, part]
+            yield x[0] if len(x) == 1 else x[self.which[:: self.alike]], self.probs[:, part]
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The input of each step: all states with their probabilities or counts, those that were drawn, or samples."""
