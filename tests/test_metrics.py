@@ -4,7 +4,7 @@ import torch
 
 from matryoshka_mixing import metrics
 from matryoshka_mixing.features import family
-from matryoshka_mixing.sae import SAE, SAEConfig, random_start
+from matryoshka_mixing.sae import SAE, SAEConfig, random_start, stack
 
 PARENTS = [None, 0, 0]
 
@@ -58,6 +58,18 @@ def test_absorption_counts_inputs_by_their_probability():
     states = family(0.3, [0.6, 0.2]).states()
     reading = metrics.read(half, states, torch.eye(3, dtype=torch.float64), PARENTS)
     assert reading.absorption.item() == pytest.approx(0.75)
+
+
+def test_a_sweep_is_read_at_once_as_its_settings_are_one_by_one():
+    sweep = [family(0.3, chances, child_magnitude=size).states() for chances, size in [([0.6, 0.2], 2.0), (0.4, 1.0)]]
+    half = sae_from([[1, -1, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
+    saes = stack([stack([CLEAN, half, ABSORBED]), stack([half, CLEAN, CLEAN])])
+    together = metrics.read(saes, sweep, torch.eye(3, dtype=torch.float64), PARENTS)
+    assert together.absorption.tolist() == [pytest.approx([0, 0.75, 1]), pytest.approx([0.5, 0, 0])]
+    for i, states in enumerate(sweep):
+        alone = metrics.read(saes[i], states, torch.eye(3, dtype=torch.float64), PARENTS)
+        for name in ("decoder", "encoder", "acts", "live", "latents", "absorption", "all_live"):
+            assert torch.equal(getattr(together, name)[i], getattr(alone, name)), name
 
 
 def test_a_complement_that_takes_the_parent_away_where_it_is_absent_has_absorbed_nothing():

@@ -124,6 +124,11 @@ class SAE:
         return self.map(lambda parameter: parameter[index])
 
 
+def stack(saes: Sequence[SAE]) -> SAE:
+    """SAEs of one shape along a new leading axis, for example one start for each setting of a sweep."""
+    return SAE(*map(torch.stack, zip(*(vars(sae).values() for sae in saes), strict=True)))
+
+
 def random_start(config: SAEConfig, seeds: Sequence[int], decoder_norm: float = 0.1) -> SAE:
     """Random initialisation, one instance a seed, float64.
 

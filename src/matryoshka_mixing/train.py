@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from matryoshka_mixing.features import FeatureTree, States
-from matryoshka_mixing.sae import SAE, SAEConfig
+from matryoshka_mixing.sae import SAE, SAEConfig, stack
 
 BYTES_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 33}
 """What instances trained side by side may hold; larger sweeps are split. About a cache, or a card (our defaults)."""
@@ -279,14 +279,9 @@ def descend(
     loss, gradient = loss_and_gradient()
     parts = [part.flatten(len(instances)) for part in vars(views(gradient)).values()]
     norm = torch.cat(parts, -1).norm(dim=-1) / scale
-    saes = _stacked([*kept, views(theta.detach().clone())])
+    saes = stack([*kept, views(theta.detach().clone())])
     recorded, done = _recorded(config), norm <= config.tolerance
     return Trained(saes[-1], loss, norm, done, torch.stack(history), recorded, saes[:-1])
-
-
-def _stacked(saes: Sequence[SAE]) -> SAE:
-    """SAEs along a new leading axis."""
-    return SAE(*map(torch.stack, zip(*(vars(sae).values() for sae in saes), strict=True)))
 
 
 def _numbers(sae: SAEConfig, rows: int) -> int:
@@ -492,7 +487,7 @@ class _Chunk:
             gradient = gradient + self.gradient
             power = power + (weights * self.squares(part)).sum(-1)
         relative = gradient.flatten(1).norm(dim=-1) / power.clamp_min(torch.finfo(power.dtype).tiny)
-        return _stacked([*kept, self.result()]), final, relative, torch.stack(history)
+        return stack([*kept, self.result()]), final, relative, torch.stack(history)
 
     def loss_and_gradient(self, x: Tensor, probs: Tensor, want_loss: bool = True) -> Tensor | None:
         """The loss of each instance (if wanted), with its gradient left in the buffer.
