@@ -22,7 +22,7 @@ from tqdm import tqdm
 from matryoshka_mixing.features import FeatureTree, States
 from matryoshka_mixing.sae import SAE, SAEConfig, stack
 
-BYTES_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 33}
+BYTES_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 33}
 """What instances trained side by side may hold; larger sweeps are split. About a cache, or a card (our defaults)."""
 BLOCK = 128
 """Steps whose batches are drawn in one go, at most."""
