@@ -466,7 +466,8 @@ for name, run in law_runs.items():
         short = "gd" if name == "gradient descent" else "adam"
         claims.glue(f"rank_{short}_{ending}", float(rank))
         claims.glue(f"slope_{short}_{ending}", float(line[0]))
-        claims.glue(f"spread_{short}_{ending}", float(np.exp((y - np.polyval(line, x)).std())))
+        scatter = np.exp((y - np.polyval(line, x)).std()) if enough else np.nan
+        claims.glue(f"spread_{short}_{ending}", float(scatter))
         points = {
             who: (sizes[:, i], torch.where(kept, times, torch.nan)[:, i])
             for i, who in enumerate(names)
