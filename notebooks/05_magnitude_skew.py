@@ -8,10 +8,12 @@
 # {glue:}`magnitude-skew`
 #
 # In short: the parent is absorbed in {glue:text}`n_absorbed` of {glue:text}`n_live` live random seeds of the
-# Matryoshka. The child is learned before it in {glue:text}`n_child_first` of them, and by the margin that the
-# ledger asks for in {glue:text}`n_child_well_first`. Where the parent is absorbed follows from a closed form: in
-# the plane of loudness and probability {glue:text}`share_above:.0%` of live random SAEs absorb beyond the theory's
-# lines and {glue:text}`share_below:.1%` before them.
+# Matryoshka. The child is learned first in {glue:text}`n_child_first` of {glue:text}`n_fresh_live` live fresh seeds,
+# and by the margin that the ledger asks for in {glue:text}`n_child_well_first`, which is
+# {glue:text}`child_first_outcome`. Where the parent is absorbed follows from a closed form: in the plane of loudness
+# and probability {glue:text}`share_above:.0%` of live random SAEs absorb beyond the theory's lines and
+# {glue:text}`share_below:.1%` before them. Absorbed is said of the decoders: in {glue:text}`n_still_fires` of the
+# {glue:text}`n_live` seeds the child's latent still fires wherever the parent does.
 
 # %% [markdown]
 # ## What was predicted
@@ -42,7 +44,8 @@
 #
 # Thresholds were fixed in the ledger: 90% of the child's expected square reconstructed well before 90% of the parent's;
 # the parent's latent silent on at least 90% of the inputs where the child fires, in the Matryoshka and in the standard
-# SAE. A trial run on other seeds came before them.
+# SAE. A trial run on other seeds came before them. Two changes came after the first run, and no threshold moved: the
+# criterion from near the truth is judged at a tenth of the learning rate, and "learned first" on fresh seeds.
 #
 # ## Setup
 
@@ -69,7 +72,7 @@ import numpy as np
 import torch
 from IPython.display import HTML
 from matryoshka_mixing import claims, features, metrics, parameters, plotting, theory
-from matryoshka_mixing.sae import SAEConfig, random_start, start_near
+from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.train import Setting, TrainConfig, train
 from scipy.stats import spearmanr
 
@@ -87,6 +90,7 @@ def pair(chance, parent, child):
 
 loud = pair(child_probability, parent_magnitude, child_magnitude)
 equal = pair(child_probability, parent_magnitude, parent_magnitude)
+cases = {"loud": loud, "equal": equal}
 dictionary = features.orthonormal_dictionary(2, d_model, torch.Generator().manual_seed(seed))
 twenty = features.orthonormal_dictionary(20, d_model, torch.Generator().manual_seed(seed))
 parents, names = [None, 0], ["parent", "child"]
@@ -94,7 +98,7 @@ parents, names = [None, 0], ["parent", "child"]
 # %%
 plain = {"encoder_bias": False, "decoder_bias": False}
 matryoshka = SAEConfig(d_model, widths=(1, 2), weights=(inner_weight, 1.0), **plain)
-standard = SAEConfig(d_model, widths=(2,), **plain)
+standard = replace(matryoshka, weights=(0.0, 1.0))  # the inner prefix weighs nothing
 kinds = {
     "Matryoshka": matryoshka,
     "Matryoshka, penalty": replace(matryoshka, l1=l1),
@@ -113,29 +117,33 @@ kinds = {
 seeds, sweep_seeds = range(seed, seed + n_seeds), range(seed, seed + n_sweep_seeds)
 steps = tuple(sorted({round(s) for s in np.geomspace(1, n_steps, 80)}))
 exact, filmed = TrainConfig(n_steps), TrainConfig(n_steps, snapshots=steps)
-followed = [(kind, "random") for kind in ("Matryoshka", "standard, penalty")]
 near_truth = start_near(dictionary, seeds, start_noise)
 starts = {
     "random": random_start(matryoshka, seeds),
     "near the truth": near_truth[: max(1, n_seeds // 6)],
 }
-runs = {}
-for kind, sae in kinds.items():
-    both = [Setting(sae, states, dictionary) for states in (loud, equal)]
-    for name, start in starts.items():
-        how = filmed if (kind, name) in followed else exact
-        runs[kind, name] = train(both, start, how)
+
+# %%
+settings = [
+    Setting(sae, states, dictionary) for sae in kinds.values() for states in cases.values()
+]
+keys = [(kind, case) for kind in kinds for case in cases]
+runs = {
+    "random": train(settings, starts["random"], filmed),
+    "near the truth": train(settings, starts["near the truth"], exact),
+}
 
 # %%
 readings = {
-    (*key, case): metrics.read(run.sae[i], states, dictionary, parents)
-    for key, run in runs.items()
-    for i, (case, states) in enumerate([("loud", loud), ("equal", equal)])
+    (kind, start, case): metrics.read(run.sae[i], cases[case], dictionary, parents)
+    for start, run in runs.items()
+    for i, (kind, case) in enumerate(keys)
 }
-for (kind, start), run in runs.items():
-    alive = [int(readings[kind, start, case].all_live.sum()) for case in ("loud", "equal")]
-    total = run.loss.shape[1]
-    print(f"{kind}, {start}: {run.report()}; both fire in {alive} of {total} (loud, equal)")
+for start, run in runs.items():
+    print(f"{start}: {int(run.converged.sum())} of {run.converged.numel()} SAEs converged")
+for (kind, start, case), reading in readings.items():
+    alive = reading.all_live
+    print(f"{kind}, {start}, {case}: both latents fire in {int(alive.sum())} of {len(alive)}")
 
 # %% [markdown]
 # ## The decisive figures
@@ -143,7 +151,7 @@ for (kind, start), run in runs.items():
 # {numref}`fig-skew-decoder` and {numref}`fig-skew-acts` show what the latents hold and when they fire, in the
 # solution that most live random seeds reached. {numref}`fig-skew-shares` counts seeds. *Absorbed* means here that
 # the latent that matches the parent best is silent on the sum. (A latent that matches it with a negative sign takes
-# the parent away, so firing on the sum counts as silence.)
+# the parent away, so firing on the sum counts as silence.) The match goes by decoders.
 
 
 # %% tags=["hide-input"]
@@ -173,12 +181,17 @@ claims.glue("l1", l1)
 claims.glue("start_noise", start_noise)
 claims.glue("n_seeds", n_seeds)
 claims.glue("n_near", len(starts["near the truth"].W_enc))
-sizes = theory.second_moment(loud).diagonal()
-claims.glue("size_parent", float(sizes[0]))
-claims.glue("size_child", float(sizes[1]))
-eigenvalues = torch.linalg.eigvalsh(theory.second_moment(loud))
-claims.glue("eigen_small", float(eigenvalues[0]))
-claims.glue("eigen_large", float(eigenvalues[1]))
+moment = theory.second_moment(loud)
+awaited = theory.awaited_eigenvalues(moment)
+for feature, name in enumerate(names):
+    claims.glue(f"size_{name}", float(moment[feature, feature]))
+    claims.glue(f"eigen_{name}", float(awaited[feature]))
+still = metrics.firing_code(main.acts)[main.all_live][:, 0] == 6
+claims.glue("n_still_fires", int((still & absorbed(main)).sum()))
+if still.any():
+    weak, strong = main.acts[main.all_live][still][:, 1:, 0].median(0).values
+    claims.glue("act_alone", float(weak))
+    claims.glue("act_sum", float(strong))
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines with the true features, in the most frequent live solution of random seeds. With the loud child the Matryoshka's first latent has a median cosine of {glue:text}`child_cosine:.3f` with the child and {glue:text}`parent_cosine:.3f` with the parent (median over live seeds).", "name": "fig-skew-decoder"}, "image": {"alt": "Four heat maps of two latents by two features. With a loud child the first Matryoshka latent is almost the child with a small part of the parent; with equal magnitudes it is mostly the parent."}}
 claims.glue("child_cosine", float(main.decoder[main.all_live][:, 0, 1].median()))
@@ -226,13 +239,19 @@ figure = plotting.heatmaps(
 # {glue:text}`rate_standard_free:.0%` of live seeds absorb from random starts, and
 # {glue:text}`rate_standard_near:.0%` from near the truth.
 #
+# **A matter of decoders.** In {glue:text}`n_still_fires` of the {glue:text}`n_live` live random seeds with the loud
+# child the first latent fires on both states and is called the child's, since its decoder is. On the parent alone it
+# fires weakly ({glue:text}`act_alone:.2f`, and {glue:text}`act_sum:.1f` on the sum). By its firing alone it would
+# pass for the parent's latent. So the label changes where the decoder comes nearer to the child than to the
+# parent, while the solution changes smoothly: {numref}`fig-skew-first` shows the cosine itself.
+#
 # **From near the truth** the Matryoshka's first latent starts as the parent's. It ends with a median cosine of
 # {glue:text}`near_child:.3f` with the loud child. At the usual learning rate both latents then fire in
-# {glue:text}`n_near_live` of {glue:text}`n_near` seeds: the child's own latent has little left to do, and one large
-# step of Adam is enough to kill it. At a tenth of the rate both fire in {glue:text}`n_gentle_live` of
-# {glue:text}`n_seeds`, and of these {glue:text}`n_gentle_absorbed` have absorbed the parent: the first latent holds
-# the sum, and the second takes the parent away again where the child fires. The ledger's criterion is judged at a
-# tenth of the rate, which was decided after the first run.
+# {glue:text}`n_near_live` of {glue:text}`n_near` seeds: the child's own latent has little left to do, and dies. At a
+# tenth of the rate both fire in {glue:text}`n_gentle_live` of {glue:text}`n_seeds`, and of these
+# {glue:text}`n_gentle_absorbed` have absorbed the parent. The first latent holds the sum there, and the second takes
+# the parent away again where the child fires. The ledger's criterion is judged at a tenth of the rate, which was
+# decided after the first run.
 
 # %%
 gentle = replace(exact, lr=exact.lr / 10)
@@ -248,6 +267,42 @@ claims.glue("n_gentle_live", int(gentle_reading.all_live.sum()))
 claims.glue("n_gentle_absorbed", int(absorbed(gentle_reading).sum()))
 
 # %% [markdown]
+# **Sampled batches** of {glue:text}`batch_size` inputs, for the Matryoshka without a penalty and the standard SAE
+# with one. From random starts {glue:text}`sampled_matryoshka` and {glue:text}`sampled_standard` live seeds absorb;
+# from near the truth, at a tenth of the learning rate, {glue:text}`sampled_matryoshka_near` and
+# {glue:text}`sampled_standard_near`. The median cosine of the Matryoshka's first latent with the child moves by
+# {glue:text}`sampled_gap` from random starts.
+
+# %%
+sampled = replace(exact, batch_size=batch_size, seed=seed)
+drawn_kinds = {"matryoshka": "Matryoshka", "standard": "standard, penalty"}
+drawn = [Setting(kinds[kind], loud, dictionary) for kind in drawn_kinds.values()]
+sampled_runs = {
+    "": train(drawn, starts["random"], sampled),
+    "_near": train(drawn, starts["near the truth"], replace(sampled, lr=gentle.lr)),
+}
+
+
+# %% tags=["hide-input"]
+def first_with_child(reading):
+    """The first latent's cosine with the child, in live seeds."""
+    return reading.decoder[reading.all_live][:, 0, 1]
+
+
+sampled_readings = {
+    name + suffix: metrics.read(run.sae[i], loud, dictionary, parents)
+    for suffix, run in sampled_runs.items()
+    for i, name in enumerate(drawn_kinds)
+}
+for name, reading in sampled_readings.items():
+    found = absorbed(reading)
+    claims.glue(f"sampled_{name}", f"{int(found.sum())} of {len(found)}")
+sampled_medians = [first_with_child(r).median() for r in (sampled_readings["matryoshka"], main)]
+sampled_gap = abs(float(sampled_medians[0] - sampled_medians[1]))
+claims.glue("sampled_gap", claims.number(sampled_gap))
+claims.glue("batch_size", batch_size)
+
+# %% [markdown]
 # ## Which is learned first?
 #
 # {numref}`fig-skew-order` follows both latents of the random seeds above that end live. A latent that fires on the sum
@@ -258,7 +313,8 @@ total_direction = torch.tensor([[parent_magnitude, child_magnitude]], dtype=torc
 targets = torch.cat([torch.eye(2), torch.nn.functional.normalize(total_direction)]).double()
 panels = {}
 for kind in ("Matryoshka", "standard, penalty"):
-    reading, path = readings[kind, "random", "loud"], runs[kind, "random"].path[:, 0]
+    reading = readings[kind, "random", "loud"]
+    path = runs["random"].path[:, keys.index((kind, "loud"))]
     cosines = metrics.decoder_cosines(path, dictionary) @ targets.T
     for feature, name in enumerate(names):
         rows = reading.latents[:, feature][None, :, None, None].expand(len(steps), -1, 1, 3)
@@ -269,41 +325,60 @@ figure = plotting.learning_curves(panels, steps, "decoder cosine")
 
 # %% [markdown]
 # To ask which feature is *learned* first, take the share of its expected square that the SAE reconstructs, and the
-# first step at which that share reaches 90%. In the Matryoshka the child comes first in {glue:text}`n_child_first`
-# of {glue:text}`n_live` live random seeds, and at least 1.5 times as early in {glue:text}`n_child_well_first`. With
-# equal magnitudes it comes first in {glue:text}`n_control_first` of {glue:text}`n_control_live`. Is being first
-# what absorption needs? Of the seeds that absorb, {glue:text}`n_not_first` did not have the child well first. In
-# {glue:text}`n_alone_start` of those a latent fired on the parent alone, and on nothing else, from the start; it
-# learns that state while the other latent learns the sum.
+# first step at which that share reaches 90% ({numref}`fig-skew-learned`). In the main runs the child comes at least
+# 1.5 times as early in {glue:text}`n_main_well_first` of {glue:text}`n_live` live seeds. The first run of this chapter
+# left it at that, too near half of the seeds to decide. So the criterion is judged on {glue:text}`n_fresh` fresh
+# seeds, trained for the first {glue:text}`n_early` steps of the same schedule.
+
+# %%
+fresh = range(seed + n_seeds, seed + n_seeds + min(3072, n_seeds * n_sweep_seeds))
+early = max(1, min(300, round((1 - exact.cooldown) * n_steps)))
+early_steps = tuple(step for step in steps if step <= early)
+beginning = TrainConfig(
+    early, warmup=exact.warmup * n_steps / early, cooldown=0, snapshots=early_steps
+)
+fresh_start = random_start(matryoshka, fresh)
+fresh_run = train(loud_setting, fresh_start, beginning)
+fresh_reading = metrics.read(fresh_run.sae[0], loud, dictionary, parents)
 
 
 # %%
-def learned(kind, case):
-    """The step at which each live random seed has 90% of each feature, and the share over time."""
-    index, states = ("loud", "equal").index(case), {"loud": loud, "equal": equal}[case]
-    path = runs[kind, "random"].path[:, index]
+def learned(path, alive, states):
+    """The step at which each live seed has 90% of each feature, and the share over time."""
     share = metrics.explained(path, states, dictionary, torch.eye(2, dtype=torch.float64))
-    share = share[:, readings[kind, "random", case].all_live]
-    return metrics.first_reached(share, steps, 0.9).clamp_max(n_steps), share
+    share, upto = share[:, alive], steps[: len(share)]
+    return metrics.first_reached(share, upto, 0.9).clamp_max(upto[-1]), share
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of each feature's expected square that is reconstructed, over training: medians over live random seeds, the middle half shaded. The median step at which 90% is reached is {glue:text}`when_child:.0f` for the loud child and {glue:text}`when_parent:.0f` for its parent.", "name": "fig-skew-learned"}, "image": {"alt": "Panels of two curves each. With a loud child the child's share rises before the parent's; with equal magnitudes it does not."}}
+fresh_when, _ = learned(fresh_run.path[:, 0], fresh_reading.all_live, loud)
+child_lead = fresh_when[:, 0] / fresh_when[:, 1]
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of each feature's expected square that is reconstructed, over training: medians over live random seeds of the main runs, the middle half shaded. The median step at which 90% is reached is {glue:text}`when_child:.0f` for the loud child and {glue:text}`when_parent:.0f` for its parent.", "name": "fig-skew-learned"}, "image": {"alt": "Panels of two curves each. With a loud child the child's share rises before the parent's; with equal magnitudes it does not."}}
 when = {
-    (kind, case): learned(kind, case)
+    (kind, case): learned(
+        runs["random"].path[:, keys.index((kind, case))],
+        readings[kind, "random", case].all_live,
+        cases[case],
+    )
     for kind in ("Matryoshka", "standard, penalty")
-    for case in ("loud", "equal")
+    for case in cases
 }
 lead = {key: times[:, 0] / times[:, 1] for key, (times, _) in when.items()}
-child_lead = lead["Matryoshka", "loud"]
-claims.glue("n_child_first", int((child_lead > 1).sum()))
-claims.glue("n_child_well_first", int((child_lead >= 1.5).sum()))
-begun = metrics.firing_code(starts["random"].encode(loud.inputs(dictionary)))[main.all_live]
-late = (child_lead < 1.5) & absorbed(main)
-claims.glue("n_not_first", int(late.sum()))
-claims.glue("n_alone_start", int((begun == 2).any(-1)[late].sum()))
+claims.glue("n_main_well_first", int((lead["Matryoshka", "loud"] >= 1.5).sum()))
 claims.glue("n_control_live", int(control.all_live.sum()))
 claims.glue("n_control_first", int((lead["Matryoshka", "equal"] > 1).sum()))
-if len(child_lead):
+claims.glue("n_fresh", len(fresh))
+claims.glue("n_early", early)
+claims.glue("n_fresh_live", len(child_lead))
+claims.glue("n_child_first", int((child_lead > 1).sum()))
+claims.glue("n_child_well_first", int((child_lead >= 1.5).sum()))
+alone_begun = metrics.firing_code(fresh_start.encode(loud.inputs(dictionary))) == 2
+alone_begun = alone_begun.any(-1)[fresh_reading.all_live]
+late = (child_lead < 1.5) & absorbed(fresh_reading)
+claims.glue("n_not_first", int(late.sum()))
+claims.glue("n_alone_late", int(alone_begun[late].sum()))
+claims.glue("n_alone_first", int(alone_begun[child_lead >= 1.5].sum()))
+if len(lead["Matryoshka", "loud"]):
     for feature, name in enumerate(names):
         claims.glue(f"when_{name}", float(when["Matryoshka", "loud"][0][:, feature].median()))
 panels = {
@@ -313,13 +388,25 @@ panels = {
 figure = plotting.learning_curves(panels, steps, "share reconstructed")
 
 # %% [markdown]
-# **What predicts the time?** Gradient descent from a small start learns the eigenvectors of the second moment, each
-# at a rate given by its eigenvalue (Saxe et al. {cite:p}`saxe2014exact` solve linear networks). The thread's
-# heuristic takes the features and their expected squares instead; in its case the squares are
-# {glue:text}`size_child:.1f` and {glue:text}`size_parent:.1f`, the eigenvalues {glue:text}`eigen_large:.1f` and
-# {glue:text}`eigen_small:.2f`. {numref}`fig-skew-laws` compares them in standard SAEs without a penalty, for many
-# ratios and probabilities: by plain gradient descent, where a time should fall as one over the size, and by Adam,
-# which equalises steps. (With an epsilon far above every gradient the trainer's Adam *is* gradient descent.)
+# Of {glue:text}`n_fresh_live` live fresh seeds the child comes first in {glue:text}`n_child_first`, and at least 1.5
+# times as early in {glue:text}`n_child_well_first`. The 95% interval of that share runs from
+# {glue:text}`child_first_low:.1%` to {glue:text}`child_first_high:.1%`: {glue:text}`child_first_outcome`. With equal
+# magnitudes the child comes first in {glue:text}`n_control_first` of {glue:text}`n_control_live` (main runs).
+#
+# **Is being first what absorption needs?** No: {glue:text}`n_not_first` of the seeds that absorb did not have the
+# child well first. What sets them apart is the start. In {glue:text}`n_alone_late` of the {glue:text}`n_not_first`
+# some latent fired on the parent alone, and on nothing else, before any training; of the
+# {glue:text}`n_child_well_first` with the child well first that holds for {glue:text}`n_alone_first`. Such a latent
+# learns its state while the other learns the sum.
+#
+# **What predicts the time?** The thread's heuristic takes a feature's expected square: {glue:text}`size_child:.1f` for
+# the child and {glue:text}`size_parent:.1f` for the parent. Gradient descent from a small start learns eigenvectors
+# of the second moment instead, the largest eigenvalue first (Saxe et al. {cite:p}`saxe2014exact` solve linear
+# networks). So a feature has to wait for the last eigenvector that it needs for its 90%, here those of eigenvalues
+# {glue:text}`eigen_child:.1f` and {glue:text}`eigen_parent:.2f`. {numref}`fig-skew-laws` holds both numbers against
+# the same times, in standard SAEs without a penalty, for many ratios and probabilities: by plain gradient descent,
+# where a time should fall as one over the eigenvalue, and by Adam, which equalises steps. (With an epsilon far above
+# every gradient the trainer's Adam *is* gradient descent.)
 
 
 # %%
@@ -335,83 +422,80 @@ def scaled(chance, ratio):
 case_ratio = child_magnitude / parent_magnitude
 places = [(child_probability, r) for r in np.geomspace(0.5, 8, n_grid)]
 places += [(q, case_ratio) for q in np.linspace(0.05, 0.95, n_grid)]
-law_settings = [Setting(standard, scaled(q, r), dictionary) for q, r in places]
+law_states = [scaled(q, r) for q, r in places]
 
 # %%
 law_steps = tuple(sorted({round(s) for s in np.geomspace(1, n_steps, 100)}))
-schedule = {"warmup": 0, "cooldown": 0, "snapshots": law_steps}
+flat = TrainConfig(n_steps, lr=0.002, warmup=0, cooldown=0, snapshots=law_steps)
 rate = 0.032 / (parent_probability * power)
-optimisers = {
-    "gradient descent": TrainConfig(
-        n_steps, lr=1e6 * rate, eps=1e6, betas=(0, 0.999), **schedule
-    ),
-    "Adam": TrainConfig(n_steps, lr=0.002, **schedule),
-}
+descent = replace(flat, lr=1e6 * rate, eps=1e6, betas=(0, 0.999))
+law_settings = [Setting(standard, states, dictionary) for states in law_states]
 law_runs = {
     name: train(law_settings, random_start(standard, sweep_seeds[::2]), config)
-    for name, config in optimisers.items()
+    for name, config in [("gradient descent", descent), ("Adam", flat)]
 }
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Step at which 90% of a feature (left) or of an eigenvector (right) is reconstructed, against its size; medians over live seeds, each point one setting. Rank correlations: {glue:text}`rank_gd_square:.2f` and {glue:text}`rank_gd_eigen:.2f` by gradient descent, {glue:text}`rank_adam_square:.2f` and {glue:text}`rank_adam_eigen:.2f` by Adam.", "name": "fig-skew-laws"}, "image": {"alt": "Four scatter plots on logarithmic axes. Times fall on a line against the eigenvalue and scatter against the expected square."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Step at which 90% of a feature is reconstructed, against its expected square (left) and against the eigenvalue that it waits for (right); medians over live seeds, each point a feature of one setting. Rank correlations: {glue:text}`rank_gd_square:.2f` and {glue:text}`rank_gd_eigen:.2f` by gradient descent, {glue:text}`rank_adam_square:.2f` and {glue:text}`rank_adam_eigen:.2f` by Adam.", "name": "fig-skew-laws"}, "image": {"alt": "Four scatter plots on logarithmic axes. Times fall along a line against the awaited eigenvalue. Against the expected square one parent lies far off the line."}}
 def law(run):
-    """Sizes and median times of features and of eigenvectors, one row a setting."""
-    rows = []
-    for i, setting in enumerate(law_settings):
-        moment = theory.second_moment(setting.data)
-        values, vectors = torch.linalg.eigh(moment)
-        directions = torch.cat([torch.eye(2, dtype=torch.float64), vectors.T])
-        acts = run.sae[i].encode(setting.data.inputs(dictionary))
-        share = metrics.explained(run.path[:, i], setting.data, dictionary, directions)
-        times = metrics.first_reached(share[:, metrics.live(acts).all(-1)], law_steps, 0.9)
-        if len(times):
-            rows.append(
-                torch.stack([torch.cat([moment.diagonal(), values]), times.median(0).values])
-            )
-    return torch.stack(rows) if rows else torch.full((1, 2, 4), torch.nan)
+    """The expected square, the awaited eigenvalue and the median time of both features, one row a setting."""
+    rows, alive = [], metrics.read(run.sae, law_states, dictionary, parents).all_live
+    for i, states in enumerate(law_states):
+        moment = theory.second_moment(states)
+        sizes = torch.stack([moment.diagonal(), theory.awaited_eigenvalues(moment)])
+        path = run.path[:, i, alive[i]]
+        share = metrics.explained(path, states, dictionary, torch.eye(2, dtype=torch.float64))
+        if alive[i].any():
+            times = metrics.first_reached(share, law_steps, 0.9).median(0).values
+            rows.append(torch.cat([sizes, times[None]]))
+    return torch.stack(rows) if rows else torch.full((1, 3, 2), torch.inf, dtype=torch.float64)
 
 
-panels, missing = [], []
+panels, reached = [], []
 for name, run in law_runs.items():
-    table = law(run)
-    for label, ending, low in [("expected square", "square", 0), ("eigenvalue", "eigen", 2)]:
-        sizes, times = table[:, 0, low : low + 2], table[:, 1, low : low + 2]
+    *predictors, times = law(run).unbind(1)
+    reached.append(times.isfinite())
+    for label, ending, sizes in zip(
+        ("expected square", "awaited eigenvalue"), ("square", "eigen"), predictors, strict=True
+    ):
         kept = times.isfinite()
-        enough = int(kept.sum()) > 2
-        rank = spearmanr(sizes[kept], times[kept]).statistic if enough else np.nan
-        slope = np.polyfit(sizes[kept].log(), times[kept].log(), 1)[0] if enough else np.nan
+        enough = len(times[kept].unique()) > 2
+        rank = spearmanr(sizes.ravel(), times.ravel()).statistic if enough else np.nan
+        x, y = sizes[kept].log().numpy(), times[kept].log().numpy()
+        line = np.polyfit(x, y, 1) if enough else np.array([np.nan, np.nan])
         short = "gd" if name == "gradient descent" else "adam"
         claims.glue(f"rank_{short}_{ending}", float(rank))
-        claims.glue(f"slope_{short}_{ending}", float(slope))
-        missing.append(~kept)
-        first, second = ("parent", "child") if low == 0 else ("smaller", "larger")
+        claims.glue(f"slope_{short}_{ending}", float(line[0]))
+        scatter = np.exp((y - np.polyval(line, x)).std()) if enough else np.nan
+        claims.glue(f"spread_{short}_{ending}", float(scatter))
+        points = {
+            who: (sizes[:, i], torch.where(kept, times, torch.nan)[:, i])
+            for i, who in enumerate(names)
+        }
+        title = f"{name}: rank correlation {rank:.2f}"
         panels.append(
-            {
-                "title": f"{name}: rank correlation {rank:.2f}",
-                "xlabel": label,
-                "ylabel": "step at 90%",
-                "series": {
-                    first: (sizes[:, 0], times[:, 0]),
-                    second: (sizes[:, 1], times[:, 1]),
-                },
-            }
+            {"title": title, "xlabel": label, "ylabel": "step at 90%", "series": points}
         )
-claims.glue("n_law_points", sum(points.numel() for points in missing))
-claims.glue("n_law_missing", sum(int(points.sum()) for points in missing))
+claims.glue("n_law_points", sum(points.numel() for points in reached))
+claims.glue("n_law_missing", sum(int((~points).sum()) for points in reached))
 figure = plotting.log_scatter(panels)
 
 # %% [markdown]
-# The nearer a rank correlation is to -1, the better the prediction. The heuristic can miss where a feature is
-# seldom alone: a quiet parent that nearly always fires with its loud child is learned with it, whatever its own
-# square. By gradient descent the times fall with the eigenvalue to the power {glue:text}`slope_gd_eigen:.2f` (one
-# over the eigenvalue would be -1); by Adam the power is {glue:text}`slope_adam_eigen:.2f`. Settings whose median
-# seed never reaches 90% are left out: {glue:text}`n_law_missing` of {glue:text}`n_law_points` points.
+# The nearer a rank correlation is to -1, the better the prediction. Around the best power law the times scatter by
+# a factor (one standard deviation) of {glue:text}`spread_gd_square:.2f` for the expected square and
+# {glue:text}`spread_gd_eigen:.2f` for the eigenvalue by gradient descent, and of {glue:text}`spread_adam_square:.2f`
+# and {glue:text}`spread_adam_eigen:.2f` by Adam. The heuristic can miss where a feature is seldom alone: a quiet
+# parent that nearly always fires with its loud child is learned with it, whatever its own square. By gradient descent
+# the times fall with the awaited eigenvalue to the power {glue:text}`slope_gd_eigen:.2f` (one over the eigenvalue
+# would be -1); by Adam the power is {glue:text}`slope_adam_eigen:.2f`. Of {glue:text}`n_law_points` points
+# {glue:text}`n_law_missing` never reach 90% in the median seed; they rank last and are not drawn.
 #
 # ## The phase diagram
 #
 # Every cell of {numref}`fig-skew-phase` is its own toy model, all trained at once, in {glue:text}`map_dim`
 # dimensions to save time. All have the power of the thread's case, so only $q$ and $r$ differ. The lines are the
-# three turning points; nothing is fitted.
+# three turning points; nothing is fitted. From near the truth the learning rate is a quarter of the usual one, so that
+# the loud child's own latent lives.
 
 # %%
 map_dim = min(6, d_model)
@@ -424,16 +508,18 @@ map_starts = {
     "near the truth": start_near(plane, sweep_seeds[::4], start_noise),
 }
 half = TrainConfig(max(1, n_steps // 2))
+careful = replace(half, lr=half.lr / 4)
 
 # %%
 cells = [scaled(q, r) for q in chances for r in ratios]
-map_runs, map_readings = {}, {}
-for title, start in map_starts.items():
-    run = train([Setting(small, states, plane) for states in cells], start, half)
-    map_runs[title] = run
-    map_readings[title] = [
-        metrics.read(run.sae[i], states, plane, parents) for i, states in enumerate(cells)
-    ]
+map_settings = [Setting(small, states, plane) for states in cells]
+map_runs = {
+    "random": train(map_settings, map_starts["random"], half),
+    "near the truth": train(map_settings, map_starts["near the truth"], careful),
+}
+map_readings = {
+    title: metrics.read(run.sae, cells, plane, parents) for title, run in map_runs.items()
+}
 
 # %% tags=["hide-input"]
 fine = np.geomspace(1.001, 16, 400)
@@ -452,65 +538,64 @@ axes = {
 }
 
 
-def on_map(values):
-    """One number a cell as a map."""
-    return np.array([float(v) for v in values]).reshape(len(chances), len(ratios))
+def share_of(hits, kept):
+    """In each cell the share of hits among the seeds that are kept; NaN where none is."""
+    share = (hits & kept).sum(-1) / kept.sum(-1).clamp_min(1)
+    return torch.where(kept.any(-1), share, torch.nan).numpy()
 
 
-def settled(title, i):
-    """Whether each live, converged seed of one cell has absorbed its parent."""
-    reading = map_readings[title][i]
-    return (reading.absorption >= 0.9)[reading.all_live & map_runs[title].converged[i]]
-
-
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of live, converged Matryoshka SAEs that absorb the parent; grey cells have none. Random starts: {glue:text}`share_below:.0%` absorb left of both Matryoshka lines, {glue:text}`share_between:.0%` between them and {glue:text}`share_above:.0%` right of both. Near the truth: {glue:text}`near_share_below:.0%`, {glue:text}`near_share_between:.0%` and {glue:text}`near_share_above:.0%`.", "name": "fig-skew-phase"}, "image": {"alt": "Two maps over magnitude ratio and child probability. To the right of the lines the parent is absorbed, to the left it is not. From near the truth the boundary is the rightmost line; from random starts it is a band between the outer two."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of live Matryoshka SAEs that absorb the parent; grey cells have none. Random starts: {glue:text}`share_below:.1%` absorb left of both Matryoshka lines, {glue:text}`share_between:.0%` between them and {glue:text}`share_above:.0%` right of both. Near the truth: {glue:text}`near_share_below:.1%`, {glue:text}`near_share_between:.0%` and {glue:text}`near_share_above:.0%`.", "name": "fig-skew-phase"}, "image": {"alt": "Two maps over magnitude ratio and child probability. To the right of the lines the parent is absorbed, to the left it is not. From near the truth the boundary is the rightmost line, and lies beyond it where the child is frequent; from random starts it is a band between the outer two."}}
 absorbed_maps = {
-    f"Matryoshka, {title}": on_map(
-        [settled(title, i).double().mean() for i in range(len(cells))]
-    )
-    for title in map_starts
+    f"Matryoshka, {title}": share_of(reading.absorption >= 0.9, reading.all_live)
+    for title, reading in map_readings.items()
 }
 figure = plotting.phase_maps(
-    absorbed_maps, ratios, chances, curves, **axes, quantity="share that absorbs"
-)
-
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "What the first latent became, where it fires on both states: its decoder cosine with the child, from the parent (0) over a mixture to the child (1). Medians over seeds with both latents live from random starts, and over all seeds from near the truth; grey cells have none.", "name": "fig-skew-first"}, "image": {"alt": "Two maps of the cosine of the first latent with the child, rising smoothly from lower left to upper right, with the theory's lines along its middle."}}
-cosine_maps = {}
-for title, every in map_readings.items():
-    middles = []
-    for reading in every:
-        both = metrics.firing_code(reading.acts)[:, 0] == 6
-        taken = reading.decoder[both & (reading.all_live | (title != "random")), 0, 1]
-        middles.append(taken.quantile(0.5) if len(taken) else np.nan)
-    cosine_maps[f"Matryoshka, {title}"] = middles
-figure = plotting.phase_maps(
-    {title: on_map(values) for title, values in cosine_maps.items()},
-    ratios, chances, curves, **axes, quantity="first latent's cosine with the child",
+    {title: share.reshape(len(chances), -1) for title, share in absorbed_maps.items()},
+    ratios, chances, curves, **axes, quantity="share that absorbs",
 )  # fmt: skip
 
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "What the first latent became, where it fires on both states: its decoder cosine with the child, from the parent (0) over a mixture to the child (1). Medians over seeds with both latents live; grey cells have none.", "name": "fig-skew-first"}, "image": {"alt": "Two maps of the cosine of the first latent with the child, rising smoothly from lower left to upper right, with the theory's lines along its middle."}}
+cosine_maps = {}
+for title, reading in map_readings.items():
+    chosen = (metrics.firing_code(reading.acts)[..., 0] == 6) & reading.all_live
+    cosines = torch.where(chosen, reading.decoder[..., 0, 1], torch.nan).nanmedian(-1).values
+    cosine_maps[f"Matryoshka, {title}"] = cosines.reshape(len(chances), -1).numpy()
+figure = plotting.phase_maps(
+    cosine_maps,
+    ratios,
+    chances,
+    curves,
+    **axes,
+    quantity="first latent's cosine with the child",
+)
+
 # %% tags=["remove-cell"]
-q_cells, r_cells = (grid.ravel() for grid in np.meshgrid(chances, ratios, indexing="ij"))
+q_cells, r_cells = (
+    torch.from_numpy(grid.ravel()) for grid in np.meshgrid(chances, ratios, indexing="ij")
+)
 pull = q_cells * (r_cells**2 - 1)
 over_first = (1 + inner_weight) * pull > inner_weight * (1 - q_cells)
 over_second = inner_weight * pull > (1 + inner_weight) * (1 - q_cells)
 regions = {"below": ~over_first, "between": over_first & ~over_second, "above": over_second}
+late_seeds = []  # right of both lines: not absorbed, fires as the sum's solution, converged
 for title, prefix in [("random", "share"), ("near the truth", "near_share")]:
+    reading, done = map_readings[title], map_runs[title].converged
+    hits, alive = reading.absorption >= 0.9, reading.all_live
     for name, inside in regions.items():
-        none = torch.zeros(0, dtype=torch.bool)
-        values = torch.cat([none, *(settled(title, i) for i in np.flatnonzero(inside))])
-        claims.glue(f"{prefix}_{name}", float(values.double().mean()))
-    every_live = torch.stack([reading.all_live for reading in map_readings[title]])
-    claims.glue(f"{prefix}_live", float(every_live.double().mean()))
-    claims.glue(f"{prefix}_converged", float(map_runs[title].converged.double().mean()))
-strays = []
-for i in np.flatnonzero(regions["below"]):
-    reading = map_readings["random"][i]
-    mask = reading.all_live & map_runs["random"].converged[i] & (reading.absorption >= 0.9)
-    strays += metrics.firing_code(reading.acts)[mask].sum(-1).tolist()
-claims.glue("n_strays", len(strays))
-claims.glue("n_split_strays", strays.count(6))
+        chosen = inside[:, None] & alive
+        claims.glue(f"{prefix}_{name}", float(hits[chosen].double().mean()))
+        settled = chosen & done
+        claims.glue(f"{prefix}_{name}_done", float(hits[settled].double().mean()))
+    claims.glue(f"{prefix}_live", float(alive.double().mean()))
+    claims.glue(f"{prefix}_converged", float(done.double().mean()))
+    as_sum = (metrics.firing_code(reading.acts) == torch.tensor([6, 4])).all(-1)
+    late_seeds.append(torch.stack([~hits, as_sum, done], -1)[over_second[:, None] & alive])
+late_seeds = torch.cat(late_seeds)
+late = late_seeds[late_seeds[:, 0]].double()
+claims.glue("share_late", float(late_seeds[:, 0].double().mean()))
+claims.glue("share_late_sum", float(late[:, 1].mean()))
+claims.glue("share_late_done", float(late[:, 2].mean()))
 claims.glue("map_dim", map_dim)
-claims.glue("n_cells", len(cells))
 
 # %% [markdown]
 # **Where theory and experiment meet.** From near the truth the second latent starts as the child's, so it completes
@@ -518,18 +603,20 @@ claims.glue("n_cells", len(cells))
 # between their lines both outcomes should occur, and outside the lines one. The thread's line lies between them.
 # The caption counts.
 #
-# **Where they part.** Left of both lines {glue:text}`n_strays` live random SAEs absorb all the same. In
-# {glue:text}`n_split_strays` of them each latent fires on one state only: a start in which a latent is silent on
-# one state can stay so, and the theory's first latent fires on both. Boundary cells also converge slowly:
-# {glue:text}`share_converged:.0%` of the random SAEs and {glue:text}`near_share_converged:.0%` of those from near
-# the truth have converged, and the others are left out. Both latents are alive in {glue:text}`share_live:.0%` and
-# {glue:text}`near_share_live:.0%`. In a grey cell no seed is both; from near the truth the loud child's own latent
-# often dies, as above.
+# **Where they part.** Right of both lines {glue:text}`share_late:.0%` of live SAEs, of both starts, do not absorb.
+# Of these {glue:text}`share_late_sum:.0%` fire as the solution that completes the sum does, and
+# {glue:text}`share_late_done:.0%` have converged. The others have not arrived: where the child is frequent, the first
+# latent is close to the sum already, and the second has little left to write and learns it slowly. Among live SAEs
+# that have converged, the shares right of both lines are {glue:text}`share_above_done:.1%` from random starts and
+# {glue:text}`near_share_above_done:.1%` from near the truth, and left of both {glue:text}`share_below_done:.1%` and
+# {glue:text}`near_share_below_done:.1%`. Of all SAEs {glue:text}`share_converged:.0%` and
+# {glue:text}`near_share_converged:.0%` have converged, and in {glue:text}`share_live:.0%` and
+# {glue:text}`near_share_live:.0%` both latents are alive.
 #
 # **The standard SAE** in the same plane has no first latent and no such line. Its penalty pays for absorption at
 # every ratio: on the sum one latent of the sum's length replaces two, which saves $q\,(1 + r - \sqrt{1 + r^2})/(1 +
 # q r)$ of the whole penalty, {glue:text}`saving_case:.0%` in the thread's case and {glue:text}`saving_equal:.0%`
-# with equal magnitudes.
+# with equal magnitudes. For a quiet child the saving is small, and absorption slow.
 
 # %%
 coarse = [(q, r) for q in chances[::2] for r in ratios[::2]]
@@ -538,25 +625,24 @@ standard_states = [scaled(q, r) for q, r in coarse]
 standard_run = train(
     [Setting(standard_small, states, plane) for states in standard_states],
     random_start(standard_small, sweep_seeds[::3]),
-    TrainConfig(n_steps),
+    exact,
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The standard SAE with the penalty: share of live, converged random seeds that absorb the parent ({glue:text}`standard_converged:.0%` of the SAEs have converged). Over all of them {glue:text}`standard_share:.0%` absorb; of the {glue:text}`n_standard_kept` others, {glue:text}`n_twins` have both latents on the sum and none for the parent alone. The lines are those of the Matryoshka, for comparison.", "name": "fig-skew-standard"}, "image": {"alt": "A map that is dark nearly everywhere: the standard SAE with a penalty absorbs at every magnitude ratio."}}
-kept, twins = [], 0
-for i, states in enumerate(standard_states):
-    reading = metrics.read(standard_run.sae[i], states, plane, parents)
-    done = reading.all_live & standard_run.converged[i]
-    kept.append((reading.absorption >= 0.9)[done])
-    twins += int((metrics.firing_code(reading.acts)[done] == 4).all(-1).sum())
-standard_map = np.array([float(values.double().mean()) for values in kept])
-claims.glue("standard_converged", float(standard_run.converged.double().mean()))
-claims.glue("n_standard_kept", int((~torch.cat(kept)).sum()))
-claims.glue("n_twins", twins)
-claims.glue("standard_share", float(torch.cat(kept).double().mean()))
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The standard SAE with the penalty: share of live random seeds that absorb the parent; grey cells have none. Over all live ones {glue:text}`standard_share:.0%` absorb, over those that have converged ({glue:text}`standard_converged:.0%`) {glue:text}`standard_done:.0%`. Of the {glue:text}`n_standard_kept` converged others, {glue:text}`n_twins` have both latents on the sum and none for the parent alone. The lines are those of the Matryoshka, for comparison.", "name": "fig-skew-standard"}, "image": {"alt": "A map that is dark on both sides of the lines: the standard SAE with a penalty absorbs with and without a loud child. It is light where the child is quietest."}}
+reading = metrics.read(standard_run.sae, standard_states, plane, parents)
+hits, alive = reading.absorption >= 0.9, reading.all_live
+twins = (metrics.firing_code(reading.acts) == 4).all(-1)
+done = alive & standard_run.converged
+claims.glue("standard_converged", float(standard_run.converged[alive].double().mean()))
+claims.glue("standard_done", float(hits[done].double().mean()))
+claims.glue("n_standard_kept", int((done & ~hits).sum()))
+claims.glue("n_twins", int((done & ~hits & twins).sum()))
+claims.glue("standard_share", float(hits[alive].double().mean()))
 claims.glue("saving_case", theory.absorption_saving(case_ratio, child_probability))
 claims.glue("saving_equal", theory.absorption_saving(1.0, child_probability))
+standard_map = share_of(hits, alive).reshape(len(chances[::2]), -1)
 figure = plotting.phase_maps(
-    {"standard + penalty, random": standard_map.reshape(len(chances[::2]), -1)},
+    {"standard + penalty, random": standard_map},
     ratios[::2], chances[::2], curves, **axes, quantity="share that absorbs",
 )  # fmt: skip
 
@@ -585,77 +671,57 @@ trees = {"loud": features.retuned(tree, "child 1.1", magnitude_mean=case_ratio),
 family_sae = SAEConfig(d_model, widths=(1, 4), **plain)
 tree_sae = SAEConfig(d_model, widths=tuple(range(1, 21)), **plain)
 likely_first = torch.tensor([0, 4, 8, *range(12, 20), 1, 2, 3, 5, 6, 7, 9, 10, 11])
-company_starts = {
-    ("family", "random"): random_start(family_sae, seeds[: max(1, n_seeds // 3)]),
-    ("family", "near the truth"): start_near(twenty[:4], sweep_seeds, start_noise),
-    ("tree", "random"): random_start(tree_sae, sweep_seeds[::4]),
-    ("tree", "near the truth"): start_near(twenty[likely_first], sweep_seeds[::4], start_noise),
-}
+third, few = seeds[: max(1, n_seeds // 3)], sweep_seeds[::4]
+batches = replace(sampled, steps=half.steps)
 
 # %%
-sampled = TrainConfig(n_steps, batch_size=batch_size, seed=seed)
-company = {}
-for (place, start), first in company_starts.items():
-    for case in ("loud", "equal"):
-        if place == "family":
-            setting = Setting(family_sae, families[case].states(), twenty[:4])
-            run = train(setting, first, exact if start == "random" else gentle)
-        else:
-            run = train(
-                Setting(tree_sae, trees[case], twenty),
-                first,
-                replace(sampled, steps=half.steps),
-            )
-        company[place, start, case] = run
+family_settings = [Setting(family_sae, families[c].states(), twenty[:4]) for c in cases]
+tree_settings = [Setting(tree_sae, trees[c], twenty) for c in cases]
+family_near = start_near(twenty[:4], sweep_seeds, start_noise)
+tree_near = start_near(twenty[likely_first], few, start_noise)
+company = {
+    ("family", "random"): train(family_settings, random_start(family_sae, third), exact),
+    ("family", "near the truth"): train(family_settings, family_near, gentle),
+    ("tree", "random"): train(tree_settings, random_start(tree_sae, few), batches),
+    ("tree", "near the truth"): train(tree_settings, tree_near, batches),
+}
 
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of the inputs on which a child fires that leave its parent's latent silent, mean over live seeds (grey: no live seed): the child that is loud in the first of each pair of columns, and all others. From random starts {glue:text}`n_family_live` of {glue:text}`n_family` families and {glue:text}`n_tree_live` of {glue:text}`n_tree` trees with the loud child are live.", "name": "fig-skew-company"}, "image": {"alt": "A heat map of rates. The loud child leaves its parent's latent silent, its siblings and the children of other parents do not; with equal magnitudes nothing is absorbed."}}
+def drawn_states(whole):
+    """Four thousand inputs of a feature tree, each as a state."""
+    acts = whole.sample(4000, torch.Generator().manual_seed(seed))
+    return features.States(acts, torch.full((len(acts),), 1 / len(acts), dtype=torch.float64))
+
+
 def rates(place, start, case):
     """Mean absorption by the first child and by all others, over live seeds, with the live mask."""
-    run = company[place, start, case]
-    if place == "family":
-        states, whole = families[case].states(), families[case]
-    else:
-        whole = trees[case]
-        acts = whole.sample(4000, torch.Generator().manual_seed(seed))
-        states = features.States(
-            acts, torch.full((len(acts),), 1 / len(acts), dtype=torch.float64)
-        )
-    above = whole.parents()
-    reading = metrics.read(run.sae[0], states, twenty[: whole.n_features], above)
-    first = [above[f] if f == 1 else None for f in range(len(above))]
-    others = [None if f == 1 else above[f] for f in range(len(above))]
-    return [
-        float(
-            metrics.absorption(
-                reading.acts,
-                reading.latents,
-                states.acts,
-                states.probs,
-                chosen,
-                reading.mixing.own,
-            )[reading.all_live].mean()
-        )
-        for chosen in (first, others)
-    ], reading.all_live
+    whole = {"family": families, "tree": trees}[place][case]
+    states = whole.states() if place == "family" else drawn_states(whole)
+    above, sae = whole.parents(), company[place, start].sae[list(cases).index(case)]
+    reading = metrics.read(sae, states, twenty[: whole.n_features], above)
+    seen = reading.acts, reading.latents, states.acts, states.probs
+    first = [parent if f == 1 else None for f, parent in enumerate(above)]
+    others = [None if f == 1 else parent for f, parent in enumerate(above)]
+    both = [metrics.absorption(*seen, chosen, reading.mixing.own) for chosen in (first, others)]
+    return [float(rate[reading.all_live].mean()) for rate in both], reading.all_live
 
 
-company_rates = {key: rates(*key) for key in company}
+company_rates = {(*key, case): rates(*key, case) for key in company for case in cases}
 for place in ("family", "tree"):
     alive = company_rates[place, "random", "loud"][1]
     claims.glue(f"n_{place}", len(alive))
     claims.glue(f"n_{place}_live", int(alive.sum()))
     for index, who in enumerate(("first", "others")):
         claims.glue(f"{place}_{who}", company_rates[place, "random", "loud"][0][index])
-claims.glue("batch_size", batch_size)
-table = [
-    [v for case in ("loud", "equal") for v in company_rates[place, start, case][0]]
-    for place, start in company_starts
-]
 figure = plotting.heatmaps(
-    {"absorption rate": np.array(table)},
+    {
+        "absorption rate": np.array(
+            [[v for case in cases for v in company_rates[*key, case][0]] for key in company]
+        )
+    },
     ["loud child", "its company", "equal: same child", "equal: the others"],
-    [f"{place}, {start}" for place, start in company_starts],
+    [f"{place}, {start}" for place, start in company],
     quantity="rate",
     width=4,
 )
@@ -669,44 +735,41 @@ figure = plotting.heatmaps(
 
 # %%
 spreads = np.linspace(0, 0.5, max(2, n_grid // 2))
+magnitudes = {"parent_magnitude": parent_magnitude, "child_magnitude": child_magnitude}
+fixed = features.family(parent_probability, child_probability, 1, **magnitudes)
 varied = []
 for spread in spreads:
-    whole = features.family(
-        parent_probability, child_probability, 1,
-        parent_magnitude=parent_magnitude, child_magnitude=child_magnitude,
-    )  # fmt: skip
-    for name, size in [("parent", parent_magnitude), ("child 1", child_magnitude)]:
-        whole = features.retuned(whole, name, magnitude_std=spread * size)
-    varied.append(whole)
-batches = replace(sampled, steps=half.steps)
-few = sweep_seeds[::4]
+    wider = features.retuned(fixed, "parent", magnitude_std=spread * parent_magnitude)
+    varied.append(features.retuned(wider, "child 1", magnitude_std=spread * child_magnitude))
+
+# %%
+vary_settings = [
+    Setting(sae, tree, plane) for sae in (small, standard_small) for tree in varied
+]
+random_run = train(vary_settings, random_start(small, sweep_seeds[::3]), batches)
+near_start = start_near(plane, few, start_noise)
+near_run = train(vary_settings[: len(spreads)], near_start, replace(batches, lr=gentle.lr))
 vary_runs = {
-    "Matryoshka, random": ("Matryoshka", random_start(small, sweep_seeds[::2]), batches),
-    "Matryoshka, near the truth": (
-        "Matryoshka", start_near(plane, few, start_noise), replace(batches, lr=gentle.lr)
-    ),
-    "standard + penalty, random": ("standard, penalty", random_start(small, few), batches),
-}  # fmt: skip
+    "Matryoshka, random": random_run.sae[: len(spreads)],
+    "Matryoshka, near the truth": near_run.sae[0:],
+    "standard + penalty, random": random_run.sae[len(spreads) :],
+}
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of the inputs with the child that leave the parent's latent silent (left) and the cosine of the child's latent with the child (right), against the relative standard deviation of both magnitudes: medians over live seeds with bars over all. In the random Matryoshka the share falls from {glue:text}`vary_first:.2f` to {glue:text}`vary_last:.2f`, in the standard SAE to {glue:text}`vary_standard:.2f`.", "name": "fig-skew-vary"}, "image": {"alt": "Two panels against the spread of the magnitudes. Absorption falls as the spread grows, less in the Matryoshka; the cosine with the child stays near one."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of the inputs with the child that leave the parent's latent silent (left) and the cosine of the child's latent with the child (right), against the relative standard deviation of both magnitudes: medians over live seeds with bars over all. In the random Matryoshka the share falls from {glue:text}`vary_first:.0%` to between {glue:text}`vary_low:.0%` and {glue:text}`vary_high:.0%`, in the standard SAE to {glue:text}`vary_standard:.0%`.", "name": "fig-skew-vary"}, "image": {"alt": "Two panels against the spread of the magnitudes. Absorption falls as the spread grows, less in the Matryoshka; the cosine with the child stays near one."}}
 left, right = [], []
-for label, (kind, start, config) in vary_runs.items():
-    sae = replace(kinds[kind], d_in=map_dim)
-    run = train([Setting(sae, whole, plane) for whole in varied], start, config)
-    silent, child = [], []
-    for i, whole in enumerate(varied):
-        acts = whole.sample(4000, torch.Generator().manual_seed(seed))
-        drawn = features.States(
-            acts, torch.full((len(acts),), 1 / len(acts), dtype=torch.float64)
-        )
-        reading = metrics.read(run.sae[i], drawn, plane, parents)
-        silent.append(torch.where(reading.all_live, reading.absorption, torch.nan))
-        child.append(torch.where(reading.all_live, reading.mixing.own[:, 1].abs(), torch.nan))
-    left.append({"label": label, "x": spreads, "points": torch.stack(silent)})
-    right.append({"label": label, "x": spreads, "points": torch.stack(child)})
+inputs = [drawn_states(whole) for whole in varied]
+for label, sae in vary_runs.items():
+    reading = metrics.read(sae, inputs, plane, parents)
+    values = [reading.absorption, reading.mixing.own[..., 1].abs()]
+    silent, child = (torch.where(reading.all_live, value, torch.nan) for value in values)
+    left.append({"label": label, "x": spreads, "points": silent})
+    right.append({"label": label, "x": spreads, "points": child})
 claims.glue("vary_first", float(left[0]["points"][0].nanmedian()))
-claims.glue("vary_last", float(left[0]["points"][-1].nanmedian()))
+widest = left[0]["points"][-1]
+widest = widest[widest.isfinite()]
+claims.glue("vary_low", float(widest.quantile(0)) if len(widest) else np.nan)
+claims.glue("vary_high", float(widest.quantile(1)) if len(widest) else np.nan)
 claims.glue("vary_child", float(right[0]["points"][-1].nanmedian()))
 claims.glue("vary_standard", float(left[2]["points"][-1].nanmedian()))
 xlabel = "standard deviation / mean of the magnitudes"
@@ -726,56 +789,59 @@ figure = plotting.theory_and_experiment(
 # {glue:text}`n_sorts` times, and Adam's moments restart each time, where the original code sorts at every step.
 
 # %%
-third = seeds[: max(1, n_seeds // 3)]
-options = {
-    "as above": matryoshka,
-    "inner prefix weighs 16": replace(matryoshka, weights=(16.0, 1.0)),
-    "widths 2 and 3": replace(matryoshka, widths=(2, 3), weights=(1.0, 1.0)),
-    "widths 2 and 3, penalty": replace(matryoshka, widths=(2, 3), weights=(1.0, 1.0), l1=l1),
+heavy = Setting(replace(matryoshka, weights=(16.0, 1.0)), loud, dictionary)
+wide = SAEConfig(d_model, widths=(2, 3), **plain)
+wide_settings = [Setting(replace(wide, l1=penalty), loud, dictionary) for penalty in (0.0, l1)]
+wide_run = train(wide_settings, random_start(wide, third), exact)
+heavy_runs = {
+    "random": train(heavy, starts["random"][: len(third)], exact),
+    "near the truth": train(heavy, starts["near the truth"], gentle),
 }
-ordered = {}
-for name, option in options.items():
-    setting = Setting(option, loud, dictionary)
-    ordered[name, "random"] = train(setting, random_start(option, third), exact).sae[0]
-    if option.d_sae == 2:
-        close = train(setting, starts["near the truth"], gentle)
-        ordered[name, "near the truth"] = close.sae[0]
 
 # %%
 n_sorts = 20
 segment = TrainConfig(max(1, n_steps // n_sorts), lr=exact.lr / 4, warmup=0, cooldown=0)
-for name, start in [
-    ("random", random_start(matryoshka, third)),
-    ("near the truth", starts["near the truth"]),
-]:
-    sae = start
-    for _ in range(n_sorts):
-        sae = train(loud_setting, metrics.resorted(sae, loud, dictionary), segment).sae[0]
-    ordered["re-sorted", name] = train(loud_setting, sae, exact).sae[0]
+sae, twice = (
+    SAE.join([starts["random"][: len(third)], near_truth[: len(third)]]),
+    [loud_setting] * 2,
+)
+for _ in range(n_sorts):
+    sae = train(twice, metrics.resorted(sae, loud, dictionary), segment).sae
+sorted_run = train(twice, sae, exact)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of seeds that absorb, among those in which at least two latents fire; grey: not run. Near the truth, at a tenth of the learning rate except where re-sorted.", "name": "fig-skew-options"}, "image": {"alt": "A heat map of shares by choice and kind of start. No choice without a penalty keeps the parent in every seed; two latents in the first prefix keep it in part of them."}}
+ordered = {
+    ("as above", "random"): main,
+    ("as above", "near the truth"): gentle_reading,
+}
+for i, start in enumerate(starts):
+    for name, sae in [
+        ("inner prefix weighs 16", heavy_runs[start].sae[0]), ("re-sorted", sorted_run.sae[i])
+    ]:  # fmt: skip
+        ordered[name, start] = metrics.read(sae, loud, dictionary, parents)
+for name, sae in zip(("widths 2 and 3", "widths 2 and 3, penalty"), wide_run.sae, strict=True):
+    ordered[name, "random"] = metrics.read(sae, loud, dictionary, parents)
 order_shares, order_live = {}, {}
-for (name, start), sae in ordered.items():
-    reading = metrics.read(sae, loud, dictionary, parents)
+for key, reading in ordered.items():
     enough = reading.live.sum(-1) >= 2
-    order_live[name, start] = int(enough.sum())
-    order_shares[name, start] = float((reading.absorption >= 0.9)[enough].double().mean())
+    order_live[key] = int(enough.sum())
+    order_shares[key] = float((reading.absorption >= 0.9)[enough].double().mean())
 claims.glue("n_sorts", n_sorts)
-claims.glue("n_third", len(third))
 claims.glue("share_two", order_shares["widths 2 and 3", "random"])
 claims.glue("share_two_penalty", order_shares["widths 2 and 3, penalty", "random"])
 claims.glue("n_two", order_live["widths 2 and 3", "random"])
 claims.glue("share_heavy", order_shares["inner prefix weighs 16", "random"])
 claims.glue("share_sorted", order_shares["re-sorted", "near the truth"])
 claims.glue("n_sorted", order_live["re-sorted", "near the truth"])
-table = [
-    [order_shares.get((name, start), np.nan) for start in starts]
-    for name in [*options, "re-sorted"]
-]
+rows = list(dict.fromkeys(name for name, _ in ordered))
 figure = plotting.heatmaps(
-    {"share that absorbs": np.array(table)},
+    {
+        "share that absorbs": np.array(
+            [[order_shares.get((r, s), np.nan) for s in starts] for r in rows]
+        )
+    },
     list(starts),
-    [*options, "re-sorted"],
+    rows,
     quantity="share",
     width=4,
 )
@@ -788,38 +854,14 @@ figure = plotting.heatmaps(
 # {glue:text}`share_two:.0%` of {glue:text}`n_two` seeds absorb without a penalty and
 # {glue:text}`share_two_penalty:.0%` with one. A start with the order known, parent first, is the one above, near
 # the truth.
-#
-# **Sampled batches** of {glue:text}`batch_size` inputs move the first latent's median cosine with the child by
-# {glue:text}`sampled_gap` from random starts; {glue:text}`n_sampled_absorbed` of {glue:text}`n_sampled_live` live
-# seeds absorb. From near the truth, at a tenth of the learning rate, {glue:text}`n_sampled_near` of
-# {glue:text}`n_near` seeds are live and absorb.
-
-# %%
-sampled_run = train(loud_setting, starts["random"], sampled)
-sampled_reading = metrics.read(sampled_run.sae[0], loud, dictionary, parents)
-sampled_near = train(loud_setting, starts["near the truth"], replace(sampled, lr=gentle.lr))
-sampled_near_reading = metrics.read(sampled_near.sae[0], loud, dictionary, parents)
 
 
 # %% tags=["hide-input"]
-def first_with_child(reading):
-    """The first latent's cosine with the child, in live seeds."""
-    return reading.decoder[reading.all_live][:, 0, 1]
-
-
-sampled_gap = abs(
-    float(first_with_child(sampled_reading).median() - first_with_child(main).median())
-)
-claims.glue("sampled_gap", claims.number(sampled_gap))
-claims.glue("n_sampled_live", int(sampled_reading.all_live.sum()))
-claims.glue("n_sampled_absorbed", int(absorbed(sampled_reading).sum()))
-claims.glue("n_sampled_near", int(absorbed(sampled_near_reading).sum()))
-
-
-def distance(start, case, magnitude):
+def distance(start, case):
     """Distance of each live, converged Matryoshka from the nearest closed-form solution, and its name."""
     reading = readings["Matryoshka", start, case]
-    done = runs["Matryoshka", start].converged[("loud", "equal").index(case)]
+    magnitude = {"loud": child_magnitude, "equal": parent_magnitude}[case]
+    done = runs[start].converged[keys.index(("Matryoshka", case))]
     solutions = theory.skew_solutions(
         parent_probability, child_probability, parent_magnitude, magnitude, inner_weight
     )
@@ -829,11 +871,7 @@ def distance(start, case, magnitude):
     return nearest.values, [list(solutions)[i] for i in nearest.indices]
 
 
-found = {
-    (start, case): distance(start, case, magnitude)
-    for start in starts
-    for case, magnitude in [("loud", child_magnitude), ("equal", parent_magnitude)]
-}
+found = {(start, case): distance(start, case) for start in starts for case in cases}
 theory_gap = max(
     (float(gap.max()) for gap, _ in found.values() if len(gap)), default=float("nan")
 )
@@ -858,53 +896,62 @@ for case in ("loud", "equal"):
 #    first latent once it fires on more than {glue:text}`turn_low:.1%` to {glue:text}`turn_high:.1%` of the parent's inputs,
 #    and a child no louder than its parent never does.
 # 2. Past that boundary the Matryoshka loss does not protect: {glue:text}`share_above:.0%` of the live random SAEs there absorb, and
-#    in the thread's case still {glue:text}`share_heavy:.0%` with 16 times the weight on the inner prefix and
+#    in the thread's case {glue:text}`share_heavy:.0%` with 16 times the weight on the inner prefix and
 #    {glue:text}`share_sorted:.0%` with re-sorting.
 # 3. The damage is local: in the twenty-feature tree the loud child silences its parent's latent on {glue:text}`tree_first:.0%` of its
 #    inputs, and the other children silence theirs on {glue:text}`tree_others:.0%`.
 # 4. Magnitudes that vary make absorption partial: at a standard deviation of half the mean the parent's latent misses
-#    {glue:text}`vary_last:.0%` of the child's inputs, and the child's latent keeps a cosine of {glue:text}`vary_child:.2f` with
-#    the child, so read a parent's latent as a lower bound on its feature.
+#    {glue:text}`vary_low:.0%` to {glue:text}`vary_high:.0%` of the child's inputs, and the child's latent keeps a cosine of {glue:text}`vary_child:.2f` with
+#    the child, so a parent's latent that is silent does not say that the parent is absent.
 #
 # ## The verdict
 #
 # All thresholds come from the ledger, `book/claims.yml`. A criterion over seeds is met when the 95% Wilson interval
 # of the share that passes lies above the share asked for {cite:p}`wilson1927probable`.
 
-# %%
+# %% tags=["hide-input"]
 penalised = readings["Matryoshka, penalty", "random", "loud"]
 standard_loud = readings["standard, penalty", "random", "loud"]
-magnitude_skew = claims.judge(
-    claims.load()["magnitude-skew"],
-    {
-        "child_first": child_lead,
-        "absorption_rate": main.absorption[main.all_live],
-        "standard_absorption_rate": standard_loud.absorption[standard_loud.all_live],
-        "absorption_rate_near_truth": gentle_reading.absorption[gentle_reading.all_live],
-        "absorption_rate_with_penalty": penalised.absorption[penalised.all_live],
-        "child_cosine": first_with_child(main),
-        "theory_gap": theory_gap,
-        "sampled_gap": sampled_gap,
-        "control_absorption": control.absorption[control.all_live],
-        "converged": float(
-            torch.cat([r.converged.flatten() for r in runs.values()]).double().mean()
-        ),
-    },
-    started=n_seeds,
-)
+every_converged = torch.cat([run.converged.flatten() for run in runs.values()])
+measured = {
+    "child_first": child_lead,
+    "absorption_rate": main.absorption[main.all_live],
+    "standard_absorption_rate": standard_loud.absorption[standard_loud.all_live],
+    "absorption_rate_near_truth": gentle_reading.absorption[gentle_reading.all_live],
+    "absorption_rate_with_penalty": penalised.absorption[penalised.all_live],
+    "child_cosine": first_with_child(main),
+    "theory_gap": theory_gap,
+    "sampled_gap": sampled_gap,
+    "control_absorption": control.absorption[control.all_live],
+    "converged": float(every_converged.double().mean()),
+}
+
+# %%
+started = dict.fromkeys(measured, n_seeds) | {"child_first": len(fresh)}
+magnitude_skew = claims.judge(claims.load()["magnitude-skew"], measured, started)
 magnitude_skew
 
 # %% tags=["remove-cell"]
 claims.glue("magnitude-skew", HTML(magnitude_skew.headline()))
 claims.glue("case_ratio", case_ratio)
+first_outcome = magnitude_skew.outcomes[0]
+words = {
+    "met": "more than half",
+    "failed": "less than half",
+    "undecided": "too near half to call",
+}
+claims.glue("child_first_outcome", words[first_outcome.outcome])
+low, high = first_outcome.interval or (np.nan, np.nan)
+claims.glue("child_first_low", low)
+claims.glue("child_first_high", high)
 claims.glue("turn_low", theory.skew_turn(case_ratio, inner_weight, 1 + inner_weight))
 claims.glue("turn_high", theory.skew_turn(case_ratio, 1 + inner_weight, inner_weight))
 
 # %% [markdown]
 # ## What would change our mind
 #
-# Live seeds whose parent's latent keeps firing beside the loud child; a boundary off the lines; absorption by quiet
-# children, or with equal magnitudes. Each is a criterion above or a number of the phase diagram.
+# Live seeds whose parent's latent keeps firing beside the loud child; a boundary off the lines; absorption of a
+# parent by a quiet child, or with equal magnitudes, in the Matryoshka. Each is a criterion above or a number of the phase diagram.
 #
 # ## Rerun it
 #

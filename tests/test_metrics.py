@@ -60,6 +60,18 @@ def test_absorption_counts_inputs_by_their_probability():
     assert reading.absorption.item() == pytest.approx(0.75)
 
 
+def test_a_sweep_is_read_at_once_as_its_settings_are_one_by_one():
+    sweep = [family(0.3, chances, child_magnitude=size).states() for chances, size in [([0.6, 0.2], 2.0), (0.4, 1.0)]]
+    half = sae_from([[1, -1, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
+    saes = SAE.join([SAE.join([CLEAN, half, ABSORBED]), SAE.join([half, CLEAN, CLEAN])])
+    together = metrics.read(saes, sweep, torch.eye(3, dtype=torch.float64), PARENTS)
+    assert together.absorption.tolist() == [pytest.approx([0, 0.75, 1]), pytest.approx([0.5, 0, 0])]
+    for i, states in enumerate(sweep):
+        alone = metrics.read(saes[i], states, torch.eye(3, dtype=torch.float64), PARENTS)
+        for name in ("decoder", "encoder", "acts", "live", "latents", "absorption", "all_live"):
+            assert torch.equal(getattr(together, name)[i], getattr(alone, name)), name
+
+
 def test_a_complement_that_takes_the_parent_away_where_it_is_absent_has_absorbed_nothing():
     """The bias carries the parent; a latent of decoder -f0 fires on empty inputs alone, so silent beside children."""
     complement = SAE(

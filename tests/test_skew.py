@@ -112,6 +112,19 @@ def test_the_saving_of_absorption_is_that_of_two_saes_built_by_hand():
     assert theory.absorption_saving(b / a, q) == pytest.approx(1 - costs[1] / costs[0])
 
 
+def test_a_feature_waits_for_the_eigenvalue_that_completes_its_share():
+    # Eigenvalues 3 and 1 along the diagonals: the first leaves half of 1 missing, a quarter of each expected square.
+    diagonal = torch.tensor([[2.0, 1.0], [1.0, 2.0]]).double()
+    assert theory.awaited_eigenvalues(diagonal, 0.74).tolist() == pytest.approx([3, 3])
+    assert theory.awaited_eigenvalues(diagonal, 0.76).tolist() == pytest.approx([1, 1])
+    apart = torch.diag(torch.tensor([2.0, 5.0, 1.0])).double()
+    assert theory.awaited_eigenvalues(apart).tolist() == pytest.approx([2, 5, 1]), "each waits for its own"
+    always = theory.second_moment(skewed(1.0, 2.0, 10.0))
+    assert theory.awaited_eigenvalues(always).tolist() == pytest.approx([0.3 * 104] * 2), "they are one direction"
+    with pytest.raises(ValueError, match="share is 1"):
+        theory.awaited_eigenvalues(diagonal, 1)
+
+
 def test_codes_tell_which_states_a_latent_fires_on():
     acts = torch.tensor([[0.0, 0, 0, 0], [1, 0, 2, 0], [3, 4, 0, 0]], dtype=torch.float64)
     assert metrics.firing_code(acts).tolist() == [6, 4, 2, 0]

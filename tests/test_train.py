@@ -29,20 +29,20 @@ def chunk_of(setting, start, config, device="cpu"):
 @pytest.mark.parametrize("decoder_bias", [False, True])
 @pytest.mark.parametrize("l1", [0.0, 0.1])
 @pytest.mark.parametrize(("widths", "weights"), [((3,), (1.0,)), ((1, 3), (0.5, 2.0)), ((1, 2, 3), (1.0, 0.0, 3.0))])
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("groups", [None, 1, 2, 4])
 def test_gradient_by_hand_agrees_with_autograd_over_the_loop_of_prefixes(
-    encoder_bias, decoder_bias, l1, widths, weights, shared, tree, dictionary
+    encoder_bias, decoder_bias, l1, widths, weights, groups, tree, dictionary
 ):
     config = SAEConfig(20, widths, weights, l1, encoder_bias, decoder_bias)
-    start = start_near(dictionary, range(3), noise=0.8)
+    start = start_near(dictionary, range(4), noise=0.8)
     noise = torch.Generator().manual_seed(0)
-    start.b_enc.add_(0.1 * encoder_bias * torch.randn(3, 3, dtype=torch.float64, generator=noise))
-    start.b_dec.add_(0.1 * decoder_bias * torch.randn(3, 20, dtype=torch.float64, generator=noise))
+    start.b_enc.add_(0.1 * encoder_bias * torch.randn(4, 3, dtype=torch.float64, generator=noise))
+    start.b_dec.add_(0.1 * decoder_bias * torch.randn(4, 20, dtype=torch.float64, generator=noise))
     setting = Setting(config, tree.states(), dictionary)
     chunk = chunk_of(setting, start, TrainConfig())
     with torch.inference_mode():
         ((x, probs),) = chunk.states()
-        loss = chunk.loss_and_gradient(x if shared else x.expand(3, -1, -1).contiguous(), probs)
+        loss = chunk.loss_and_gradient(x.expand(groups, -1, -1).contiguous() if groups else x, probs)
 
     leaves = start.map(lambda parameter: parameter.clone().requires_grad_())
     expected = leaves.loss(tree.states().inputs(dictionary), tree.states().probs, config)
@@ -159,6 +159,23 @@ def test_a_sweep_too_large_for_memory_is_split(tree, dictionary, monkeypatch):
     sweep = [Setting(replace(BARE, l1=l1), tree.states(), dictionary) for l1 in (0.0, 0.05)]
     train(sweep, random_start(BARE, range(12)), TrainConfig(2))
     assert sizes == [7, 7, 7, 3]
+
+
+@pytest.mark.parametrize(("at_once", "alike"), [(7, [4, 4, 4]), (9, [4, 4]), (3, [3, 1, 1, 3])])
+def test_the_seeds_of_a_setting_share_their_inputs(at_once, alike, dictionary, monkeypatch):
+    """Settings with other inputs are split between chunks only where not even one fits; no result depends on it."""
+    seen, chunk = [], training._Chunk
+    monkeypatch.setattr(training, "_Chunk", lambda *given: seen.append(chunk(*given)) or seen[-1])
+    monkeypatch.setattr(training, "BYTES_AT_ONCE", {"cpu": at_once * 8 * training._numbers(BARE, 4)})
+    sweep = [Setting(BARE, family(0.3, 0.4, 2, child_magnitude=size).states(), dictionary) for size in (0.5, 1.0, 3.0)]
+    start = random_start(BARE, range(4))
+    run = train(sweep, start, TrainConfig(100))
+    assert [made.alike for made in seen] == alike
+    for i, setting in enumerate(sweep):
+        alone = train(setting, start, TrainConfig(100))
+        assert torch.allclose(run.sae.W_dec[i], alone.sae.W_dec[0], rtol=0, atol=ROUNDING)
+        assert torch.allclose(run.loss[i], alone.loss[0], rtol=0, atol=ROUNDING)
+        assert torch.allclose(run.grad_norm[i], alone.grad_norm[0], rtol=0, atol=ROUNDING)
 
 
 def test_states_of_different_number_are_padded_without_effect(dictionary):

@@ -158,8 +158,8 @@ def live(acts: Float[Tensor, "*instances states d_sae"], tolerance: float = SILE
 def absorption(
     acts: Float[Tensor, "*instances states d_sae"],
     latents: Int[Tensor, "*instances features"],
-    features: Float[Tensor, "states features"],
-    probs: Float[Tensor, " states"],
+    features: Float[Tensor, "*#instances states features"],
+    probs: Float[Tensor, "*#instances states"],
     parents: Sequence[int | None],
     own: Float[Tensor, "*instances features"],
     tolerance: float = SILENT,
@@ -173,7 +173,7 @@ def absorption(
     Args:
         acts: activations of the latents on every state (or sampled input).
         latents: from `match`.
-        features: activations of the true features on the same states.
+        features: activations of the true features on the same states; they and `probs` may have leading axes as well.
         probs: probability of each state.
         parents: from `FeatureTree.parents`.
         own: cosine of each feature's latent with the feature, from `mixing`.
@@ -183,13 +183,13 @@ def absorption(
     for child, parent in enumerate(parents):
         if parent is None:
             continue
-        weight = probs * (features[:, child] > 0)
+        weight = probs * (features[..., child] > 0)
         latent = latents[..., parent]
         index = latent.clamp_min(0)[..., None, None].expand(*acts.shape[:-1], 1)
         complement = own[..., parent, None] < 0
         silent = ((acts.gather(-1, index)[..., 0] <= tolerance) ^ complement) | (latent < 0)[..., None]
         silent_mass = silent_mass + (weight * silent).sum(-1)
-        mass = mass + weight.sum()
+        mass = mass + weight.sum(-1)
     return silent_mass / mass
 
 
@@ -316,7 +316,7 @@ class Reading:
 
 def read(
     sae: SAE,
-    states: States,
+    states: States | Sequence[States],
     dictionary: Float[Tensor, "features d_in"],
     parents: Sequence[int | None],
 ) -> Reading:
@@ -324,12 +324,18 @@ def read(
 
     Args:
         sae: parameters with any leading axes.
-        states: the data.
+        states: the data; or, for a sweep, those of each setting, with as many states each. The parameters' axes are
+            then (settings, seeds).
         dictionary: the true directions.
         parents: from `FeatureTree.parents`.
     """
+    if isinstance(states, States):
+        features, probs = states.acts, states.probs
+    else:
+        features = torch.stack([setting.acts for setting in states])[:, None]
+        probs = torch.stack([setting.probs for setting in states])[:, None]
     decoder = decoder_cosines(sae, dictionary)
-    acts, latents = sae.encode(states.inputs(dictionary), states.probs), match(decoder)
+    acts, latents = sae.encode(features @ dictionary, probs), match(decoder)
     mix = mixing(decoder, latents, parents)
     return Reading(
         decoder=decoder,
@@ -338,7 +344,7 @@ def read(
         live=live(acts),
         latents=latents,
         mixing=mix,
-        absorption=absorption(acts, latents, states.acts, states.probs, parents, mix.own),
+        absorption=absorption(acts, latents, features, probs, parents, mix.own),
     )
 
 

@@ -415,3 +415,21 @@ def absorption_saving(magnitude_ratio: float, child_probability: float) -> float
     """
     r, q = magnitude_ratio, child_probability
     return q * (1 + r - (1 + r**2) ** 0.5) / (1 + q * r)
+
+
+def awaited_eigenvalues(moment: Float[Tensor, "n n"], share: float = 0.9) -> Float[Tensor, " n"]:
+    """The eigenvalue that each feature waits for until `share` of its expected square is reconstructed.
+
+    Gradient descent from a small start learns the eigenvectors of the second moment one after the other, the largest
+    eigenvalue first (Saxe et al. 2014). Once the first m are there, `sum over j > m of V_ij^2 lambda_j` is missing of
+    the expected square M_ii of feature i; the feature waits for the first m that leaves at most `(1 - share) M_ii`.
+
+    Raises:
+        ValueError: if `share` is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share is {share}; it must lie between 0 and 1, for example 0.9.")
+    values, vectors = (part.flip(-1) for part in torch.linalg.eigh(moment))
+    squares = moment.diagonal()[:, None]
+    missing = squares - (vectors.square() * values).cumsum(1)
+    return values[(missing <= (1 - share) * squares).int().argmax(1)]

@@ -7,9 +7,11 @@ drawn. Gradients are derived by hand and tested against autograd of `SAE.loss`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from tqdm import tqdm
 from matryoshka_mixing.features import FeatureTree, States
 from matryoshka_mixing.sae import SAE, TRAINED, SAEConfig, largest, largest_of_batch
 
-BYTES_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 33}
+BYTES_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 33}
 """What instances trained side by side may hold; larger sweeps are split. About a cache, or a card (our defaults)."""
 BLOCK = 128
 """Steps whose batches are drawn in one go, at most."""
@@ -201,6 +203,7 @@ def train(
     ]
     size = max(_numbers(first, source.n_rows) for source in sources.values()) * dtype.itemsize
     chunk = max(1, BYTES_AT_ONCE.get(torch.device(device).type, BYTES_AT_ONCE["cpu"]) // size)
+    chunk -= chunk % n_seeds if chunk > n_seeds else 0  # whole settings, whose seeds share their inputs
     flat = start.map(lambda parameter: parameter.flatten(0, 1))
     parts = []
     with tqdm(total=len(members) * config.steps, disable=not progress, unit="SAE-step") as bar:
@@ -398,6 +401,8 @@ class _Chunk:
         self.sources = list(dict.fromkeys(source for _, source, _ in members))
         which = [self.sources.index(source) for _, source, _ in members]
         self.which = torch.tensor(which, device=place["device"])
+        # Neighbours with the same inputs, the seeds of a setting, are multiplied as one larger matrix.
+        self.alike = math.gcd(*(len(list(run)) for _, run in groupby(which)))
         if all(source.listed for source in self.sources):
             pad = torch.nn.utils.rnn.pad_sequence
             tables = pad([source.table for source in self.sources], batch_first=True)
@@ -484,16 +489,17 @@ class _Chunk:
         for part, weights in self.states(1024) if exact else [(x, probs)]:
             final = final + self.loss_and_gradient(part, weights)
             gradient = gradient + self.gradient
-            power = power + (weights * part[..., :-1].square().sum(-1)).sum(-1)
+            power = power + (weights * self.squares(part)).sum(-1)
         relative = gradient.flatten(1).norm(dim=-1) / power.clamp_min(torch.finfo(power.dtype).tiny)
         return SAE.join([*kept, self.result()]), final, relative, torch.stack(history)
 
     def loss_and_gradient(self, x: Tensor, probs: Tensor, want_loss: bool = True) -> Tensor | None:
         """The loss of each instance (if wanted), with its gradient left in the buffer.
 
-        x is (rows, d_in + 1) or (instances, rows, d_in + 1), probs (instances, rows). Written out, the prefixes'
-        squared errors need only two products: with c = W_dec x, D = W_dec W_dec^T, u_k the weight of the prefixes that
-        hold latent k and M_kl = min(u_k, u_l) that of the prefixes that hold both,
+        x is (rows, d_in + 1), or (groups, rows, d_in + 1) for groups of as many neighbours each that share inputs, and
+        probs (instances, rows). Written out, the prefixes' squared errors need only two products: with c = W_dec x,
+        D = W_dec W_dec^T, u_k the weight of the prefixes that hold latent k and M_kl = min(u_k, u_l) that of the
+        prefixes that hold both,
 
             sum_m w_m ||x - x_m||^2  =  u_0 ||x||^2 - 2 sum_k u_k a_k c_k + sum_kl a_k M_kl D_kl a_l,
 
@@ -502,7 +508,10 @@ class _Chunk:
         if x.shape[-2] != self.rows:
             self.allocate(x.shape[-2])
         weights = probs[:, None]
-        torch.matmul(self.theta, x.mT, out=self.products)
+        theta, products, gradient = self.theta, self.products, self.gradient
+        if x.ndim == 3:
+            theta, products, gradient = (b.view(len(x), -1, b.shape[-1]) for b in (theta, products, gradient))
+        torch.matmul(theta, x.mT, out=products)
         torch.bmm(self.decoder, self.theta_T, out=self.gram)
         torch.clamp_min(self.pre.sub_(self.shift), 0, out=self.acts)
         split = None if self.k is None else self.drop(probs)
@@ -521,7 +530,7 @@ class _Chunk:
             self.inner_diagonal.addcmul_(self.fired, self.penalty / norms)
         loss = None
         if want_loss:
-            power = (probs * x[..., :-1].square().sum(-1)).sum(-1)
+            power = (probs * self.squares(x)).sum(-1)
             loss = self.total * power + (self.form * self.moments / 2).sum((1, 2))
             loss -= (self.pull * self.weighed).sum((1, 2))
             if self.penalty is not None:
@@ -530,10 +539,10 @@ class _Chunk:
         if split is not None:
             size = self.form.diagonal(dim1=1, dim2=2)[:, 1:, None]
             g_acts.mul_(share).addcmul_(size * share, whole - self.acts)
-        outer = self.products  # no longer needed
+        outer = products  # no longer needed
         torch.mul(g_acts.mul_(weights), self.acts > 0, out=self.pre)
         torch.mul(self.minus_twice_reach, self.weighed, out=self.along)
-        torch.matmul(outer, x, out=self.gradient)
+        torch.matmul(outer, x, out=gradient)
         for place in self.slopes:
             torch.neg(self.slope, out=place)
         self.gradient.baddbmm_(self.inner, self.theta).mul_(self.trained)
@@ -558,13 +567,18 @@ class _Chunk:
         self.acts.mul_(share)
         return share, whole
 
+    def squares(self, x: Tensor) -> Tensor:
+        """||x||^2 of inputs that `loss_and_gradient` takes: (rows,), or (instances, rows)."""
+        squares = x[..., :-1].square().sum(-1)
+        return squares if x.ndim == 2 else squares.repeat_interleave(len(self.members) // len(x), 0)
+
     def states(self, rows: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The inputs of all states and their probabilities, so many at a time."""
         count = self.probs.shape[1]
         for low in range(0, count, rows or count):
             part = slice(low, low + (rows or count))
             x = self.tables[:, part]
-            yield x[0] if len(x) == 1 else x[self.which], self.probs[:, part]
+            yield x[0] if len(x) == 1 else x[self.which[:: self.alike]], self.probs[:, part]
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The input of each step: all states with their probabilities or counts, those that were drawn, or samples."""
