@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from matryoshka_mixing import metrics, theory
 from matryoshka_mixing.features import FeatureTree, States, family, independent, orthonormal_dictionary
-from matryoshka_mixing.sae import SAE, SAEConfig, start_near
+from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.train import Setting, TrainConfig, train
 
 CASES = [(2, 0.4, 1.0), (2, 0.1, 1.0), (2, 0.4, 0.2), (3, 0.3, 5.0), (3, 0.05, 1.0), (5, 0.15, 2.0)]
@@ -253,3 +254,55 @@ def test_two_overlapping_children_that_come_in_together(overlap, beta):
     assert (metrics.decoder_cosines(run.sae, dictionary)[0] - expected)[fires].abs().max() < 1e-6
     if beta == 1:
         assert best[1] / best[0] == pytest.approx(theory.matryoshka_ratio(q, 2), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_latents_start_dead_as_often_as_the_solid_angle_says(n):
+    config = SAEConfig(8, (1,), encoder_bias=False, decoder_bias=False)
+    inputs = family(0.3, 0.9 / n, n).states().inputs(torch.eye(n + 1, 8, dtype=torch.float64))
+    dead = ~metrics.live(random_start(config, range(4000)).encode(inputs)).flatten()
+    expected = theory.starts_dead(n)
+    assert abs(float(dead.double().mean()) - expected) < 4 * (expected * (1 - expected) / 4000) ** 0.5
+    assert theory.starts_dead(2) == pytest.approx(7 / 24)
+
+
+def test_the_best_frame_of_one_matrix_is_its_top_eigenvectors_and_is_no_worse_than_any_other():
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(3, 4, 4, dtype=torch.float64, generator=generator)
+    moments = root @ root.mT
+    values = torch.linalg.eigvalsh(moments[0])
+    assert theory.best_frame(moments[:1].expand(2, -1, -1))[1] == pytest.approx(float(values[-2:].sum()))
+    frame, best = theory.best_frame(moments[:2])
+    assert torch.allclose(frame @ frame.T, torch.eye(2, dtype=torch.float64), atol=1e-12)
+    for _ in range(50):
+        other = torch.linalg.qr(frame.T + 0.1 * torch.randn(4, 2, dtype=torch.float64, generator=generator)).Q.T
+        assert torch.einsum("if,ifg,ig->", other, moments[:2], other) <= best + 1e-12
+
+
+def test_named_solutions_have_the_losses_that_training_finds():
+    states, config = family(0.3, 0.4).states(), SAEConfig(20, (1, 3), encoder_bias=False, decoder_bias=False)
+    standard, matryoshka = theory.family_losses(states, 1.0)
+    basis = orthonormal_dictionary(3, 20, torch.Generator().manual_seed(0))
+    points = [Setting(replace(config, weights=(inner, 1.0)), states, basis) for inner in (1.0, 0.0)]
+    run = train(points, random_start(config, range(96)), TrainConfig(1500))
+    for losses, expected in zip(run.loss, (matryoshka, standard), strict=True):
+        named = torch.tensor(list(expected.values()), dtype=torch.float64)
+        far = (losses[:, None] - named).abs()
+        assert (far.amin(1) < 1e-6).double().mean() > 0.9
+        reached = {name for name, seeds in zip(expected, (far < 1e-6).sum(0).tolist(), strict=True) if seeds}
+        assert len(reached) >= len(expected) - 2, reached
+    # No trained SAE is below the limit, and the parent-first loss is what the optimum's eigenvalue leaves.
+    assert run.loss[0].min() > matryoshka["every input completed (a limit)"]
+    pulled = theory.second_moment(states, theory.prefix_weights(states, range(3), (1, 3), (1, 1)))
+    left = torch.linalg.eigvalsh(pulled)[:-1].sum()
+    assert matryoshka["parent first, every child completed"] == pytest.approx(float(left))
+
+
+def test_the_absorbed_solution_costs_what_training_finds():
+    states, basis = family(0.3, 0.4).states(), orthonormal_dictionary(3, 20, torch.Generator().manual_seed(0))
+    for l1 in (0.03, 0.2):
+        config = SAEConfig(20, (3,), l1=l1, encoder_bias=False, decoder_bias=False)
+        start = start_near(basis, range(4), 0.5)
+        run = train(Setting(config, states, basis), start, TrainConfig(2000))
+        assert float(run.loss.median()) == pytest.approx(theory.absorbed_loss(states, l1), abs=1e-6)
+    assert theory.absorbed_loss(states, 10.0) == pytest.approx(states.power), "too dear: nothing is written"
