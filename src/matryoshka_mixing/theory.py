@@ -303,8 +303,12 @@ def family_losses(states: States, inner_weight: float = 1.0) -> tuple[dict[str, 
     Matryoshka, weights (beta, 1). If the first latent is dead, the rest is a standard SAE. If it fires on every input,
     and every other live latent completes one input in the outer prefix, a completed input weighs beta and another
     1 + beta, and the loss is what the top eigenvector of that re-weighted moment leaves. A latent may also be shared by
-    two inputs that lean the same way: see `best_frame`. Completing every input takes latents that cancel; no SAE with
-    n + 1 latents attains that loss, but pairs come as near as their activations grow.
+    two inputs that lean the same way: see `best_frame`.
+
+    Latents that cancel: the children's latents span the differences between siblings and lean, ever so little, toward
+    the parent alone, on which all of them fire loudly and cancel but for what it lacks. In the limit of unbounded
+    activations this completes the parent alone and, of every parent + child, all but its part in the plane of the
+    parent and the mean child: only that part weighs 1 + beta. No SAE attains the limit.
 
     Args:
         states: of one family with equal children.
@@ -320,9 +324,12 @@ def family_losses(states: States, inner_weight: float = 1.0) -> tuple[dict[str, 
         weights = 1 + beta - sum(one.double() for one in completed) * firing
         return float(torch.linalg.eigvalsh(second_moment(states, weights))[:-1].sum())
 
+    mean_child = states.acts[:, 1:].mean(-1, keepdim=True).expand(-1, n)
+    plane = States(torch.cat([states.acts[:, :1], mean_child], 1), states.probs)
+    in_plane = torch.linalg.eigvalsh(second_moment(plane, 1 + beta - alone.double()))[:-1].sum()
     shared = torch.stack([(1 + beta) * second_moment(states), second_moment(states, (alone | pairs[0]).double())])
     matryoshka = {
-        "every input completed (a limit)": completing(alone, *pairs),
+        "latents that cancel (a limit)": float(in_plane) + beta * (states.power - plane.power),
         "parent first, every child completed": completing(*pairs),
         "parent alone completed, and all children but one": completing(alone, *pairs[1:]),
         "one latent shared by parent alone and a child": (1 + beta) * states.power - best_frame(shared)[1],
