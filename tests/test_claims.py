@@ -12,7 +12,7 @@ from matryoshka_mixing.train import Setting, TrainConfig, descend, train
 
 OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent", "prefix-pull",
         "sibling-undo", "magnitude-skew", "less-at-low-probability", "improves-on-standard",
-        "not-sampling", "topk-too", "beyond-the-toy"]  # fmt: skip
+        "not-sampling", "topk-too", "lowest-loss-cleanest", "beyond-the-toy"]  # fmt: skip
 
 
 def criterion(metric, role, share=None, op=">=", threshold=0.5):
@@ -317,3 +317,22 @@ def test_the_verdict_on_absorption_flips_where_steering_leaves_the_arms_apart():
     for suffix, verdict in [(", equal L0", "supported"), ("", "inconclusive")]:
         gap = abs(float(l0["standard" + suffix] - l0["sampled" + suffix]))
         assert judge(claim, met(claim) | {"l0_gap": gap}).verdict == verdict
+
+
+def test_the_verdict_on_the_lowest_loss_flips_if_the_control_has_a_hierarchy_or_choices_are_blind_anyway(
+    tree, dictionary
+):
+    """Its controls as they should be; then on data where the lowest loss is not the cleanest, and where all are."""
+    claim = claims.load()["lowest-loss-cleanest"]
+    config = SAEConfig(20, (3,), l1=0.03, encoder_bias=False, decoder_bias=True)
+    gaps, verdicts = {}, {}
+    for name, data in [("independent", without_hierarchy(tree)), ("hierarchy", tree)]:
+        states = data.states()
+        run = train(Setting(config, states, dictionary), random_start(config, range(32)), TrainConfig(1500))
+        reading = metrics.read(run.sae[0], states, dictionary, [None] * 3)
+        cleanness = metrics.recovery(reading.decoder, reading.live)
+        gaps[name] = float(cleanness.max() - cleanness[run.loss[0].argmin()])
+        verdicts[name] = judge(claim, met(claim) | {"control_recovery_gap": gaps[name]}).verdict
+    assert verdicts == {"independent": "supported", "hierarchy": "inconclusive"}, gaps
+    equal = met(claim) | {"control_shortfall_of_a_blind_choice": np.zeros(64)}
+    assert judge(claim, equal).verdict == "inconclusive"

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -142,6 +144,123 @@ def test_basins_group_by_loss_and_live_latents():
         ([0, 4], 2, 0.4),
     ]
     assert [basin.loss for basin in found] == pytest.approx([0.1, 0.1, 0.5])
+
+
+CODES = {
+    "parent first": [[1, 1, 1], [0, 1, 0], [0, 0, 1]],
+    "with strays": [[1, 1, 1], [1, 1, 0], [1, 0, 1]],
+    "absorbed": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "child missing": [[1, 1, 1], [0, 1, 0], [1, 0, 0]],
+    "too few live": [[1, 1, 1], [0, 1, 0], [0, 0, 0]],
+    "first prefix dead": [[0, 0, 0], [1, 1, 1], [0, 1, 0]],
+}
+"""Who fires on the parent alone, parent + child 1, parent + child 2: an example of each kind of outcome."""
+
+
+def fires_on(table, decoder_rows):
+    """An SAE whose latents have these activations on the three inputs; they are linearly independent."""
+    alone, first, second = tensor(table).unbind(-1)
+    return sae_from(torch.stack([alone, first - alone, second - alone], -1).tolist(), decoder_rows)
+
+
+@pytest.mark.parametrize("kind", metrics.OUTCOMES)
+def test_outcomes_by_hand(kind):
+    table = [[3 * value or -1 for value in row] for row in CODES[kind]]
+    order = [[1, 0.3, 0.3], [0.1, 0.6, -0.7], [0.1, -0.7, 0.6]]
+    if kind in ("absorbed", "first prefix dead"):
+        order = [[1, 0, 0], [0.7, 0.7, 0], [0.7, 0, 0.7]]
+    if kind == "child missing":  # the last latent takes child 2 away where it is absent
+        order = [[0.8, 0.2, 0.5], [0.2, 0.8, -0.5], [0.3, -0.3, -0.7]]
+    reading, states = read(fires_on(table, order)), family(0.3, 0.4).states()
+    assert metrics.OUTCOMES[metrics.outcome(reading, states, PARENTS, (1, 3))] == kind
+    standard = {"first prefix dead": "too few live"}.get(kind, kind)
+    assert metrics.OUTCOMES[metrics.outcome(reading, states, PARENTS, (3,))] == standard
+
+
+def test_a_complement_is_a_parent_latent_that_does_the_reverse():
+    complement = SAE(
+        tensor([[-1, 0, 0], [0, 1, 0], [0, 0, 1]]).T, torch.zeros(3).double(),
+        tensor([[-1, 0, 0], [0, 1, 0], [0, 0, 1]]), tensor([1, 0, 0]),
+    )  # fmt: skip
+    states, reading = family(0.3, 0.4).states(), read(complement)
+    assert metrics.assign(reading, states, PARENTS).tolist() == [0, 1, 2]
+    assert metrics.OUTCOMES[metrics.outcome(reading, states, PARENTS, (1, 3))] == "parent first"
+
+
+def test_a_latent_that_takes_a_child_away_is_not_assigned_to_it():
+    """Two latents that cancel on the parent alone: each holds more of minus the other child than of its own."""
+    pair = fires_on([[3, 3, 3], [3, 3, -1], [3, -1, 3]], [[1, 0.3, 0.3], [0.1, 0.6, -0.7], [0.1, -0.7, 0.6]])
+    reading = read(pair)
+    assert reading.latents.tolist() == [0, 2, 1]
+    assert metrics.assign(reading, family(0.3, 0.4).states(), PARENTS).tolist() == [0, 1, 2]
+
+
+def test_recovery_is_one_for_the_truth_and_counts_dead_latents_as_nothing():
+    assert metrics.recovery(read(CLEAN).decoder, read(CLEAN).live) == 1
+    assert metrics.recovery(read(ABSORBED).decoder, read(ABSORBED).live) == pytest.approx((1 + 2 * 0.5**0.5) / 3)
+    eye = torch.eye(3, dtype=torch.float64)
+    assert metrics.recovery(eye, torch.tensor([True, False, True])) == pytest.approx(2 / 3)
+    assert metrics.recovery(-eye[:1], torch.tensor([True])) == pytest.approx(1 / 3), "one latent for three features"
+    # The dead row would match child 1 better than the live one does.
+    cosines = tensor([[1.0, 0, 0], [0, 1, 0], [0, 0.5, 0.8]])
+    assert metrics.recovery(cosines, torch.tensor([True, False, True])) == pytest.approx(1.8 / 3)
+
+
+def test_solutions_see_through_names_places_and_flat_directions():
+    """Siblings and latents swapped, or a latent that fires on a sibling at no cost, are no other solution."""
+    states, config = family(0.3, 0.4).states(), SAEConfig(3, (1, 3), l1=0.0, encoder_bias=False, decoder_bias=False)
+    swapped = sae_from([[1, 0, 0], [0, 0, 1], [0, 1, 0]], [[1, 0, 0], [0, 0, 1], [0, 1, 0]])
+    first = sae_from([[0, 1, 0], [1, 0, 0], [0, 0, 1]], [[0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    second = sae_from([[0, 0, 1], [1, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    # On child 2 both children's latents fire, and together they write the same: c1 + (c2 - c1).
+    flat = sae_from([[1, 0, 0], [0, 1, 1], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, -1, 1]])
+    dead = sae_from([[1, 0, 0], [0, 1, 0], [0, -1, 0]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    some = metrics.stacked([first, CLEAN, swapped, dead, flat, second])
+    found = metrics.solutions(some, states, torch.eye(3, dtype=torch.float64), config)
+    assert [(one.seeds, one.live) for one in found] == [([1, 2, 4], 3), ([3], 2), ([0, 5], 3)]
+    assert [one.loss for one in found] == pytest.approx([0.24, 0.36, 0.42])
+    assert [one.share for one in found] == pytest.approx([1 / 2, 1 / 6, 1 / 3])
+    apart = family(0.3, [0.5, 0.3]).states()
+    found = metrics.solutions(some[[0, 5]], apart, torch.eye(3, dtype=torch.float64), config)
+    assert len(found) == 2, "unequal children are not alike"
+
+
+def test_solutions_of_equal_loss_are_told_apart():
+    """Prefix errors tell apart what loss and live latents do not: the one fails where the other does not."""
+    states = family(0.5, 0.25).states()  # parent alone: 0.25; with a child: 0.125 each
+    config = SAEConfig(3, (3,), l1=0.0, encoder_bias=False, decoder_bias=False)
+    # Writes nothing on the parent alone (0.25 * 1); or leaves the parent out of both pairs (2 * 0.125 * 1).
+    silent = sae_from([[0, 0, 0], [0, 1, 0], [0, 0, 1]], [[0, 0, 0], [1, 1, 0], [1, 0, 1]])
+    part = sae_from([[1, -1, -1], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    silent.W_enc[:, 0] = tensor([1e-3, -1e-3, -1e-3])
+    found = metrics.solutions(metrics.stacked([silent, part]), states, torch.eye(3, dtype=torch.float64), config)
+    assert len(found) == 2 and found[0].loss == pytest.approx(found[1].loss)
+
+
+def test_turning_changes_the_coordinates_and_nothing_else(dictionary):
+    basis = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).Q.T
+    sae = random_start(SAEConfig(20, (1, 3)), range(4))
+    sae.b_dec += 0.1
+    turned, x = metrics.turned(sae, basis), family(0.3, 0.4).states().inputs(dictionary)
+    acts = sae.encode(x)
+    assert torch.allclose(turned.encode(x @ basis.T), acts)
+    assert torch.allclose(turned.decode(acts), sae.decode(acts) @ basis.T)
+    assert not torch.allclose(turned.decode(acts), sae.decode(acts))
+
+
+def test_the_best_of_k_against_every_draw():
+    loss, values = tensor([0.3, 0.1, 0.2, 0.1, 0.5]), tensor([1.0, 5.0, 3.0, 7.0, 0.0])
+    found = metrics.best_of(loss, values, range(1, 6))
+    for k in range(1, 6):
+        kept = []
+        for draw in itertools.combinations(range(5), k):
+            lowest = min(loss[i] for i in draw)
+            kept.append(np.mean([values[i] for i in draw if loss[i] == lowest]))
+        assert found[k - 1] == pytest.approx(np.mean(kept))
+    assert found[-1] == pytest.approx(6), "two share the lowest loss"
+    for wrong in (0, 6):
+        with pytest.raises(ValueError, match="from 1 to 5"):
+            metrics.best_of(loss, values, [wrong])
 
 
 def test_pulls_are_minus_the_gradient_of_each_term():

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from matryoshka_mixing.features import States
-from matryoshka_mixing.sae import SAE
+from matryoshka_mixing.sae import SAE, SAEConfig
 
 SILENT = 1e-6
 """An activation at most this large counts as zero (our default; features fire at about 1)."""
@@ -296,6 +296,109 @@ def basins(loss: Float[Tensor, " seeds"], live_latents: Bool[Tensor, "seeds d_sa
     return [Basin(g.loss, g.live, sorted(g.seeds), len(g.seeds) / len(loss)) for g in groups]
 
 
+def solutions(
+    sae: SAE,
+    states: States,
+    dictionary: Float[Tensor, "features d_in"],
+    config: SAEConfig,
+    tolerance: float = 0.01,
+) -> list[Basin]:
+    """Groups seeds that found the same solution; lowest loss first.
+
+    Two SAEs count as the same solution if they have as many live latents in the first prefix and in all, the same loss
+    (see `same_loss`), and every prefix has the same squared error on every input. So latents may change places within a
+    prefix, directions in which nothing changes (a latent that fires on a sibling at no cost) do not matter, and inputs
+    that are alike (as probable and as long: siblings) may change places.
+
+    Args:
+        sae: parameters with one leading axis, the seeds.
+        states: the data. Where inputs are alike for another reason than that siblings are, more may be merged.
+        dictionary: the true directions.
+        config: the SAEs' configuration; prefixes of weight 0 are left out.
+        tolerance: how far two errors may lie apart, as a share of the longest input's square (our default).
+    """
+    x, trained = states.inputs(dictionary), [w > 0 for w in config.weights]
+    widths = [width for width, used in zip(config.widths, trained, strict=True) if used]
+    loss, fires = sae.loss(x, states.probs, config), live(sae.encode(x))
+    alive = torch.stack([fires[:, :width].sum(-1) for width in widths], -1)
+    lengths = x.square().sum(-1)
+    tables = sae.errors(x, widths).mT / lengths.max()
+    alike = torch.stack([states.probs, lengths], -1).mul(1e9).round().unique(dim=0, return_inverse=True)[1]
+    for group in alike.unique():
+        rows = torch.nonzero(alike == group).flatten()
+        for table in tables:
+            order = sorted(rows.tolist(), key=lambda row, table=table: table[row].mul(100).round().tolist())
+            table[rows] = table[order]
+    groups: list[Basin] = []
+    for seed in torch.argsort(loss, stable=True).tolist():
+        for group in groups:
+            first = group.seeds[0]
+            if (
+                torch.equal(alive[seed], alive[first])
+                and same_loss(loss[seed], loss[first], states.power)
+                and (tables[seed] - tables[first]).abs().max() <= tolerance
+            ):
+                group.seeds.append(seed)
+                break
+        else:
+            groups.append(Basin(float(loss[seed]), int(fires[seed].sum()), [seed], 0.0))
+    return [Basin(g.loss, g.live, sorted(g.seeds), len(g.seeds) / len(loss)) for g in groups]
+
+
+def stacked(saes: Sequence[SAE]) -> SAE:
+    """SAEs along a new leading axis."""
+    return SAE(*map(torch.stack, zip(*(vars(sae).values() for sae in saes), strict=True)))
+
+
+def turned(sae: SAE, basis: Float[Tensor, "*#instances d_in d_in"]) -> SAE:
+    """The same SAE in the coordinates of an orthonormal basis, one row a direction.
+
+    Its inputs are then the old ones times the basis transposed, so that with a basis that begins with the true
+    directions the features are the first axes: SAEs trained on different dictionaries can be read together.
+    """
+    back = basis.transpose(-1, -2)
+    return SAE(basis @ sae.W_enc, sae.b_enc, sae.W_dec @ back, (sae.b_dec.unsqueeze(-2) @ back).squeeze(-2))
+
+
+def best_of(
+    loss: Float[Tensor, " seeds"],
+    values: Float[Tensor, " seeds"],
+    counts: Sequence[int],
+    tie: float = 1e-7,
+) -> Float[Tensor, " counts"]:
+    """What to expect of a value when of k runs the one of lowest loss is kept, for each k in `counts`.
+
+    Exact over all ways to draw k of the N seeds, none twice: the seed of rank i (from 0) is the lowest of the k with
+    probability `C(N - 1 - i, k - 1) / C(N, k)`. Among runs of equal loss each is kept as often.
+
+    Args:
+        loss: of every seed.
+        values: what is asked of the run that is kept; 0 or 1 gives a probability.
+        counts: how many runs, each from 1 to the number of seeds.
+        tie: losses this close together count as equal.
+
+    Raises:
+        ValueError: if a count is outside its range.
+    """
+    n = len(loss)
+    if wrong := [k for k in counts if not 1 <= k <= n]:
+        raise ValueError(f"counts holds {wrong}; of {n} seeds from 1 to {n} can be drawn.")
+    order = torch.argsort(loss, stable=True)
+    group = (loss[order].diff() > tie).cumsum(0)
+    group = torch.cat([group.new_zeros(1), group])
+    values = values[order].double()
+    sums = torch.zeros(n, dtype=torch.float64).index_add_(0, group, values)
+    values = (sums / torch.bincount(group, minlength=n).clamp_min(1))[group]
+    ranks = torch.arange(n, dtype=torch.float64)
+    expected = []
+    for k in counts:
+        # The chance that all k lie beyond rank i falls by the factor (N - i - k) / (N - i) from one rank to the next.
+        beyond = torch.cumprod(((n - ranks - k) / (n - ranks)).clamp_min(0), 0)
+        chance = torch.cat([torch.ones(1, dtype=torch.float64), beyond[:-1]]) - beyond
+        expected.append((chance * values).sum())
+    return torch.stack(expected)
+
+
 @dataclass(frozen=True)
 class Reading:
     """Everything the chapters ask of trained SAEs, on every state of their data; see `read`."""
@@ -346,6 +449,92 @@ def read(
         mixing=mix,
         absorption=absorption(acts, latents, features, probs, parents, mix.own),
     )
+
+
+def recovery(
+    decoder: Float[Tensor, "*instances d_sae features"], live_latents: Bool[Tensor, "*instances d_sae"]
+) -> Float[Tensor, "*instances"]:
+    """How well an SAE recovers the truth, from 0 to 1: each feature's latent's absolute cosine with it, on average.
+
+    Dead latents are left out before latents are matched to features, and a feature without a latent counts as 0. For
+    orthonormal features no SAE has more than 1, and only the true directions (or their opposites) have 1.
+
+    Args:
+        decoder: from `decoder_cosines`.
+        live_latents: from `live`.
+    """
+    shown = decoder.abs() * live_latents[..., None]
+    latents = match(shown)
+    own = shown.gather(-2, latents.clamp_min(0).unsqueeze(-2)).squeeze(-2)
+    return (own * (latents >= 0)).mean(-1)
+
+
+def assign(reading: Reading, states: States, parents: Sequence[int | None]) -> Int[Tensor, "*instances features"]:
+    """The latent of each feature by what it does: first by firing, then by absolute cosine. One to one, as in `match`.
+
+    As many features as possible get a live latent that points toward them and fires wherever they do (or, for a feature
+    with children, a complement that does the reverse). `match` goes by cosines alone, and may give a child a latent
+    that takes it away.
+    """
+    present, fires = states.acts > 0, reading.acts > SILENT
+    absent = (present[:, None] & ~fires[..., None]).any(-3)
+    stays = (present[:, None] & fires[..., None]).any(-3)
+    has_children = torch.tensor([f in parents for f in range(len(parents))])
+    toward = (reading.decoder > 0) & ~absent
+    away = (reading.decoder < 0) & ~stays & has_children
+    score = reading.decoder.abs() + 10.0 * (toward | away)
+    return match(score * reading.live[..., None])
+
+
+OUTCOMES = (
+    "parent first",
+    "with strays",
+    "absorbed",
+    "child missing",
+    "too few live",
+    "first prefix dead",
+)
+"""The kinds of outcome that `outcome` tells apart."""
+
+
+def outcome(
+    reading: Reading, states: States, parents: Sequence[int | None], widths: Sequence[int]
+) -> Int[Tensor, "*instances"]:
+    """Which kind of solution each SAE is, as a position in `OUTCOMES`: the last of these that applies.
+
+    - *parent first*: every feature's latent fires wherever its feature does; a child's latent besides fires at most
+      on its siblings, and a parent's nowhere.
+    - *with strays*: the same, but a latent fires on other inputs too, such as two children's on the parent alone.
+    - *child missing*: some feature's latent does not fire everywhere its feature does.
+    - *absorbed*: that, and the parents' latents are silent on at least half of the inputs with a child.
+    - *too few live*: fewer live latents than features.
+    - *first prefix dead*: no latent of the first prefix is live. A standard SAE has one prefix, so all are dead.
+
+    Latents are assigned by `assign`. Where a parent's latent is a complement (see `absorption`), firing and silence
+    change places.
+
+    Args:
+        reading: from `read`.
+        states: the data.
+        parents: from `FeatureTree.parents`.
+        widths: the prefixes that are trained.
+    """
+    latents = assign(reading, states, parents)
+    own = mixing(reading.decoder, latents, parents).own
+    has_children = torch.tensor([f in parents for f in range(len(parents))])
+    fires = _fires(reading.acts, latents, SILENT) ^ ((own < 0) & has_children).unsqueeze(-2)
+    present = states.acts > 0
+    groups = [
+        [i for i, other in enumerate(parents) if i == f or other == parent is not None]
+        for f, parent in enumerate(parents)
+    ]
+    allowed = torch.stack([present[:, group].any(-1) for group in groups], -1)
+    covers = (fires | ~present).all(-2).all(-1)
+    strays = (fires & ~allowed).any(-2).any(-1)
+    silent = absorption(reading.acts, latents, states.acts, states.probs, parents, own) >= 0.5 - 1e-9
+    kind = torch.where(covers, strays.long(), torch.where(silent, 2, 3))
+    kind = torch.where(reading.live.sum(-1) < len(parents), 4, kind)
+    return torch.where(reading.live[..., : widths[0]].any(-1), kind, 5)
 
 
 def firing_code(

@@ -141,23 +141,147 @@ def slider_heatmaps(
 
 
 def basin_heatmaps(
-    basins: Sequence[Basin], cosines: np.ndarray, live: np.ndarray, features: Sequence[str], most: int = 8
+    basins: Sequence[Basin],
+    cosines: np.ndarray,
+    live: np.ndarray,
+    features: Sequence[str],
+    most: int = 8,
+    recovery: np.ndarray | None = None,
 ) -> Figure:
     """The first seed of each basin as a heat map of decoder cosines, lowest loss first.
 
     Args:
-        basins: from `metrics.basins`; the `most` largest are drawn.
+        basins: from `metrics.basins` or `metrics.solutions`; the `most` largest are drawn.
         cosines: decoder cosines of all seeds, shape (seeds, latents, features).
         live: whether each latent fires, shape (seeds, latents); rows of dead latents are grey.
         features: names of the features.
+        most: how many to draw.
+        recovery: of all seeds, to be written over each basin.
     """
     largest = sorted(basins, key=lambda basin: -basin.share)[:most]
     panels = {}
-    for basin in sorted(largest, key=lambda basin: basin.loss):
+    for i, basin in enumerate(sorted(largest, key=lambda basin: basin.loss)):
         first = basin.seeds[0]
         shown = np.where(np.asarray(live[first])[:, None], np.asarray(cosines[first]), np.nan)
-        panels[f"{basin.share:.0%} of seeds\nloss {basin.loss:.4f}"] = shown
+        share = f"{basin.share:.0%}" if basin.share >= 0.095 else f"{basin.share:.1%}"
+        title = f"{share} of seeds\nloss {basin.loss:.4f}"
+        if recovery is not None:
+            title = f"{i + 1}: {title}, recovery {float(recovery[first]):.2f}"
+        panels[title] = shown
     return heatmaps(panels, features, width=2.3)
+
+
+def loss_and_recovery(panels: Mapping[str, Mapping], per_row: int = 2) -> Figure:
+    """Every solution as a circle whose area is its share of the seeds, over loss and recovery.
+
+    Args:
+        panels: title of each panel and its `loss`, `low` and `high` (the range of recovery; the circle sits at the
+            middle) and `share` of every solution, `ticks` (losses that theory names, drawn along the bottom), and
+            `reference`: loss and recovery of the solution from near the truth.
+        per_row: panels in a row.
+    """
+    deep, across = -(-len(panels) // per_row), min(per_row, len(panels))
+    figure, axes = plt.subplots(deep, across, figsize=(4.5 * across, 3.3 * deep + 0.4), squeeze=False, sharey=True)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, panel) in zip(axes.flat, panels.items(), strict=False):
+        loss, low, high = (np.asarray(panel[key]) for key in ("loss", "low", "high"))
+        # Losses that theory puts at 0 come out as noise of either sign.
+        loss = np.where(np.abs(loss) < 1e-8, 0, loss)
+        axis.vlines(loss, low, high, color=COLOURS[0], lw=1.5)
+        size = 12 + 1500 * np.asarray(panel["share"])
+        axis.scatter(loss, (low + high) / 2, s=size, color=COLOURS[0], alpha=0.45, ec="0.2", lw=0.8, label="random")
+        axis.plot(*panel["reference"], "*", ms=11, color=COLOURS[1], mec="0.1", mew=0.6, label="near the truth")
+        axis.plot(
+            panel["ticks"], [0.02] * len(panel["ticks"]), "|", color="0.1", ms=14, mew=1.3, label="theory",
+            transform=axis.get_xaxis_transform(),
+        )  # fmt: skip
+        lowest = int(loss.argmin())
+        axis.annotate(
+            "lowest", (loss[lowest], low[lowest]), xytext=(0, -22), textcoords="offset points", fontsize=9,
+            ha="left" if loss[lowest] < 0.01 else "center", arrowprops={"arrowstyle": "-", "lw": 0.8, "color": "0.3"},
+        )  # fmt: skip
+        axis.set_xscale("symlog", linthresh=0.01, linscale=0.4)
+        axis.set(title=title, ylim=(-0.08, 1.05))
+        axis.xaxis.set_major_locator(mpl.ticker.FixedLocator([0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1, 2, 5]))
+        axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+        axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+        edge = [*loss, panel["reference"][0]]
+        axis.set_xlim(-0.002 if min(edge) < 0.01 else 0.8 * min(edge), 1.3 * max(edge))
+        axis.set_xlabel("loss")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("recovery")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+    legend.legend_handles[0].set_sizes([80])
+    return figure
+
+
+def stacked_shares(panels: Mapping[str, Mapping], kinds: Sequence[str], per_row: int = 2, width: float = 4.3) -> Figure:
+    """What the seeds end in, as stacked bars; kinds that never occur are left out of the legend.
+
+    Args:
+        panels: title of each panel and its `x` (names of the bars), `shares` of shape (bars, kinds), and `xlabel`.
+        kinds: their names, from the bottom up.
+        per_row: panels in a row.
+        width: of a panel, in inches.
+    """
+    deep, across = -(-len(panels) // per_row), min(per_row, len(panels))
+    figure, axes = plt.subplots(deep, across, figsize=(width * across, 3 * deep + 0.8), squeeze=False, sharey=True)
+    # Dark to light, so that neighbours differ in grey as well as in hue.
+    colours = [COLOURS[i] for i in (0, 2, 3, 8, 9)] + [(0.85, 0.85, 0.85)]
+    hatches = ("", "..", "//", "", "\\\\", "xx")
+    used = np.max([np.max(panel["shares"], axis=0) for panel in panels.values()], axis=0) > 0
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, panel) in zip(axes.flat, panels.items(), strict=False):
+        bars, floor = np.arange(len(panel["x"])), np.zeros(len(panel["x"]))
+        for i, kind in enumerate(kinds):
+            if not used[i]:
+                continue
+            height = np.asarray(panel["shares"])[:, i]
+            axis.bar(
+                bars, height, 0.8, bottom=floor, color=colours[i % 6], hatch=hatches[i % 6], ec="0.25", lw=0.6,
+                label=kind,
+            )  # fmt: skip
+            for bar, (low, tall) in enumerate(zip(floor, height, strict=True)):
+                if tall >= 0.08:
+                    box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.85}
+                    axis.text(
+                        bar,
+                        low + tall / 2,
+                        f"{tall:.0%}",
+                        ha="center",
+                        va="center",
+                        fontsize=7.5,
+                        color="0.1",
+                        bbox=box,
+                    )
+            floor = floor + height
+        axis.set_xticks(bars, panel["x"], fontsize=9)
+        axis.set(title=title, xlabel=panel["xlabel"], ylim=(0, 1))
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of seeds")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def best_of_curves(panels: Mapping[str, Mapping[str, tuple]], xlabel: str, per_row: int = 2) -> Figure:
+    """What is kept of k runs: for each panel (its name labels the axis) the curves' labels, and their k and values."""
+    deep, across = -(-len(panels) // per_row), min(per_row, len(panels))
+    figure, axes = plt.subplots(deep, across, figsize=(4.6 * across, 4.0 * deep), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (ylabel, curves) in zip(axes.flat, panels.items(), strict=False):
+        for i, (label, (counts, values)) in enumerate(curves.items()):
+            look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % 6], "ls": ("-", "--", ":", "-.")[i % 4]}
+            axis.plot(counts, values, lw=1.8, ms=5, label=label, **look)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%d"))
+        axis.set(xlabel=xlabel, ylabel=ylabel)
+        axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+    return figure
 
 
 def theory_and_experiment(panels: Sequence[Mapping], per_row: int = 2) -> Figure:

@@ -340,6 +340,101 @@ def one_latent_loss(
     return power - (states.probs * caught.square()).sum(-1)
 
 
+def starts_dead(n_children: int) -> float:
+    """How likely a random latent without biases fires on no input of a family: `(1 - 2^-(n + 1)) / (n + 1)`.
+
+    For magnitudes 1 and orthonormal features. Along the features a random encoder direction is a Gaussian vector z, and
+    the latent is dead if `z0 <= 0` and `z0 + zi <= 0` for every child i. Given z0 that has probability `Phi(-z0)^n`, so
+    with `u = Phi(z0)` the answer is the integral of `(1 - u)^n` from 0 to 1/2. For two children it is 7/24, the solid
+    angle of a cone with dihedral angles 120, 135 and 135 degrees. Without biases such a latent never gets a gradient.
+    """
+    return (1 - 0.5 ** (n_children + 1)) / (n_children + 1)
+
+
+def best_frame(
+    moments: Float[Tensor, "latents features features"], iterations: int = 2000
+) -> tuple[Float[Tensor, "latents features"], float]:
+    """Orthonormal directions e_i that maximise `sum_i e_i M_i e_i`, and that maximum.
+
+    Each step moves to the orthonormal frame nearest to the rows `M_i e_i` (their polar factor); the sum is convex, so
+    it never falls. Starts at the top eigenvector of the first matrix, and for each next one at the top eigenvector
+    across those before. A local maximum, which is what a solution is.
+
+    Args:
+        moments: symmetric matrices without negative eigenvalues, no more than features.
+        iterations: steps; the distance from the maximum shrinks by a constant factor in each.
+    """
+    frame = moments.new_zeros(moments.shape[:2])
+    for i, moment in enumerate(moments):
+        across = torch.eye(len(moment), dtype=moment.dtype) - frame[:i].T @ frame[:i]
+        frame[i] = top_eigenvector(across @ moment @ across)
+    for _ in range(iterations):
+        left, _, right = torch.linalg.svd(torch.einsum("ifg,ig->if", moments, frame), full_matrices=False)
+        frame = left @ right
+    return frame, float(torch.einsum("if,ifg,ig->", frame, moments, frame))
+
+
+def family_losses(states: States, inner_weight: float = 1.0) -> tuple[dict[str, float], dict[str, float]]:
+    """The losses of the solutions that have a name: of a standard SAE, and of a Matryoshka SAE of widths (1, n + 1).
+
+    For one parent with n exclusive children. The inputs are linearly independent, so an encoder without biases can give
+    every latent any activation on each of them: a solution is a table of activations with the best decoders for it.
+
+    Standard, k live latents: what rank k leaves (Eckart and Young 1936), the sum of the least n + 1 - k eigenvalues of
+    the second moment. For 2 < k < n + 1 it is only a lower bound, since activations may not be negative.
+
+    Matryoshka, weights (beta, 1). If the first latent is dead, the rest is a standard SAE. If it fires on every input,
+    and every other live latent completes one input in the outer prefix, a completed input weighs beta and another
+    1 + beta, and the loss is what the top eigenvector of that re-weighted moment leaves. A latent may also be shared by
+    two inputs that lean the same way: see `best_frame`.
+
+    Latents that cancel: the children's latents span the differences between siblings and lean, ever so little, toward
+    the parent alone, on which all of them fire loudly and cancel but for what it lacks. In the limit of unbounded
+    activations this completes the parent alone and, of every parent + child, all but its part in the plane of the
+    parent and the mean child: only that part weighs 1 + beta. No SAE attains the limit.
+
+    Args:
+        states: of one family with equal children.
+        inner_weight: beta.
+    """
+    parent, beta = 0, inner_weight
+    n, firing = states.acts.shape[1] - 1, states.acts[:, parent] > 0
+    alone = firing & (states.acts.sum(-1) == states.acts[:, parent])
+    pairs = [firing & (states.acts[:, child] > 0) for child in range(1, n + 1)]
+    least = torch.linalg.eigvalsh(second_moment(states)).clamp_min(0).cumsum(0).flip(0).tolist() + [0.0]
+
+    def completing(*completed: Tensor) -> float:
+        weights = 1 + beta - sum(one.double() for one in completed) * firing
+        return float(torch.linalg.eigvalsh(second_moment(states, weights))[:-1].sum())
+
+    mean_child = states.acts[:, 1:].mean(-1, keepdim=True).expand(-1, n)
+    plane = States(torch.cat([states.acts[:, :1], mean_child], 1), states.probs)
+    in_plane = torch.linalg.eigvalsh(second_moment(plane, 1 + beta - alone.double()))[:-1].sum()
+    shared = torch.stack([(1 + beta) * second_moment(states), second_moment(states, (alone | pairs[0]).double())])
+    matryoshka = {
+        "latents that cancel (a limit)": float(in_plane) + beta * (states.power - plane.power),
+        "parent first, every child completed": completing(*pairs),
+        "parent alone completed, and all children but one": completing(alone, *pairs[1:]),
+        "one latent shared by parent alone and a child": (1 + beta) * states.power - best_frame(shared)[1],
+        "one child completed": completing(pairs[0]),
+        "parent alone completed": completing(alone),
+        "first latent only": completing(),
+    }
+    matryoshka |= {f"first latent dead, {k} others live": beta * states.power + least[k] for k in range(n + 1)}
+    return {f"{k} live": least[k] for k in range(n + 2)}, matryoshka
+
+
+def absorbed_loss(states: States, l1: float) -> float:
+    """The loss of a standard SAE with one latent for each input that holds something: sum of `p (l1 r - l1^2 / 4)`.
+
+    r is the input's length; the penalty shortens its reconstruction by l1 / 2 (at most to 0). With a penalty this is
+    the absorbed solution of a family with exclusive children.
+    """
+    length = states.acts.norm(dim=-1)
+    short = (torch.tensor(l1) / 2).minimum(length)
+    return float((states.probs * (short.square() + l1 * (length - short))).sum())
+
+
 # One parent of magnitude a and one child of magnitude b = r a and probability q given the parent. Two states hold
 # something: the parent *alone*, a f0, and the *sum*, a f0 + b f1.
 
