@@ -110,7 +110,7 @@ def launch(configs, per_basis, training=exact, near=False, norms=(0.1,)):
         for norm in norms
     ]  # fmt: skip
     sets = one_set if len(norms) == len(configs) else one_set * len(configs)
-    starts = metrics.stacked([start for one in sets for start in one])
+    starts = SAE.join([start for one in sets for start in one])
     return train(
         [Setting(c, states, d) for c in configs for d in dictionaries], starts, training
     )
@@ -509,7 +509,7 @@ back = [metrics.turned(relative, basis.T.contiguous()) for basis in bases]
 own = [Setting(matryoshka, states, basis[: tree.n_features].contiguous()) for basis in bases]
 plain_descent = replace(exact, eps=1e6, lr=2e5)
 turned_loss = {
-    name: train(own, metrics.stacked(back), training).loss
+    name: train(own, SAE.join(back), training).loss
     for name, training in [("adam", exact), ("descent", plain_descent)]
 }
 by_dictionary = main.kind.view(-1, len(bases)).T
@@ -549,7 +549,7 @@ figure = plotting.stacked_shares({"Matryoshka": panel}, metrics.OUTCOMES, width=
 first_seeds = [seed + i * 6 * each for i in range(len(bases))]
 starts = [random_start(matryoshka, range(first, first + 6 * each)) for first in first_seeds]
 turned = [metrics.turned(start, basis) for start, basis in zip(starts, bases, strict=True)]
-start = metrics.stacked(turned).map(across)
+start = SAE.join(turned).map(across)
 starts_live = metrics.live(start.encode(states.inputs(axes)))
 dead_theory = theory.starts_dead(n_children)
 

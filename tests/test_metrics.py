@@ -215,7 +215,7 @@ def test_solutions_see_through_names_places_and_flat_directions():
     # On child 2 both children's latents fire, and together they write the same: c1 + (c2 - c1).
     flat = sae_from([[1, 0, 0], [0, 1, 1], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, -1, 1]])
     dead = sae_from([[1, 0, 0], [0, 1, 0], [0, -1, 0]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    some = metrics.stacked([first, CLEAN, swapped, dead, flat, second])
+    some = SAE.join([first, CLEAN, swapped, dead, flat, second])
     found = metrics.solutions(some, states, torch.eye(3, dtype=torch.float64), config)
     assert [(one.seeds, one.live) for one in found] == [([1, 2, 4], 3), ([3], 2), ([0, 5], 3)]
     assert [one.loss for one in found] == pytest.approx([0.24, 0.36, 0.42])
@@ -233,7 +233,7 @@ def test_solutions_of_equal_loss_are_told_apart():
     silent = sae_from([[0, 0, 0], [0, 1, 0], [0, 0, 1]], [[0, 0, 0], [1, 1, 0], [1, 0, 1]])
     part = sae_from([[1, -1, -1], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
     silent.W_enc[:, 0] = tensor([1e-3, -1e-3, -1e-3])
-    found = metrics.solutions(metrics.stacked([silent, part]), states, torch.eye(3, dtype=torch.float64), config)
+    found = metrics.solutions(SAE.join([silent, part]), states, torch.eye(3, dtype=torch.float64), config)
     assert len(found) == 2 and found[0].loss == pytest.approx(found[1].loss)
 
 

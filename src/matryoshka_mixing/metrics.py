@@ -319,10 +319,10 @@ def solutions(
     """
     x, trained = states.inputs(dictionary), [w > 0 for w in config.weights]
     widths = [width for width, used in zip(config.widths, trained, strict=True) if used]
-    loss, fires = sae.loss(x, states.probs, config), live(sae.encode(x))
+    loss, fires = sae.loss(x, states.probs, config), live(sae.encode(x, states.probs))
     alive = torch.stack([fires[:, :width].sum(-1) for width in widths], -1)
     lengths = x.square().sum(-1)
-    tables = sae.errors(x, widths).mT / lengths.max()
+    tables = sae.errors(x, widths, states.probs).mT / lengths.max()
     alike = torch.stack([states.probs, lengths], -1).mul(1e9).round().unique(dim=0, return_inverse=True)[1]
     for group in alike.unique():
         rows = torch.nonzero(alike == group).flatten()
@@ -345,11 +345,6 @@ def solutions(
     return [Basin(g.loss, g.live, sorted(g.seeds), len(g.seeds) / len(loss)) for g in groups]
 
 
-def stacked(saes: Sequence[SAE]) -> SAE:
-    """SAEs along a new leading axis."""
-    return SAE(*map(torch.stack, zip(*(vars(sae).values() for sae in saes), strict=True)))
-
-
 def turned(sae: SAE, basis: Float[Tensor, "*#instances d_in d_in"]) -> SAE:
     """The same SAE in the coordinates of an orthonormal basis, one row a direction.
 
@@ -357,7 +352,8 @@ def turned(sae: SAE, basis: Float[Tensor, "*#instances d_in d_in"]) -> SAE:
     directions the features are the first axes: SAEs trained on different dictionaries can be read together.
     """
     back = basis.transpose(-1, -2)
-    return SAE(basis @ sae.W_enc, sae.b_enc, sae.W_dec @ back, (sae.b_dec.unsqueeze(-2) @ back).squeeze(-2))
+    b_dec = (sae.b_dec.unsqueeze(-2) @ back).squeeze(-2)
+    return replace(sae, W_enc=basis @ sae.W_enc, W_dec=sae.W_dec @ back, b_dec=b_dec)
 
 
 def best_of(
