@@ -499,8 +499,8 @@ figure = plotting.log_scatter(panels)
 
 # %%
 map_dim = min(6, d_model)
-ratios = 2.0 ** np.linspace(-2, 4, 3 * n_grid - 2)
-chances = np.linspace(0.02, 0.98, 2 * n_grid - 3)
+ratios = 2.0 ** np.linspace(-2, 4, 4 * n_grid - 3)
+chances = np.linspace(0.02, 0.98, 2 * n_grid - 1)
 plane = features.orthonormal_dictionary(2, map_dim, torch.Generator().manual_seed(seed))
 small = replace(matryoshka, d_in=map_dim)
 map_starts = {
