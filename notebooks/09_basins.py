@@ -432,7 +432,7 @@ claims.glue("most_extra", extras[-1])
 for name, one in [("narrow", by_extra[0]), ("wide", by_extra[len(extras) - 1])]:
     claims.glue(f"few_{name}", float(one.shares[few]))
     claims.glue(f"first_{name}", float(one.shares[0]))
-    claims.glue("dead_wide", float(by_extra[len(extras) - 1].shares[dead]))
+claims.glue("dead_wide", float(by_extra[len(extras) - 1].shares[dead]))
 claims.glue("absorbed_wide", float(by_extra[-1].shares[2]))
 extra_panels = shares(by_extra, [str(extra) for extra in extras], "extra latents")
 penalty_panels = shares(by_penalty, [f"{penalty:g}" for penalty in penalties], "L1 penalty")
