@@ -98,6 +98,16 @@ def describe(error, notebook):
     return f"cell [{error.exec_count}] ({lines[0] if lines else 'empty'}): {error.ename}: {error.evalue}"
 
 
+def executed(starts=3, **given):
+    """Call papermill; where two kernels that start at once pick the same port, one dies at birth and is started again."""
+    for left in reversed(range(starts)):
+        try:
+            return papermill.execute_notebook(**given)
+        except RuntimeError as error:
+            if not left or "before replying to kernel_info" not in str(error):
+                raise
+
+
 def run(source, output, profile):
     """Execute `source` into `output`; on failure keep the evidence beside it and raise RuntimeError."""
     failed, log = output.with_suffix(".failed.ipynb"), output.with_suffix(".failed.log")
@@ -107,11 +117,11 @@ def run(source, output, profile):
     notebook.metadata["kernelspec"] = KERNEL
     parameters = overrides(declared_parameters(notebook), profile)
     with tempfile.TemporaryDirectory() as scratch:
-        executed = Path(scratch) / output.name
+        draft = Path(scratch) / output.name
         try:
-            papermill.execute_notebook(
-                notebook,
-                executed,
+            executed(
+                input_path=notebook,
+                output_path=draft,
                 parameters=parameters,
                 cwd=scratch,
                 progress_bar=False,
@@ -121,10 +131,10 @@ def run(source, output, profile):
         except Exception as error:
             failed.parent.mkdir(parents=True, exist_ok=True)
             log.write_text(ANSI_COLOUR.sub("", f"{error}\n"))
-            if executed.exists():
-                write(nbformat.read(executed, as_version=4), failed)
+            if draft.exists():
+                write(nbformat.read(draft, as_version=4), failed)
             raise RuntimeError(f"{describe(error, notebook)}\n  traceback: {log}\n  notebook:  {failed}") from error
-        result = nbformat.read(executed, as_version=4)
+        result = nbformat.read(draft, as_version=4)
     clean(result)
     write(result, output)
 

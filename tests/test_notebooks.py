@@ -336,6 +336,27 @@ def test_a_failing_notebook_leaves_its_traceback_and_no_output(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("births", "message", "calls"), [(2, "Kernel died before replying to kernel_info", 3),
+                                                          (3, "Kernel died before replying to kernel_info", 3),
+                                                          (1, "something else", 1)])  # fmt: skip
+def test_a_kernel_that_dies_at_birth_is_started_again_and_nothing_else_is(births, message, calls, monkeypatch):
+    tries = []
+
+    def flaky(**given):
+        tries.append(given)
+        if len(tries) <= births:
+            raise RuntimeError(message)
+        return "notebook"
+
+    monkeypatch.setattr(execute.papermill, "execute_notebook", flaky)
+    if births == 2:
+        assert execute.executed(input_path="x") == "notebook"
+    else:
+        with pytest.raises(RuntimeError, match=message):
+            execute.executed(input_path="x")
+    assert tries == [{"input_path": "x"}] * calls
+
+
 def test_two_runs_write_the_same_bytes_and_follow_the_profile(tmp_path):
     source = tmp_path / "tiny.py"
     source.write_text('# %% tags=["parameters"]\nwidth = 3  # latents\n\n# %%\nprint(width)\n')
