@@ -99,7 +99,7 @@ def describe(error, notebook):
 
 
 def executed(starts=3, **given):
-    """Call papermill; where two kernels that start at once pick the same port, one dies at birth and is started again."""
+    """Call papermill; a kernel that dies at birth, on a port that another took at the same moment, is started again."""
     for left in reversed(range(starts)):
         try:
             return papermill.execute_notebook(**given)
