@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from matryoshka_mixing import train as trainer
+from matryoshka_mixing import training as trainer
 from matryoshka_mixing.features import States, orthonormal_dictionary, twenty_feature_tree
 from matryoshka_mixing.sae import SAE, TRAINED, SAEConfig, random_start, with_activation
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from matryoshka_mixing import train as trainer
+from matryoshka_mixing import training as trainer
 from matryoshka_mixing.features import FeatureTree, States, family, orthonormal_dictionary
 from matryoshka_mixing.sae import SAEConfig, random_start
 

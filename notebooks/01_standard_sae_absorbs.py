@@ -46,13 +46,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 from IPython.display import HTML
-from matryoshka_mixing import claims, features, metrics, parameters, plotting
+from matryoshka_mixing import claims, features, figures, metrics, parameters
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
-from matryoshka_mixing.train import Setting, TrainConfig, train
+from matryoshka_mixing.training import Setting, TrainConfig, train
 
 parameters.check(globals())
 torch.set_num_threads(1)
-plotting.use_style()
+figures.use_style()
 
 # %%
 tree = features.family(parent_probability, child_probability, n_children)
@@ -115,13 +115,13 @@ latent_names = [f"{name}'s latent" for name in tree.names]
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines with the true features in the seed of median loss. Over live random seeds a child's latent has a median cosine of {glue:text}`child_to_parent:.3f` with the parent; complete absorption is 0.707.", "name": "fig-absorb-decoder"}, "image": {"alt": "Two heat maps. In both, each child's latent has nearly equal cosines with the parent and its own child."}}
 claims.glue("child_to_parent", float(random.mixing.child_to_parent[random.all_live].median()))
-figure = plotting.heatmaps(
+figure = figures.heatmaps(
     {f"{kind}: decoder": typical(kind)[0] for kind in runs}, tree.names, latent_names
 )
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Activations on every state in the same seeds. Over live random seeds the parent's latent is silent on {glue:text}`absorption:.0%` of the inputs where a child fires (median).", "name": "fig-absorb-acts"}, "image": {"alt": "Two heat maps of activation by state. The parent's latent fires on the parent alone and is zero where a child is active."}}
 claims.glue("absorption", float(random.absorption[random.all_live].median()))
-figure = plotting.heatmaps(
+figure = figures.heatmaps(
     {f"{kind}: activations": typical(kind)[1] for kind in runs},
     latent_names,
     states.labels(tree.names),
@@ -223,7 +223,7 @@ claims.glue("rate_low", min(rates))
 claims.glue("rate_high", max(rates))
 claims.glue("n_swept", sum(run.converged.numel() for run in swept.values()))
 claims.glue("n_unconverged", sum(int((~run.converged).sum()) for run in swept.values()))
-figure = plotting.theory_and_experiment(
+figure = figures.theory_and_experiment(
     [
         panel(rate, first, penalties, "L1 penalty", "absorption rate", log=True),
         panel(lean, first, penalties, "L1 penalty", "child's cosine with parent", log=True),
@@ -272,7 +272,7 @@ claims.glue("sampled_gap", claims.number(sampled_gap))
 strips = {f"exact, {k}": v for k, v in leaning.items()} | {
     f"sampled, {k}": v for k, v in leaning_sampled.items()
 }
-figure = plotting.seed_strips(
+figure = figures.seed_strips(
     strips
     | {
         "decoder bias, random": lean(biased_reading)[alive],
@@ -294,7 +294,7 @@ figure = plotting.seed_strips(
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The most frequent of the {glue:text}`n_basins` distinct solutions of random seeds, lowest loss first, with their shares. Decoder cosines of the first seed in each; grey rows are dead latents.", "name": "fig-absorb-basins"}, "image": {"alt": "Small heat maps, one for each basin. The best one is the absorbed solution; the others have dead latents."}}
 found = metrics.basins(runs["random"].loss[0], random.live, states.power)
 claims.glue("n_basins", len(found))
-figure = plotting.basin_heatmaps(found, random.decoder, random.live, tree.names)
+figure = figures.basin_heatmaps(found, random.decoder, random.live, tree.names)
 
 # %% [markdown]
 # ## The verdict

@@ -52,13 +52,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 from IPython.display import HTML
-from matryoshka_mixing import claims, features, metrics, parameters, plotting, theory
+from matryoshka_mixing import claims, features, figures, metrics, parameters, theory
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
-from matryoshka_mixing.train import Setting, TrainConfig, train
+from matryoshka_mixing.training import Setting, TrainConfig, train
 
 parameters.check(globals())
 torch.set_num_threads(1)
-plotting.use_style()
+figures.use_style()
 
 # %%
 tree = features.family(parent_probability, child_probability, n_children)
@@ -153,7 +153,7 @@ def series(column):
 claims.glue("gap_near", claims.number(gaps["near the truth"]))
 claims.glue("gap_random", claims.number(gaps["random"]))
 x = "child probability given the parent"
-figure = plotting.theory_and_experiment(
+figure = figures.theory_and_experiment(
     [
         {"xlabel": x, "ylabel": "cosine with each child", "series": list(series(1))},
         {"xlabel": x, "ylabel": "cosine with the parent", "series": list(series(0))},
@@ -172,7 +172,7 @@ for kind, reading in readings.items():
         median = alive[runs[kind].loss[0, alive].argsort()[len(alive) // 2]]
         panels[f"{kind}: decoder"] = reading.decoder[median].numpy()
         panels[f"{kind}: encoder"] = reading.encoder[median].numpy()
-figure = plotting.heatmaps(panels, tree.names, ["latent 0"], per_row=3)
+figure = figures.heatmaps(panels, tree.names, ["latent 0"], per_row=3)
 
 # %% [markdown]
 # ## Why: mixing lowers the loss
@@ -198,7 +198,7 @@ saving = ((clean - runs["random"].sae[0].loss(x, states.probs, without)) / clean
 control_saving = float(((control_path[0] - control_path) / control_path[0]).max())
 claims.glue("control_saving", claims.number(control_saving))
 claims.glue("path_saving", float((clean - path[100]) / clean))
-figure = plotting.loss_path(
+figure = figures.loss_path(
     position.numpy(),
     {
         "hierarchy": (path / clean).numpy(),
@@ -261,7 +261,7 @@ def pair(x, values):
         }
 
 
-figure = plotting.theory_and_experiment(
+figure = figures.theory_and_experiment(
     [
         {
             "xlabel": "probability of the parent",
@@ -319,7 +319,7 @@ claims.glue("sampled_gap", claims.number(sampled_gap))
 strips = {f"exact, {k}": v for k, v in smallest.items()} | {
     f"sampled, {k}": v for k, v in smallest_sampled.items()
 }
-figure = plotting.seed_strips(
+figure = figures.seed_strips(
     strips
     | {"decoder bias, random": biased_cosine, "control: independent, random": control_mixing},
     "cosine with a child",
@@ -335,7 +335,7 @@ figure = plotting.seed_strips(
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The {glue:text}`n_basins` distinct solutions that random seeds reached, by loss, with their shares. Rows of dead latents are grey.", "name": "fig-narrow-basins"}, "image": {"alt": "Small heat maps, one for each basin: the mixed parent, and the dead latent."}}
 found = metrics.basins(runs["random"].loss[0], random.live, states.power)
 claims.glue("n_basins", len(found))
-figure = plotting.basin_heatmaps(found, random.decoder, random.live, tree.names)
+figure = figures.basin_heatmaps(found, random.decoder, random.live, tree.names)
 
 # %% [markdown]
 # ## The verdicts

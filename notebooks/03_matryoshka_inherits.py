@@ -53,13 +53,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 from IPython.display import HTML
-from matryoshka_mixing import claims, features, metrics, parameters, plotting, theory
+from matryoshka_mixing import claims, features, figures, metrics, parameters, theory
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
-from matryoshka_mixing.train import Setting, TrainConfig, train
+from matryoshka_mixing.training import Setting, TrainConfig, train
 
 parameters.check(globals())
 torch.set_num_threads(1)
-plotting.use_style()
+figures.use_style()
 
 # %%
 tree = features.family(parent_probability, child_probability, n_children)
@@ -213,7 +213,7 @@ first, second = slice(0, n_grid), slice(n_grid, None)
 by_q, by_beta = lines(fine_q, inner_weight), lines(child_probability, fine_beta)
 left = {"xlabel": "child probability given the parent"}
 right = {"xlabel": "weight of the inner prefix", "log": True}
-figure = plotting.theory_and_experiment(
+figure = figures.theory_and_experiment(
     [
         panel([0, 1], first, chances, fine_q, by_q, **left),
         panel([0, 1], second, betas, fine_beta, by_beta, **right),
@@ -241,7 +241,7 @@ every = metrics.decoder_cosines(swept.sae, dictionary)[first]
 chosen = selective[first].int().argmax(-1)
 trained = np.stack([every[i, seed_index] for i, seed_index in enumerate(chosen)])
 HTML(
-    plotting.slider_heatmaps(
+    figures.slider_heatmaps(
         "matryoshka-slider",
         "child probability given the parent",
         chances,
@@ -275,7 +275,7 @@ pairs = (
 expected = torch.stack([optimum, *(theory.child_decoder(optimum, pair) for pair in pairs)])
 median = runs["near the truth"].loss[0].argsort()[n_seeds // 2]
 panels = {"theory: decoder": expected.numpy(), "trained: decoder": near.decoder[median].numpy()}
-figure = plotting.heatmaps(
+figure = figures.heatmaps(
     panels | {"trained: encoder": near.encoder[median].numpy()}, tree.names
 )
 
@@ -299,7 +299,7 @@ best_trained = float(runs["near the truth"].loss.min())
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The loss along the path from the clean parent (0) to the predicted one (1), relative to its value at the clean parent; it is lower by {glue:text}`path_saving:.1%` at the predicted decoder. The best SAE trained from near the truth differs from the path's value there by {glue:text}`path_gap`.", "name": "fig-matryoshka-path"}, "image": {"alt": "A curve over the position on the path with its minimum at position one."}}
 claims.glue("path_saving", float((path[0] - path[100]) / path[0]))
 claims.glue("path_gap", claims.number(abs(float(path[100]) - best_trained)))
-figure = plotting.loss_path(
+figure = figures.loss_path(
     position.numpy(),
     {"widths 1 and n + 1": (path / path[0]).numpy()},
     {"clean parent": 0.0, "mixed": 1.0},
@@ -318,7 +318,7 @@ figure = plotting.loss_path(
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The most frequent of the {glue:text}`n_basins` distinct solutions of random seeds, lowest loss first, with their shares. Decoder cosines of the first seed in each; grey rows are dead latents.", "name": "fig-matryoshka-basins"}, "image": {"alt": "Small heat maps, one for each basin, among them the mixed parent-first solution and several with dead latents."}}
 found = metrics.basins(runs["random"].loss[0], random.live, states.power)
 claims.glue("n_basins", len(found))
-figure = plotting.basin_heatmaps(found, random.decoder, random.live, tree.names)
+figure = figures.basin_heatmaps(found, random.decoder, random.live, tree.names)
 
 # %% [markdown]
 # **An L1 penalty** shrinks the activation of the parent's latent, and so its over-shoot: the child's small negative
@@ -354,7 +354,7 @@ def along(chosen):
     return {"xlabel": "L1 penalty", "ylabel": "decoder cosine", "series": series}
 
 
-figure = plotting.theory_and_experiment([along([1, 4]), along([2])])
+figure = figures.theory_and_experiment([along([1, 4]), along([2])])
 
 # %% [markdown]
 # **Sampled batches** of {glue:text}`batch_size` inputs beside the exact loss; the hierarchy with a **decoder bias**; and in
@@ -407,7 +407,7 @@ strips = {f"exact, {k}": smallest(r) for k, r in readings.items()}
 strips |= {f"sampled, {k}": smallest(r) for k, r in sampled_readings.items()}
 strips["decoder bias, near the truth"] = biased_cosine
 strips |= {f"control, {k}": foreign(r) for k, r in control_readings.items()}
-figure = plotting.seed_strips(
+figure = figures.seed_strips(
     strips,
     "cosine of the first latent with a child",
     reference=float(optimum[1]),

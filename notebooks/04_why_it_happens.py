@@ -48,14 +48,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 from IPython.display import HTML
-from matryoshka_mixing import claims, features, metrics, parameters, plotting, theory
+from matryoshka_mixing import claims, features, figures, metrics, parameters, theory
 from matryoshka_mixing.features import States, family
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
-from matryoshka_mixing.train import Setting, TrainConfig, descend, train
+from matryoshka_mixing.training import Setting, TrainConfig, descend, train
 
 parameters.check(globals())
 torch.set_num_threads(1)
-plotting.use_style()
+figures.use_style()
 
 # %%
 tree = family(parent_probability, child_probability, n_children)
@@ -355,7 +355,7 @@ for values in (shown, open_shown):
     for child_values in values[1:]:
         child_values[0] = np.nan
 label = {"xlabel": "factor on the blamed terms"}
-figure = plotting.theory_and_experiment(
+figure = figures.theory_and_experiment(
     [
         panels([0], doses, shown, fine, dose_lines[1], open_shown, **label),
         panels([1, 2], doses, shown, fine, dose_lines[1], open_shown, **label),
@@ -369,7 +369,7 @@ figure = plotting.theory_and_experiment(
 middle = dosed.loss.argsort(-1)[:, n_sweep_seeds // 2]
 trained = metrics.decoder_cosines(dosed.sae, dictionary)[torch.arange(n_grid), middle]
 HTML(
-    plotting.slider_heatmaps(
+    figures.slider_heatmaps(
         "dose-slider",
         "factor on the blamed terms",
         doses.tolist(),
@@ -409,7 +409,7 @@ for child in range(1, tree.n_features):
     on = states.acts[:, child] > 0
     groups[f"blamed: inner prefix on parent + child {child}"] = parts[median][0, on].sum(0)
 groups["outer prefix on parent + child"] = parts[median][1, has_child].sum(0)
-figure = plotting.balance(
+figure = figures.balance(
     {label: part.numpy() for label, part in groups.items()},
     [f"along {name}" for name in tree.names],
     "pull on the parent's decoder (minus the gradient of the loss)",
@@ -464,7 +464,7 @@ kept_live = kept_live & (min(factors) > 1 - 1e-9)
 claims.glue("kept_near", float(kept[:, kept_live].min()) if kept_live.any() else float("nan"))
 gone = strips["blamed terms removed, random"]
 claims.glue("removed_random", claims.number(float(gone.median())) if len(gone) else "not known")
-figure = plotting.seed_strips(strips, "largest |cosine| with a child")
+figure = figures.seed_strips(strips, "largest |cosine| with a child")
 
 # %% [markdown]
 # ### What else happens: absorption comes back
@@ -543,7 +543,7 @@ claims.glue("n_partial", len(encoder_random.live))
 lean = removed_readings["near"][0].mixing.child_to_parent
 claims.glue("lean_low", float(lean.min()))
 claims.glue("lean_high", float(lean.max()))
-figure = plotting.heatmaps(heat, tree.names, per_row=2, width=3)
+figure = figures.heatmaps(heat, tree.names, per_row=2, width=3)
 
 # %% [markdown]
 # Where the terms reach the decoder alone the absorption rate is {glue:text}`absorption_decoder:.2f`: a latent that the
@@ -619,7 +619,7 @@ claims.glue("n_held", held_fires.numel())
 claims.glue("held_clean", claims.number(float(siblings(held_clean["near"]).max())))
 claims.glue("free_clean", int((free_siblings <= 0.01).sum()))
 held_names = {"child 1's latent with child 2": 2, "child 1's latent with the parent": 0}
-figure = plotting.theory_and_experiment(
+figure = figures.theory_and_experiment(
     [
         {
             "xlabel": f"held ratio t of child 1 ({kind})",
@@ -704,7 +704,7 @@ claims.glue("rank_gap", claims.number(rank_gap))
 claims.glue("drawn_gap", float((rank_values[1].median(0).values - rank_lines[1]).abs().max()))
 claims.glue("rank_total", float(n_children * child_probability))
 labels = {"xlabel": "rank of the child's latent", "ylabel": "parent's cosine with the child"}
-figure = plotting.theory_and_experiment([{"series": series} | labels])
+figure = figures.theory_and_experiment([{"series": series} | labels])
 
 # %% [markdown]
 # ## The unexplained negative cosine
@@ -792,7 +792,7 @@ rest_alone = (1 - pulled.sum(-1) - (pulled * t_line).sum(-1)) / (1 + inner_weigh
 total = (pulled / inner_weight).sum(-1) + rest_alone
 q_line = (pulled / inner_weight / total[:, None])[rest_alone > 0]
 t_l1 = torch.linspace(0.002, 0.498, 300, dtype=torch.float64)
-figure = plotting.cosine_maps(
+figure = figures.cosine_maps(
     {
         "two unequal children": {
             "x": chance, "y": chance, "values": grid, "lines": [("theory: the sign turns", *q_line.T)],
@@ -868,7 +868,7 @@ beta_series = {
     "line_x": fine_beta,
     "line_y": beta_lines[1],
 }
-figure = plotting.theory_and_experiment(
+figure = figures.theory_and_experiment(
     [
         {
             "xlabel": "probability of any child given the parent",
@@ -1052,7 +1052,7 @@ drawn["start"] = {
         }
     ],
 }  # fmt: skip
-figure = plotting.theory_and_experiment(list(drawn.values()), per_row=2)
+figure = figures.theory_and_experiment(list(drawn.values()), per_row=2)
 
 # %% [markdown]
 # A **penalty** shrinks activations, so a child takes back less of the parent. **Two children that overlap** and come in

@@ -71,14 +71,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 from IPython.display import HTML
-from matryoshka_mixing import claims, features, metrics, parameters, plotting, theory
+from matryoshka_mixing import claims, features, figures, metrics, parameters, theory
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
-from matryoshka_mixing.train import Setting, TrainConfig, train
+from matryoshka_mixing.training import Setting, TrainConfig, train
 from scipy.stats import spearmanr
 
 parameters.check(globals())
 torch.set_num_threads(1)
-plotting.use_style()
+figures.use_style()
 
 
 # %%
@@ -196,14 +196,14 @@ if still.any():
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines with the true features, in the most frequent live solution of random seeds. With the loud child the Matryoshka's first latent has a median cosine of {glue:text}`child_cosine:.3f` with the child and {glue:text}`parent_cosine:.3f` with the parent (median over live seeds).", "name": "fig-skew-decoder"}, "image": {"alt": "Four heat maps of two latents by two features. With a loud child the first Matryoshka latent is almost the child with a small part of the parent; with equal magnitudes it is mostly the parent."}}
 claims.glue("child_cosine", float(main.decoder[main.all_live][:, 0, 1].median()))
 claims.glue("parent_cosine", float(main.decoder[main.all_live][:, 0, 0].median()))
-figure = plotting.heatmaps(
+figure = figures.heatmaps(
     {title: r.decoder[solutions(r)[1]].numpy() for title, r in shown.items()}, names, width=3.2
 )
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Activations of the same SAEs on every state. With the loud child the latent that matches the parent is silent on the sum in {glue:text}`n_absorbed` of {glue:text}`n_live` live random seeds of the Matryoshka ({glue:text}`n_seeds` started).", "name": "fig-skew-acts"}, "image": {"alt": "Four heat maps of activation, three states by two latents. With the loud child one latent fires on parent plus child and the other on the parent alone."}}
 claims.glue("n_live", int(main.all_live.sum()))
 claims.glue("n_absorbed", int(absorbed(main).sum()))
-figure = plotting.heatmaps(
+figure = figures.heatmaps(
     {title: r.acts[solutions(r)[1]].numpy() for title, r in shown.items()},
     ["latent 0", "latent 1"],
     loud.labels(names),
@@ -225,7 +225,7 @@ for name, kind, column in [
     ("rate_standard_equal", "standard, penalty", 2),
 ]:
     claims.glue(name, float(shares[kind][column]))
-figure = plotting.heatmaps(
+figure = figures.heatmaps(
     {"share of live seeds that absorb": np.array(list(shares.values()))},
     [f"{case}, {start}" for start, case in columns],
     list(kinds),
@@ -321,7 +321,7 @@ for kind in ("Matryoshka", "standard, penalty"):
         values = cosines.gather(2, rows)[:, reading.all_live, 0]
         curves = dict(zip([*names, "their sum"], values.movedim(-1, 0).numpy(), strict=True))
         panels[f"{kind}: {name}'s latent"] = curves
-figure = plotting.learning_curves(panels, steps, "decoder cosine")
+figure = figures.learning_curves(panels, steps, "decoder cosine")
 
 # %% [markdown]
 # To ask which feature is *learned* first, take the share of its expected square that the SAE reconstructs, and the
@@ -385,7 +385,7 @@ panels = {
     f"{kind}, {case}": dict(zip(names, share.movedim(-1, 0).numpy(), strict=True))
     for (kind, case), (_, share) in when.items()
 }
-figure = plotting.learning_curves(panels, steps, "share reconstructed")
+figure = figures.learning_curves(panels, steps, "share reconstructed")
 
 # %% [markdown]
 # Of {glue:text}`n_fresh_live` live fresh seeds the child comes first in {glue:text}`n_child_first`, and at least 1.5
@@ -478,7 +478,7 @@ for name, run in law_runs.items():
         )
 claims.glue("n_law_points", sum(points.numel() for points in reached))
 claims.glue("n_law_missing", sum(int((~points).sum()) for points in reached))
-figure = plotting.log_scatter(panels)
+figure = figures.log_scatter(panels)
 
 # %% [markdown]
 # The nearer a rank correlation is to -1, the better the prediction. Around the best power law the times scatter by
@@ -549,7 +549,7 @@ absorbed_maps = {
     f"Matryoshka, {title}": share_of(reading.absorption >= 0.9, reading.all_live)
     for title, reading in map_readings.items()
 }
-figure = plotting.phase_maps(
+figure = figures.phase_maps(
     {title: share.reshape(len(chances), -1) for title, share in absorbed_maps.items()},
     ratios, chances, curves, **axes, quantity="share that absorbs",
 )  # fmt: skip
@@ -560,7 +560,7 @@ for title, reading in map_readings.items():
     chosen = (metrics.firing_code(reading.acts)[..., 0] == 6) & reading.all_live
     cosines = torch.where(chosen, reading.decoder[..., 0, 1], torch.nan).nanmedian(-1).values
     cosine_maps[f"Matryoshka, {title}"] = cosines.reshape(len(chances), -1).numpy()
-figure = plotting.phase_maps(
+figure = figures.phase_maps(
     cosine_maps,
     ratios,
     chances,
@@ -641,7 +641,7 @@ claims.glue("standard_share", float(hits[alive].double().mean()))
 claims.glue("saving_case", theory.absorption_saving(case_ratio, child_probability))
 claims.glue("saving_equal", theory.absorption_saving(1.0, child_probability))
 standard_map = share_of(hits, alive).reshape(len(chances[::2]), -1)
-figure = plotting.phase_maps(
+figure = figures.phase_maps(
     {"standard + penalty, random": standard_map},
     ratios[::2], chances[::2], curves, **axes, quantity="share that absorbs",
 )  # fmt: skip
@@ -714,7 +714,7 @@ for place in ("family", "tree"):
     claims.glue(f"n_{place}_live", int(alive.sum()))
     for index, who in enumerate(("first", "others")):
         claims.glue(f"{place}_{who}", company_rates[place, "random", "loud"][0][index])
-figure = plotting.heatmaps(
+figure = figures.heatmaps(
     {
         "absorption rate": np.array(
             [[v for case in cases for v in company_rates[*key, case][0]] for key in company]
@@ -773,7 +773,7 @@ claims.glue("vary_high", float(widest.quantile(1)) if len(widest) else np.nan)
 claims.glue("vary_child", float(right[0]["points"][-1].nanmedian()))
 claims.glue("vary_standard", float(left[2]["points"][-1].nanmedian()))
 xlabel = "standard deviation / mean of the magnitudes"
-figure = plotting.theory_and_experiment(
+figure = figures.theory_and_experiment(
     [
         {"xlabel": xlabel, "ylabel": "absorption rate", "series": left},
         {"xlabel": xlabel, "ylabel": "child's latent with the child", "series": right},
@@ -834,7 +834,7 @@ claims.glue("share_heavy", order_shares["inner prefix weighs 16", "random"])
 claims.glue("share_sorted", order_shares["re-sorted", "near the truth"])
 claims.glue("n_sorted", order_live["re-sorted", "near the truth"])
 rows = list(dict.fromkeys(name for name, _ in ordered))
-figure = plotting.heatmaps(
+figure = figures.heatmaps(
     {
         "share that absorbs": np.array(
             [[order_shares.get((r, s), np.nan) for s in starts] for r in rows]

@@ -50,12 +50,12 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import HTML
-from matryoshka_mixing import claims, features, metrics, parameters, plotting, recipe
+from matryoshka_mixing import claims, features, figures, metrics, parameters, recipe
 from matryoshka_mixing.sae import SAE, TRAINED
 
 parameters.check(globals())
 torch.set_num_threads(1)
-plotting.use_style()
+figures.use_style()
 
 # %%
 tree = features.twenty_feature_tree()
@@ -133,7 +133,7 @@ strips |= {f"{name}, live": per_seed(name, data=live) for name in main}
 for name, key in [("sampled", "sampled_median"), ("all prefixes", "all_median")]:
     claims.glue(key, float(np.median(per_seed(name))))
 expected = float(np.nanmedian(theory_of("sampled")))
-figure = plotting.seed_strips(
+figure = figures.seed_strips(
     strips, "cosine of a parent's decoder with a child", reference=expected, label="theory"
 )
 
@@ -167,7 +167,7 @@ panels |= {
 }
 breaks = [i for i, parent in enumerate(parents) if parent is None][1:]
 breaks = [i for i in breaks if parents[i - 1] is not None or i in parents]
-figure = plotting.images(panels, tree.names, tree.names, breaks=breaks)
+figure = figures.images(panels, tree.names, tree.names, breaks=breaks)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Activations on a reference batch: the true features, and the latents that match them. Half of the inputs are chosen to hold a child, and come first.", "name": "fig-tree-activations"}, "image": {"alt": "Four matrices of activations. In the standard SAE the parents' latents are silent where a child fires; in the Matryoshka SAEs they fire there as in the truth."}}
 acts = tree.sample(4000, torch.Generator().manual_seed(0))
@@ -181,7 +181,7 @@ for name, sae in first.items():
     size = sae.W_dec.norm(dim=-1)
     found = (sae.encode(batch @ dictionary) * size)[:, latents[name]]
     activations[name] = found.T.numpy()
-figure = plotting.images(
+figure = figures.images(
     activations, tree.names, quantity="activation", per_row=2, breaks=breaks
 )
 
@@ -248,7 +248,7 @@ for name, value in [("target", target_l0), ("true", true_l0), ("absorbed", absor
 claims.glue(
     "standard_child_to_parent", float(np.median(per_seed("standard", "child_to_parent")))
 )
-figure = plotting.seed_strips(strips, "absorption rate", colours=len(main))
+figure = figures.seed_strips(strips, "absorption rate", colours=len(main))
 
 # %% [markdown]
 # At equal L0 the gain is {glue:text}`equal_gain:.3f` (median) and reaches 0.25 in {glue:text}`n_equal_gain` of
@@ -325,7 +325,7 @@ for key, names in [("original", steered[:2]), ("mended", steered[-2:])]:
 every = np.concatenate([*predicted.values(), *cosine.values(), [0.1]])
 ends = (every.min(), every.max())
 label = {"ylabel": "cosine of the parent with a child"}
-figure = plotting.clouds(
+figure = figures.clouds(
     [
         {"xlabel": "blamed weight / alone weight", "curve": (grid[:, 0], even),
          "groups": {n: (share[n], cosine[n]) for n in steered}} | label,
@@ -416,7 +416,7 @@ for key, name in [("lean_sampled", "sampled"), ("lean_true", "sampled, true L0")
     claims.glue(key, float(np.median(per_seed(name, "child_to_parent"))))
 traces = {"cosine": "child_path", "L0": "l0_path", "penalty": "l1_path"}
 steps = results["steps"][1:]
-figure = plotting.histories(
+figure = figures.histories(
     steps,
     {label: {n: of(n, key)[:, 1:] for n in main} for label, key in traces.items()},
     log=["penalty"],

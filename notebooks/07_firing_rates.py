@@ -47,14 +47,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 from IPython.display import HTML
-from matryoshka_mixing import claims, features, metrics, parameters, plotting, theory
+from matryoshka_mixing import claims, features, figures, metrics, parameters, theory
 from matryoshka_mixing.features import family
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
-from matryoshka_mixing.train import Setting, TrainConfig, train
+from matryoshka_mixing.training import Setting, TrainConfig, train
 
 parameters.check(globals())
 torch.set_num_threads(1)
-plotting.use_style()
+figures.use_style()
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -136,7 +136,7 @@ for title, run in maps.items():
 rise = panels["with biases"]["values"] - panels["no biases"]["values"]
 claims.glue("map_gap", claims.number(theory_gap))
 claims.glue("bias_rise", float(rise.max()))
-figure = plotting.cosine_maps(panels, "parent's cosine with a child")
+figure = figures.cosine_maps(panels, "parent's cosine with a child")
 
 # %% [markdown]
 # ## The number
@@ -180,7 +180,7 @@ def drop(kind, move):
 claims.glue("drop_family", claims.number(abs(drop("near the truth", "rarer family"))))
 claims.glue("drop_child", drop("near the truth", "rarer child"))
 claims.glue("batch_size", batch_size)
-figure = plotting.seed_strips(
+figure = figures.seed_strips(
     strips, "cosine with a child", reference=float(predicted(child_probability)), label="theory"
 )
 
@@ -228,7 +228,7 @@ for n, (basis, run) in many.items():
         )  # fmt: skip
 claims.glue("many_gap", claims.number(max(gaps)))
 label = {"xlabel": "probability of any child given the parent"}
-figure = plotting.theory_and_experiment(
+figure = figures.theory_and_experiment(
     [
         label | {"ylabel": "parent's cosine with one child", "series": one},
         label | {"ylabel": "length of the mixed part", "series": whole},

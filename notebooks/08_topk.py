@@ -61,13 +61,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 from IPython.display import HTML
-from matryoshka_mixing import claims, features, metrics, parameters, plotting, theory
+from matryoshka_mixing import claims, features, figures, metrics, parameters, theory
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
-from matryoshka_mixing.train import Setting, TrainConfig, train
+from matryoshka_mixing.training import Setting, TrainConfig, train
 
 parameters.check(globals())
 torch.set_num_threads(1)
-plotting.use_style()
+figures.use_style()
 
 # %%
 tree = features.family(parent_probability, child_probability, n_children)
@@ -173,7 +173,7 @@ for (kind, name), reading in readings.items():
         loss = swept[kind, name].loss / states.power
         losses.append(common | {"label": label, "points": where(fires, loss).numpy()})
 xlabel = "K / true mean L0"
-figure = plotting.theory_and_experiment(
+figure = figures.theory_and_experiment(
     [
         {"xlabel": xlabel, "ylabel": "parent's cosine with a child", "series": first},
         {"xlabel": xlabel, "ylabel": "parent's cosine with a child", "series": mixed},
@@ -232,7 +232,7 @@ for kind, run in by_k.items():
         best = reading.decoder[loss.argmin()]
         shown = best if reading.all_live.any() else torch.full_like(best, torch.nan)
         panels[f"{kind}, K = {k}"] = shown.numpy()
-figure = plotting.heatmaps(panels, tree.names, per_row=3)
+figure = figures.heatmaps(panels, tree.names, per_row=3)
 
 # %% [markdown]
 # ## The number: random seeds and near the truth
@@ -299,7 +299,7 @@ for name in ("ReLU", "BatchTopK", "TopK"):
 claims.glue("n_frames", n_frames)
 claims.glue("n_spread", n_frames * per_frame)
 line = float(ratios_at(true_l0)[..., 0])
-figure = plotting.seed_strips(strips, "cosine with a child", reference=line, label="theory")
+figure = figures.seed_strips(strips, "cosine with a child", reference=line, label="theory")
 
 # %% [markdown]
 # **What differs from ReLU.** The children. From near the truth each child's latent carries a negative part of its
@@ -376,7 +376,7 @@ claims.glue("tree_measured", measured_median)
 claims.glue("tree_random", medians_of["random", 1.0][1])
 claims.glue("tree_small", medians_of["near the truth", 0.9][1])
 claims.glue("tree_large", medians_of["near the truth", 1.5][1])
-figure = plotting.clouds(clouds)
+figure = figures.clouds(clouds)
 
 # %% [markdown]
 # With K at 0.9 and 1.5 times the true mean L0 the measured medians from near the truth are {glue:text}`tree_small:.3f` and

@@ -67,14 +67,14 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import HTML
-from matryoshka_mixing import claims, features, metrics, parameters, plotting, theory
+from matryoshka_mixing import claims, features, figures, metrics, parameters, theory
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
-from matryoshka_mixing.train import Setting, TrainConfig, train
+from matryoshka_mixing.training import Setting, TrainConfig, train
 from scipy.stats import chi2_contingency, spearmanr
 
 parameters.check(globals())
 torch.set_num_threads(1)
-plotting.use_style()
+figures.use_style()
 
 # %%
 tree = features.family(parent_probability, child_probability, n_children)
@@ -219,7 +219,7 @@ drawn = sorted(
     sorted(solutions[main_name], key=lambda one: -one.share)[:12], key=lambda one: one.loss
 )
 claims.glue("first_recovery", float(main.recovery[drawn[0].seeds[0]]))
-figure = plotting.basin_heatmaps(
+figure = figures.basin_heatmaps(
     solutions[main_name], main.reading.decoder, main.reading.live, tree.names, 12, main.recovery
 )
 
@@ -229,7 +229,7 @@ claims.glue("n_solutions_standard", len(solutions[plain_name]))
 claims.glue("share_absorbed", float(plain.shares[2]))
 not_absorbed = plain.kind != 2
 claims.glue("share_dead", float((~plain.reading.all_live[not_absorbed]).double().mean()))
-figure = plotting.basin_heatmaps(
+figure = figures.basin_heatmaps(
     solutions[plain_name],
     plain.reading.decoder,
     plain.reading.live,
@@ -305,7 +305,7 @@ claims.glue("zero_high", float(plain_free.recovery[bottom].max()))
 claims.glue("correlation", correlation)
 claims.glue("gap", main.gap)
 claims.glue("gap_free", free.gap)
-figure = plotting.loss_and_recovery(panels)
+figure = figures.loss_and_recovery(panels)
 
 # %% [markdown]
 # Theory names the solutions at penalty 0. Here they are with what training found (a solution counts as named if its loss agrees to 1e-4 of $E\|x\|^2$):
@@ -385,7 +385,7 @@ kept = {
 eighth = min(3, len(counts) - 1)
 claims.glue("live_8", float(kept["no latent dead"][1][eighth]))
 claims.glue("below_last", float(kept["loss below the reference"][1][-1]))
-figure = plotting.best_of_curves(
+figure = figures.best_of_curves(
     {"expected recovery": curves, "chance": kept},
     "runs k, of which the lowest loss is kept",
     per_row=1,
@@ -436,7 +436,7 @@ claims.glue("dead_wide", float(by_extra[len(extras) - 1].shares[dead]))
 claims.glue("absorbed_wide", float(by_extra[-1].shares[2]))
 extra_panels = shares(by_extra, [str(extra) for extra in extras], "extra latents")
 penalty_panels = shares(by_penalty, [f"{penalty:g}" for penalty in penalties], "L1 penalty")
-figure = plotting.stacked_shares(
+figure = figures.stacked_shares(
     extra_panels | {f"{name}: penalty": panel for name, panel in penalty_panels.items()},
     metrics.OUTCOMES,
 )
@@ -463,7 +463,7 @@ for name, one in [("small", by_norm[0]), ("large", by_norm[n_points - 1])]:
     claims.glue(f"first_{name}", float(one.shares[0]))
 rate_panels = shares(by_rate, [f"{rate:.2g}" for rate in rates], "learning rate")
 norm_panels = shares(by_norm, [f"{norm:.2g}" for norm in norms], "decoder norm at the start")
-figure = plotting.stacked_shares(
+figure = figures.stacked_shares(
     rate_panels | {f"{name}: start": panel for name, panel in norm_panels.items()},
     metrics.OUTCOMES,
 )
@@ -492,7 +492,7 @@ same_seeds = np.bincount(main.kind[: len(sampled[0].kind)], minlength=len(metric
 same_seeds = same_seeds / len(sampled[0].kind)
 claims.glue("sampled_shift", float(np.abs(sampled[0].shares - same_seeds).max()))
 points = [pair[0] for pair in columns] + [pair[1] for pair in columns]
-figure = plotting.stacked_shares(shares(points, labels, "trained biases"), metrics.OUTCOMES)
+figure = figures.stacked_shares(shares(points, labels, "trained biases"), metrics.OUTCOMES)
 
 # %% [markdown]
 # **The coordinates.** Turn inputs, dictionary and start together, and nothing about the problem has changed. But
@@ -536,7 +536,7 @@ claims.glue("same_adam", float((spread["adam"] <= 1e-4 * states.power).double().
 claims.glue("spread_descent", claims.number(float(spread["descent"].max())))
 labels = [str(i + 1) for i in range(len(bases))]
 panel = {"x": labels, "xlabel": "dictionary", "shares": shares_of}
-figure = plotting.stacked_shares({"Matryoshka": panel}, metrics.OUTCOMES, width=7.6)
+figure = figures.stacked_shares({"Matryoshka": panel}, metrics.OUTCOMES, width=7.6)
 
 # %% [markdown]
 # **Why so many latents are dead.** Equation {eq}`starts-dead` gives {glue:text}`dead_theory:.3f` for a random latent; at the

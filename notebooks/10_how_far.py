@@ -63,14 +63,14 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import HTML
-from matryoshka_mixing import claims, features, metrics, parameters, plotting, theory
+from matryoshka_mixing import claims, features, figures, metrics, parameters, theory
 from matryoshka_mixing.features import FeatureTree, family
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
-from matryoshka_mixing.train import Setting, TrainConfig, descend, train
+from matryoshka_mixing.training import Setting, TrainConfig, descend, train
 
 parameters.check(globals())
 torch.set_num_threads(1)
-plotting.use_style()
+figures.use_style()
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -439,7 +439,7 @@ for kind, run in many.items():
 # The parent's latent is always the first, whatever it holds.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "From the lowest to the highest median of the three mixings over each factor's range; the amounts at both ends are beside the bars. Of {glue:text}`n_rows` factors, {glue:text}`n_halving` bring the parent's cosine with a child below half of its default (dashed) somewhere in their range, from near the truth: {glue:text}`halving`. The largest effect of the model's factors other than the inner prefix's weight and width is {glue:text}`model_effect:.3f`.", "name": "fig-reach-ranges"}, "image": {"alt": "Three panels of horizontal bars, one row for each factor. In the left panel all bars lie right of zero; the child's probability, crowding and the number of children have the longest and reach lowest; penalties, biases and tied weights have almost no length. In the middle panel most bars are negative; in the right panel the bar of the L1 penalty crosses zero."}}
-effect = {name: plotting.extent(rows["values"][:, 0]) for name, rows in effects.items()}
+effect = {name: figures.extent(rows["values"][:, 0]) for name, rows in effects.items()}
 lowest = {
     name: np.min(rows["values"][:, 0], initial=1, where=~np.isnan(rows["values"][:, 0]))
     for name, rows in effects.items()
@@ -454,7 +454,7 @@ claims.glue("start_noise", start_noise)
 claims.glue("n_halving", len(halving))
 claims.glue("halving", ", ".join(halving) or "none")
 claims.glue("model_effect", max(effect[name] for name in model_names))
-figure = plotting.ranges(
+figure = figures.ranges(
     effects,
     [
         "parent's latent with a child",
@@ -616,7 +616,7 @@ crowd_of_children = [
     ]
 ]
 cosine_label = {"ylabel": "parent's latent with a child"}
-figure = plotting.theory_and_experiment(
+figure = figures.theory_and_experiment(
     [
         overlap_panel,
         {
@@ -644,7 +644,7 @@ figure = plotting.theory_and_experiment(
 )
 moved = near_tables["overlap of children"][..., 0].nanmedian(1).values
 moved_between = of_pairs("a prefix between the children", slice(None))["points"]
-moved_between = plotting.extent(moved_between.nanmedian(1).values.numpy())
+moved_between = figures.extent(moved_between.nanmedian(1).values.numpy())
 claims.glue("between_moves", moved_between)
 claims.glue("overlap_moves", claims.number(float(moved.max() - moved.min())))
 for name, i in [("commoner", 0), ("rarer", 1)]:
@@ -698,7 +698,7 @@ recovery = [
     {"label": label, "x": ranks, "points": own[..., chosen].mean(-1)}
     for label, chosen in [("parents' latents", families), ("children's latents", ~families)]
 ]
-figure = plotting.theory_and_experiment(
+figure = figures.theory_and_experiment(
     [
         spread_panel,
         panel(
@@ -748,7 +748,7 @@ inner_series = [
     {"label": "3 latents", "x": [1, 2], "points": near_tables["inner width"][..., 0]},
     {"label": "6 latents", "x": [1, 2, 3], "points": wide_points[..., 0]},
 ]
-figure = plotting.theory_and_experiment(
+figure = figures.theory_and_experiment(
     [
         panel(
             "inner weight",
@@ -864,7 +864,7 @@ for biased, (settings, near, wild) in pair_runs.items():
     panels.append({"xlabel": "correlation of two features", "ylabel": ylabel, "series": series})
 claims.glue("independent_bare", pair_line(0.0, False, False))
 claims.glue("independent_biased", claims.number(abs(pair_line(0.0, True, False))))
-figure = plotting.theory_and_experiment(panels)
+figure = figures.theory_and_experiment(panels)
 
 # %% [markdown]
 # ## Sampled batches, and the base case in many seeds
@@ -927,7 +927,7 @@ claims.glue("sampled_gap", claims.number(sampled_gap))
 claims.glue(
     "control_median", claims.number(float(kept(foreign["near the truth"]).abs().median()))
 )
-figure = plotting.seed_strips(
+figure = figures.seed_strips(
     strips,
     "cosine of the first latent with another feature",
     reference=float(base_cosine),

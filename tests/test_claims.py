@@ -8,7 +8,7 @@ from matryoshka_mixing import claims, metrics, recipe, theory
 from matryoshka_mixing.claims import Claim, Criterion, judge
 from matryoshka_mixing.features import FeatureTree, correlated_pair, family, without_hierarchy
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
-from matryoshka_mixing.train import Setting, TrainConfig, descend, train
+from matryoshka_mixing.training import Setting, TrainConfig, descend, train
 
 OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent", "prefix-pull",
         "sibling-undo", "magnitude-skew", "less-at-low-probability", "improves-on-standard",

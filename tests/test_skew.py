@@ -10,7 +10,7 @@ import torch
 from matryoshka_mixing import metrics, plotting, theory
 from matryoshka_mixing.features import States, family, orthonormal_dictionary, retuned, twenty_feature_tree
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start
-from matryoshka_mixing.train import Setting, TrainConfig, train
+from matryoshka_mixing.training import Setting, TrainConfig, train
 
 PLANE = orthonormal_dictionary(2, 6, torch.Generator().manual_seed(0))
 FIRES = {"both, sum": (6, 4), "both, alone": (6, 2), "sum, alone": (4, 2), "alone, sum": (2, 4)}

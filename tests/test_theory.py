@@ -17,7 +17,7 @@ from matryoshka_mixing.features import (
     spread_magnitudes,
 )
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
-from matryoshka_mixing.train import Setting, TrainConfig, train
+from matryoshka_mixing.training import Setting, TrainConfig, train
 
 CASES = [(2, 0.4, 1.0), (2, 0.1, 1.0), (2, 0.4, 0.2), (3, 0.3, 5.0), (3, 0.05, 1.0), (5, 0.15, 2.0)]
 family_cases = st.integers(2, 7).flatmap(

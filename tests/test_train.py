@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from matryoshka_mixing import train as training
+from matryoshka_mixing import training
 from matryoshka_mixing.features import FeatureTree, family, independent, orthonormal_dictionary, without_hierarchy
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near, with_activation
-from matryoshka_mixing.train import Setting, TrainConfig, descend, train
+from matryoshka_mixing.training import Setting, TrainConfig, descend, train
 
 ROUNDING = 1e-8
 """Products are summed in another order in other company; Adam carries the difference of 1e-16 this far in 200 steps."""

@@ -252,14 +252,19 @@ def number(value: float) -> str:
     return f"{value:.3f}" if 0.001 <= abs(value) < 1000 else f"{value:.1e}"
 
 
-def glue(name: str, value: object) -> None:
-    """Hand a value to the prose of the page (MyST-NB's glue, which must be installed).
+def glue(**values: object) -> None:
+    """Hand values to the prose of the page by name (MyST-NB's glue, which must be installed).
 
-    Numbers are rounded to four digits first, so that machines agree; tiny ones should come as `number(value)`.
+    Numbers are rounded to four digits first, so that machines agree; tiny ones should come as `number(value)`. A
+    `Verdict` comes as its headline, under the claim's id whatever it is called here.
     """
+    from IPython.display import HTML
     from myst_nb import glue as hand_over  # a tool of the book, not of the package
 
-    hand_over(name, _rounded(value) if isinstance(value, float) else value, display=False)
+    for name, value in values.items():
+        if isinstance(value, Verdict):
+            name, value = value.claim.id, HTML(value.headline())
+        hand_over(name, _rounded(value) if isinstance(value, float) else value, display=False)
 
 
 def collect(notebooks: Sequence[Path]) -> dict[str, dict]:

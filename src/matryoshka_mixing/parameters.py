@@ -1,16 +1,32 @@
-"""The parameters of the notebooks: one name for one thing everywhere, and what each may be."""
+"""The parameters of the notebooks: one name for one thing everywhere, and what each may be.
+
+A chapter declares its parameters once, as a frozen dataclass whose fields come from `given`:
+
+    @dataclass(frozen=True)
+    class Parameters(Chapter):
+        child_probability: float = given("child_probability", 0.4)
+        d_model: int = given("d_model", 20, low=9)
+
+From it come the notebook's `parameters` cell with its comments, the check of what papermill injects, and the table on
+the page about rerunning.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 
 from matryoshka_mixing.features import FeatureTree, family, orthonormal_dictionary
+
+_PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, type(None))
+_IPYTHON = {"In", "Out"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,20 @@ class Parameter:
             else (f"{kind} from {self.low:g} to {self.high:g}")
         )
 
+    def check(self, name: str, value: object) -> None:
+        """Raise ValueError, with what is allowed and what to do, if the value is not."""
+        if self.tree_file:
+            if not isinstance(value, str) or (value and not Path(value).is_file()):
+                raise ValueError(f"{name} = {value!r}: no such file. It must be {self.allowed}.")
+            if value:
+                FeatureTree.from_json(value)
+            return
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not self.low <= value <= self.high or (self.whole and not isinstance(value, int)):
+            raise ValueError(
+                f"{name} = {value!r}: {self.meaning}. It must be {self.allowed}; change it with `-p {name} VALUE`."
+            )
+
 
 PARAMETERS = {
     "parent_probability": Parameter("probability that the parent fires", 1e-6, 1),
@@ -55,56 +85,77 @@ PARAMETERS = {
     "n_seeds": Parameter("random seeds for each experiment", 1, whole=True),
     "n_sweep_seeds": Parameter("random seeds at each point of a sweep", 1, whole=True),
     "seed": Parameter("number of the first seed", 0, whole=True),
-    "start_noise": Parameter("noise of the starts near the truth, relative to a feature's length", 0),
+    "start_noise": Parameter("noise of the starts near the truth, relative to the length of a feature", 0),
     "n_steps": Parameter("training steps", 1, whole=True),
     "batch_size": Parameter("inputs in a batch, in the sampled runs", 1, whole=True),
     "n_grid": Parameter("points on the axis of each sweep", 3, whole=True),
-    "tree_path": Parameter("a tree file of your own, in place of the chapter's", tree_file=True),
+    "tree_path": Parameter("tree file of your own, in place of that of the chapter", tree_file=True),
 }
+"""What the names mean in every chapter; a chapter may narrow a range or sharpen a meaning for itself."""
 
 
-def check(namespace: Mapping[str, object]) -> None:
-    """Check the parameters of a notebook: pass `globals()` right after the parameters cell.
+def given(name: str, default: Any, **changes: Any) -> Any:
+    """A field of a chapter's `Parameters`: its default, and what `PARAMETERS` says of the name, with changes."""
+    return field(default=default, metadata={"parameter": replace(PARAMETERS[name], **changes)})
 
-    papermill accepts a misspelt name and ignores it; here it is an error.
+
+@dataclass(frozen=True)
+class Chapter:
+    """The parameters of one chapter; see the module's docstring. Values are checked on construction.
 
     Raises:
         ValueError: naming the value, what is allowed, and what to do.
     """
-    plain = (bool, int, float, str, list, type(None))
-    for name, value in namespace.items():
-        if name.startswith("_") or not name.islower() or not isinstance(value, plain):
-            continue
-        if name not in PARAMETERS:
-            close = difflib.get_close_matches(name, PARAMETERS, n=1)
-            hint = f"Did you mean {close[0]}?" if close else f"The parameters are {', '.join(PARAMETERS)}."
-            raise ValueError(f"{name} = {value!r} is not a parameter of these notebooks. {hint}")
-        parameter = PARAMETERS[name]
-        if parameter.tree_file:
-            _check_tree(name, value)
-            continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        fits = number and parameter.low <= value <= parameter.high
-        if not fits or (parameter.whole and not isinstance(value, int)):
-            raise ValueError(
-                f"{name} = {value!r}: {parameter.meaning}. It must be {parameter.allowed}; "
-                f"change it with `-p {name} VALUE`."
+
+    def __post_init__(self) -> None:
+        for name, parameter in self.described().items():
+            parameter.check(name, getattr(self, name))
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Raise ValueError where values that are fine alone do not fit together. Chapters extend it."""
+        values = dataclasses.asdict(self)
+        if {"parent_probability", "child_probability", "n_children"} <= set(values):
+            tree = family(*(values[key] for key in ("parent_probability", "child_probability", "n_children")))
+            if "d_model" in values:
+                orthonormal_dictionary(tree.n_features, values["d_model"], torch.Generator())
+
+    @classmethod
+    def described(cls) -> dict[str, Parameter]:
+        """Every parameter of the chapter by name."""
+        return {entry.name: entry.metadata["parameter"] for entry in fields(cls)}
+
+    @classmethod
+    def of(cls, namespace: Mapping[str, object]) -> Self:
+        """The parameters that a notebook holds: pass `globals()` before anything else is assigned.
+
+        papermill accepts a misspelt name, or one of another chapter, and ignores it; here it is an error.
+        """
+        known = cls.described()
+        for name, value in namespace.items():
+            if name.startswith("_") or name in _IPYTHON or name in known or not isinstance(value, _PLAIN):
+                continue
+            close = difflib.get_close_matches(name.lower(), known, n=1)
+            hint = f"Did you mean {close[0]}? " if close else ""
+            elsewhere = (
+                "of other chapters, not of this one" if name in PARAMETERS else "not a parameter of this chapter"
             )
-    # Values that are fine alone may not fit together; the constructors say why.
-    if {"parent_probability", "child_probability", "n_children"} <= set(namespace):
-        tree = family(*(namespace[key] for key in ("parent_probability", "child_probability", "n_children")))
-        if "d_model" in namespace:
-            orthonormal_dictionary(tree.n_features, namespace["d_model"], torch.Generator())
+            raise ValueError(f"{name} = {value!r} is {elsewhere}. {hint}Its parameters are {', '.join(known)}.")
+        return cls(**{name: namespace[name] for name in known if name in namespace})
 
+    @classmethod
+    def cell(cls) -> str:
+        """The notebook's `parameters` cell: names, defaults, and in comments what they mean and may be."""
+        return "\n".join(
+            f"{entry.name} = {entry.default!r}  # {parameter.meaning}: {parameter.allowed}"
+            for entry, parameter in zip(fields(cls), cls.described().values(), strict=True)
+        )
 
-def _check_tree(name: str, value: object) -> None:
-    if not isinstance(value, str) or (value and not Path(value).is_file()):
-        raise ValueError(f"{name} = {value!r}: no such file. It must be {PARAMETERS[name].allowed}.")
-    if value:
-        FeatureTree.from_json(value)
-
-
-def table() -> str:
-    """All parameters as a Markdown table, for the page on rerunning."""
-    rows = [f"| `{name}` | {p.meaning} | {p.allowed} |" for name, p in PARAMETERS.items()]
-    return "\n".join(["| parameter | meaning | allowed |", "| --- | --- | --- |", *rows]) + "\n"
+    @classmethod
+    def table(cls) -> str:
+        """The same as a Markdown table."""
+        rows = [
+            f"| `{entry.name}` | `{entry.default!r}` | {parameter.meaning} | {parameter.allowed} |"
+            for entry, parameter in zip(fields(cls), cls.described().values(), strict=True)
+        ]
+        return "\n".join(["| parameter | default | meaning | allowed |", "| --- | --- | --- | --- |", *rows]) + "\n"

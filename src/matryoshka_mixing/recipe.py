@@ -30,7 +30,7 @@ from matryoshka_mixing.features import (
     without_hierarchy,
 )
 from matryoshka_mixing.sae import SAE, SAEConfig
-from matryoshka_mixing.train import Setting, TrainConfig, _Adam, _Chunk, _recorded, _Source
+from matryoshka_mixing.training import Setting, TrainConfig, _Adam, _Chunk, _recorded, _Source
 
 STORED = Path(__file__).with_name("every_prefix.npz")
 """What `python -m matryoshka_mixing.recipe` wrote: every arm in full length."""

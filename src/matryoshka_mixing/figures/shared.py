@@ -1,10 +1,9 @@
-"""Figures from data, in one style. Every function takes numbers and returns a figure; nothing is saved here."""
+"""Figures that several chapters share. Every function takes numbers and returns a figure; nothing is saved here."""
 
 from __future__ import annotations
 
 import html
 import json
-import sys
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -14,32 +13,8 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from matryoshka_mixing.figures.style import COLOURS, DIVERGING, MARKERS, SEQUENTIAL
 from matryoshka_mixing.metrics import Basin
-
-COLOURS = sns.color_palette("colorblind")
-MARKERS = "osD^vP"
-DIVERGING = "RdBu_r"
-"""The one colour map for cosines, centred on zero."""
-SEQUENTIAL = "Greens"
-"""The one colour map for activations, from zero."""
-
-
-def use_style() -> None:
-    """Set the style of all figures; call once in a notebook."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is not None:
-        # Notebooks crop figures by default, which draws each one twice; constrained layout leaves nothing to crop.
-        shell.run_line_magic("config", "InlineBackend.print_figure_kwargs = {'bbox_inches': None}")
-    sns.set_theme(context="notebook", style="ticks", palette="colorblind")
-    mpl.rcParams |= {
-        "figure.dpi": 110,
-        "savefig.dpi": 110,
-        "figure.constrained_layout.use": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": "medium",
-        "legend.frameon": False,
-    }
 
 
 def heatmaps(

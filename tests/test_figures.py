@@ -5,14 +5,14 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from matryoshka_mixing import plotting
+from matryoshka_mixing import figures
 from matryoshka_mixing.metrics import Basin
 
 
 @pytest.fixture(autouse=True)
 def canvas():
     mpl.use("agg")
-    plotting.use_style()
+    figures.use_style()
     yield
     mpl.pyplot.close("all")
 
@@ -22,14 +22,14 @@ def texts(figure):
 
 
 def test_heatmaps_write_every_value_on_one_centred_scale():
-    figure = plotting.heatmaps({"a": np.array([[1.0, -0.25], [-0.001, np.nan]]), "b": np.zeros((2, 2))}, ["x", "y"])
+    figure = figures.heatmaps({"a": np.array([[1.0, -0.25], [-0.001, np.nan]]), "b": np.zeros((2, 2))}, ["x", "y"])
     assert texts(figure) == ["1.00", "-0.25", "0.00", "0.00", "0.00", "0.00", "0.00"]
     panel = figure.axes[0].collections[0]
-    assert panel.get_clim() == (-1, 1) and panel.get_cmap().name == plotting.DIVERGING
+    assert panel.get_clim() == (-1, 1) and panel.get_cmap().name == figures.DIVERGING
 
 
 def test_activation_heatmaps_start_at_zero():
-    figure = plotting.heatmaps({"a": np.array([[2.0, 0.0]])}, ["x", "y"], ["s"], quantity="activation")
+    figure = figures.heatmaps({"a": np.array([[2.0, 0.0]])}, ["x", "y"], ["s"], quantity="activation")
     assert figure.axes[0].collections[0].get_clim() == (0, 2)
     assert figure.axes[-1].get_ylabel() == "activation"
 
@@ -44,7 +44,7 @@ def test_theory_and_experiment_draws_lines_and_medians_without_missing_seeds():
         "points": points,
         "open_points": points,
     }
-    axis = plotting.theory_and_experiment([{"xlabel": "a", "ylabel": "b", "series": [series]}]).axes[0]
+    axis = figures.theory_and_experiment([{"xlabel": "a", "ylabel": "b", "series": [series]}]).axes[0]
     assert axis.lines[0].get_ydata().tolist() == [0, 4]
     assert axis.containers[0][0].get_xdata().tolist() == [0, 2]
     assert axis.containers[0][0].get_ydata().tolist() == [2, 5]
@@ -55,7 +55,7 @@ def test_theory_and_experiment_draws_lines_and_medians_without_missing_seeds():
 def test_basins_are_drawn_by_loss_with_their_shares():
     found = [Basin(0.1, 1, [1], 0.25), Basin(0.2, 0, [0, 2, 3], 0.75)]
     cosines, live = np.full((4, 1, 2), 0.5), np.array([[False], [True], [False], [False]])
-    figure = plotting.basin_heatmaps(found, cosines, live, ["x", "y"])
+    figure = figures.basin_heatmaps(found, cosines, live, ["x", "y"])
     assert [axis.get_title() for axis in figure.axes[:2]] == [
         "25% of seeds\nloss 0.1000",
         "75% of seeds\nloss 0.2000",
@@ -66,7 +66,7 @@ def test_basins_are_drawn_by_loss_with_their_shares():
 def test_solutions_are_numbered_and_carry_their_recovery():
     found = [Basin(0.1, 1, [1], 0.01), Basin(0.2, 0, [0], 0.99)]
     live, recovery = np.array([[False], [True]]), np.array([0.0, 0.5])
-    figure = plotting.basin_heatmaps(found, np.full((2, 1, 2), 0.5), live, ["x", "y"], 8, recovery)
+    figure = figures.basin_heatmaps(found, np.full((2, 1, 2), 0.5), live, ["x", "y"], 8, recovery)
     assert [axis.get_title() for axis in figure.axes[:2]] == [
         "1: 1.0% of seeds\nloss 0.1000, recovery 0.50",
         "2: 99% of seeds\nloss 0.2000, recovery 0.00",
@@ -75,7 +75,7 @@ def test_solutions_are_numbered_and_carry_their_recovery():
 
 def test_stacked_shares_fill_the_bar_and_leave_out_what_never_occurs():
     panel = {"x": ["a", "b"], "xlabel": "knob", "shares": [[0.25, 0, 0.75], [1, 0, 0]]}
-    figure = plotting.stacked_shares({"one": panel, "two": panel}, ["x", "never", "y"])
+    figure = figures.stacked_shares({"one": panel, "two": panel}, ["x", "never", "y"])
     bars = figure.axes[0].patches
     assert [(bar.get_y(), bar.get_height()) for bar in bars] == [(0, 0.25), (0, 1), (0.25, 0.75), (1, 0)]
     assert texts(figure) == ["25%", "100%", "75%"] * 2
@@ -86,7 +86,7 @@ def test_stacked_shares_fill_the_bar_and_leave_out_what_never_occurs():
 def test_circles_sit_at_loss_and_recovery():
     panel = {"loss": [-1e-12, 0.5], "low": [0.2, 0.1], "high": [0.4, 0.1], "share": [0.1, 0.4], "ticks": [0.0, 0.3],
              "reference": (0.0, 0.9)}  # fmt: skip
-    axis = plotting.loss_and_recovery({"a": panel}, per_row=1).axes[0]
+    axis = figures.loss_and_recovery({"a": panel}, per_row=1).axes[0]
     circles = axis.collections[1]
     assert circles.get_offsets().flatten().tolist() == pytest.approx([0, 0.3, 0.5, 0.1])
     assert np.diff(circles.get_sizes()).item() == pytest.approx(1500 * 0.3)
@@ -94,42 +94,42 @@ def test_circles_sit_at_loss_and_recovery():
 
 
 def test_curves_of_the_best_of_k():
-    figure = plotting.best_of_curves({"y": {"a": ([1, 2], [0.1, 0.2]), "b": ([1], [0.3])}}, "k")
+    figure = figures.best_of_curves({"y": {"a": ([1, 2], [0.1, 0.2]), "b": ([1], [0.3])}}, "k")
     assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[0.1, 0.2], [0.3]]
     assert figure.axes[0].get_xscale() == "log" and figure.axes[0].get_ylabel() == "y"
 
 
 def test_strips_and_paths():
-    figure = plotting.seed_strips(
+    figure = figures.seed_strips(
         {"a": np.array([0.1, 0.2]), "b": np.array([0.3])}, "cosine", reference=0.2, label="theory"
     )
     assert sum(len(c.get_offsets()) for c in figure.axes[0].collections) == 3
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["a", "b"]
-    path = plotting.loss_path(np.array([0, 1]), {"a": np.array([1, 0])}, {"here": 0.5}, "x", "y")
+    path = figures.loss_path(np.array([0, 1]), {"a": np.array([1, 0])}, {"here": 0.5}, "x", "y")
     assert texts(path) == ["here"]
 
 
 def test_a_slider_holds_every_frame_and_nothing_from_outside():
     panels = {"theory": np.array([[[1.0, 0.2]], [[0.9, -0.001]]]), "trained <1>": np.zeros((2, 1, 2))}
-    page = plotting.slider_heatmaps("a-slider", "q", [0.1, 0.25], panels, ["x", "y"], ["latent 0"])
+    page = figures.slider_heatmaps("a-slider", "q", [0.1, 0.25], panels, ["x", "y"], ["latent 0"])
     data = json.loads(re.search(r"data = (\{.*\});", page)[1])
     assert data["stops"] == ["0.1", "0.25"]
     assert [[text for text, _, _ in frame] for frame in data["frames"]] == [
         ["1.00", "0.20", "0.00", "0.00"],
         ["0.90", "0.00", "0.00", "0.00"],
     ]
-    assert data["frames"][0][0][1] == mpl.colors.to_hex(mpl.colormaps[plotting.DIVERGING](1.0))
+    assert data["frames"][0][0][1] == mpl.colors.to_hex(mpl.colormaps[figures.DIVERGING](1.0))
     assert page.count("class=cosine") == 4 and 'max="1"' in page
     assert "trained &lt;1&gt;" in page and "http" not in page
 
 
 def test_images_share_one_scale_and_name_every_row():
-    figure = plotting.images({"a": np.eye(3), "b": -np.eye(3)}, ["x", "y", "z"], ["x", "y", "z"], breaks=[1])
+    figure = figures.images({"a": np.eye(3), "b": -np.eye(3)}, ["x", "y", "z"], ["x", "y", "z"], breaks=[1])
     drawn = [axis.images[0] for axis in figure.axes[:2]]
-    assert all(image.get_clim() == (-1, 1) and image.get_cmap().name == plotting.DIVERGING for image in drawn)
+    assert all(image.get_clim() == (-1, 1) and image.get_cmap().name == figures.DIVERGING for image in drawn)
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["x", "y", "z"]
     assert len(figure.axes[0].lines) == 2, "a break across and one down"
-    loud = plotting.images({"a": np.ones((2, 5)), "b": 3 * np.ones((2, 5))}, ["x", "y"], quantity="activation")
+    loud = figures.images({"a": np.ones((2, 5)), "b": 3 * np.ones((2, 5))}, ["x", "y"], quantity="activation")
     assert loud.axes[0].images[0].get_clim() == (0, 3)
 
 
@@ -140,14 +140,14 @@ def test_clouds_hold_every_point_and_the_line():
         "groups": {"a": ([1, 2], [3, 4]), "b": ([5], [6])},
         "curve": ([0, 1], [0, 2]),
     }
-    axis = plotting.clouds([panel]).axes[0]
+    axis = figures.clouds([panel]).axes[0]
     assert [len(points.get_offsets()) for points in axis.collections] == [2, 1]
     assert axis.lines[0].get_ydata().tolist() == [0, 2]
 
 
 def test_histories_are_medians_over_seeds():
     values = np.array([[1.0, 10.0], [2.0, 20.0], [9.0, 90.0]])
-    figure = plotting.histories([0, 5], {"loss": {"a": values}, "L0": {"a": values}}, log=["L0"])
+    figure = figures.histories([0, 5], {"loss": {"a": values}, "L0": {"a": values}}, log=["L0"])
     assert figure.axes[0].lines[0].get_ydata().tolist() == [2, 20]
     assert [axis.get_yscale() for axis in figure.axes] == ["linear", "log"]
 
@@ -162,7 +162,7 @@ def test_ranges_run_from_the_lowest_to_the_highest_and_name_both_ends():
         },
         "none": {"amounts": ["x"], "values": np.full((1, 2), np.nan)},
     }
-    figure = plotting.ranges(rows, ["first", "second"], [0.3, 0.2], ("bar", "thin"))
+    figure = figures.ranges(rows, ["first", "second"], [0.3, 0.2], ("bar", "thin"))
     left, right = figure.axes
     assert [tick.get_text() for tick in left.get_yticklabels()] == ["long", "short", "none"]
     assert [t.get_text() for t in left.texts] == ["c", "a", "1", "2"]
@@ -174,5 +174,5 @@ def test_ranges_run_from_the_lowest_to_the_highest_and_name_both_ends():
 
 
 def test_the_extent_leaves_out_what_is_missing():
-    assert plotting.extent(np.array([0.5, np.nan, -0.5])) == 1
-    assert plotting.extent(np.array([np.nan])) == 0
+    assert figures.extent(np.array([0.5, np.nan, -0.5])) == 1
+    assert figures.extent(np.array([np.nan])) == 0

@@ -1,0 +1,32 @@
+"""What every notebook does first."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from types import ModuleType
+
+import torch
+
+from matryoshka_mixing import figures
+from matryoshka_mixing.parameters import Chapter
+
+
+def begin(namespace: MutableMapping[str, object]) -> Chapter:
+    """Check the parameters, and set up threads and figures: call it with `globals()` after the imports.
+
+    Args:
+        namespace: of the notebook, which has imported its chapter's module by the name `chapter`.
+
+    Returns:
+        The parameters, as the chapter's own `Parameters` object.
+
+    Raises:
+        ValueError: naming a parameter that is out of range, misspelt, or not one of this chapter.
+    """
+    chapter = namespace.get("chapter")
+    if not isinstance(chapter, ModuleType) or not hasattr(chapter, "Parameters"):
+        raise ValueError("import the chapter's module first: from matryoshka_mixing.chapters import NAME as chapter")
+    chosen = chapter.Parameters.of(namespace)
+    torch.set_num_threads(1)
+    figures.use_style()
+    return chosen
