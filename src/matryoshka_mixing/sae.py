@@ -11,15 +11,22 @@ BatchTopK: Bussmann et al. 2024 (arXiv 2412.06410).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import json
+import math
+import operator
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-ACTIVATIONS = ("relu", "topk", "batchtopk")
+Activation = Literal["relu", "topk", "batchtopk"]
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 TRAINED = ("W_enc", "b_enc", "W_dec", "b_dec")
 """The trained tensors of an SAE."""
 EDGE = 1e-6
@@ -39,8 +46,10 @@ class SAEConfig:
         encoder_bias, decoder_bias: whether the biases are trained; a bias that is not stays 0.
         activation: "relu"; "topk", which keeps the k largest activations of each input; or "batchtopk", which keeps
             the largest of a whole batch, k for each input on average.
-        k: how many are kept: a whole number from 1 to the number of latents for "topk", any number above 0 up to it for
-            "batchtopk", None for "relu".
+        k: how many are kept: a whole number from 1 to the number of latents for "topk", any number above 0 up to it
+            for "batchtopk", None for "relu".
+        decoder_weights: weight of each prefix in the gradient of W_dec and b_dec, where it is to differ from that in the
+            gradient of W_enc and b_enc, which `weights` then means alone; None: the same.
 
     Raises:
         ValueError: naming the value, what is allowed, and what to do.
@@ -52,27 +61,26 @@ class SAEConfig:
     l1: float = 0.0
     encoder_bias: bool = True
     decoder_bias: bool = True
-    activation: str = "relu"
+    activation: Activation = "relu"
     k: float | None = None
+    decoder_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
-        weights = (1.0,) * len(self.widths) if self.weights is None else tuple(self.weights)
-        object.__setattr__(self, "weights", weights)
+        object.__setattr__(self, "d_in", _whole("d_in", self.d_in))
         if self.d_in < 1:
             raise ValueError(f"d_in is {self.d_in}; the input needs at least 1 dimension.")
+        if not isinstance(self.widths, Iterable):
+            raise ValueError(f"widths are {self.widths!r}; give the latents of each prefix, such as (1, 3).")
+        object.__setattr__(self, "widths", tuple(_whole("widths", width) for width in self.widths))
         if not self.widths or self.widths[0] < 1 or any(a >= b for a, b in pairwise(self.widths)):
             raise ValueError(
                 f"widths are {self.widths}; they must be whole numbers from 1 up that strictly increase, "
                 "such as (1, 3). Sort them and take out repeats."
             )
-        if len(weights) != len(self.widths) or any(not 0 <= w < float("inf") for w in weights):
-            raise ValueError(
-                f"weights are {weights} for widths {self.widths}; give one finite weight of at least 0 for each."
-            )
-        if not any(weights):
-            raise ValueError(f"weights are {weights}; at least one must be above 0, or nothing is trained.")
-        if not 0 <= self.l1 < float("inf"):
+        object.__setattr__(self, "weights", self._checked("weights", self.weights or (1.0,) * len(self.widths)))
+        if self.decoder_weights is not None:
+            object.__setattr__(self, "decoder_weights", self._checked("decoder_weights", self.decoder_weights))
+        if not 0 <= self.l1 < math.inf:
             raise ValueError(f"l1 is {self.l1}; a penalty must be a finite number of at least 0.")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation is {self.activation!r}; it must be one of {ACTIVATIONS}.")
@@ -86,46 +94,138 @@ class SAEConfig:
         elif self.activation == "topk" and self.k != int(self.k):
             raise ValueError(f"k is {self.k}; topk keeps a whole number for each input. batchtopk takes any.")
 
+    def _checked(self, name: str, weights: Iterable[float]) -> tuple[float, ...]:
+        weights = tuple(float(weight) for weight in weights)
+        if len(weights) != len(self.widths) or any(not 0 <= w < math.inf for w in weights):
+            raise ValueError(
+                f"{name} are {weights} for widths {self.widths}; give one finite weight of at least 0 for each."
+            )
+        if not any(weights):
+            raise ValueError(f"{name} are {weights}; at least one must be above 0, or nothing is trained.")
+        return weights
+
     @property
     def d_sae(self) -> int:
         """Number of latents."""
         return self.widths[-1]
 
+    @property
+    def for_decoder(self) -> SAEConfig:
+        """The configuration whose loss the decoder and its bias descend: itself, unless `decoder_weights` are given."""
+        return self if self.decoder_weights is None else replace(self, weights=self.decoder_weights)
 
-@dataclass
+
+def _whole(name: str, value: object) -> int:
+    """A whole number, however it comes (Python's or NumPy's); booleans and fractions are refused."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} holds {value!r}; it must be a whole number.") from None
+
+
+@dataclass(frozen=True, eq=False)
 class SAE:
-    """The parameters of one or many SAEs, in the field's names and layouts, and how they activate (see `SAEConfig`)."""
+    """The parameters of one or many SAEs, in the field's names and layouts, with their configuration.
+
+    Attributes:
+        W_enc, b_enc, W_dec, b_dec: the trained tensors; leading axes, if any, are the instances.
+        config: of all instances; or one for each entry of the first axis, alike in d_in and the number of latents.
+        threshold: of each BatchTopK SAE, what an activation times its decoder row's norm must exceed to be kept where no
+            batch is there to choose from: the mean over training of the smallest that was kept. None for others.
+
+    Raises:
+        ValueError: if shapes do not fit each other or the configuration.
+    """
 
     W_enc: Float[Tensor, "*instances d_in d_sae"]
     b_enc: Float[Tensor, "*instances d_sae"]
     W_dec: Float[Tensor, "*instances d_sae d_in"]
     b_dec: Float[Tensor, "*instances d_in"]
-    activation: str = "relu"
-    k: Float[Tensor, "*instances"] | None = None
+    config: SAEConfig | tuple[SAEConfig, ...]
+    threshold: Float[Tensor, "*instances"] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.config, tuple) and len(set(self.config)) == 1:
+            object.__setattr__(self, "config", self.config[0])
+        instances, each = self.instances, self._each
+        shape = each[0].d_in, each[0].d_sae
+        wanted = {"W_enc": shape, "b_enc": shape[1:], "W_dec": shape[::-1], "b_dec": shape[:1]}
+        for name, tail in wanted.items():
+            if getattr(self, name).shape != (*instances, *tail):
+                raise ValueError(
+                    f"{name} has shape {tuple(getattr(self, name).shape)}; for {instances or 'no'} instances with d_in "
+                    f"{shape[0]} and {shape[1]} latents it must be {(*instances, *tail)}."
+                )
+        if len(each) > 1 and (
+            not instances or len(each) != instances[0] or any((c.d_in, c.d_sae) != shape for c in each)
+        ):
+            raise ValueError(
+                f"{len(each)} configurations for instances {instances}; give one for all, or one for each entry of the "
+                "first axis, alike in d_in and the number of latents."
+            )
+        if self.threshold is not None and self.threshold.shape != instances:
+            raise ValueError(f"threshold has shape {tuple(self.threshold.shape)}; it must be {instances}.")
+
+    @property
+    def instances(self) -> tuple[int, ...]:
+        """Shape of the leading axes; empty for a single SAE."""
+        return tuple(self.b_dec.shape[:-1])
+
+    @property
+    def _each(self) -> tuple[SAEConfig, ...]:
+        return self.config if isinstance(self.config, tuple) else (self.config,)
 
     def encode(
         self, x: Float[Tensor, "*#instances batch d_in"], probs: Float[Tensor, "*#instances batch"] | None = None
     ) -> Float[Tensor, "*instances batch d_sae"]:
         """Activations of the latents, at least 0.
 
-        BatchTopK chooses among all rows of `x`, of which `probs` says how likely each is (equally, if None). Where its
-        budget runs out within a row that stands for many inputs, only some of them keep the activation; here it
-        is kept.
+        BatchTopK chooses among all rows of `x`, of which `probs` says how likely each is. Where its budget runs out within
+        a row that stands for many inputs, only some of them keep the activation; here it is kept. Without `probs` every
+        row is taken by itself, against the `threshold` of training.
+
+        Raises:
+            ValueError: if `x` has other leading axes than one for the rows, with or without those of the instances; or if
+                a BatchTopK SAE has neither `probs` nor a threshold.
         """
         acts, share = self._activate(x, probs)
         return acts * (share > 0)
 
     def _activate(self, x: Tensor, probs: Tensor | None) -> tuple[Tensor, Tensor]:
         """Activations before anything is dropped, and the share of each that is kept."""
+        if x.ndim not in (2, 2 + len(self.instances)) or x.shape[-1] != self.b_dec.shape[-1]:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; it must be (rows, {self.b_dec.shape[-1]}), with or without leading axes "
+                f"that fit the instances {self.instances}. Flatten other axes into the rows."
+            )
+        if len({config.activation for config in self._each}) > 1:
+            parts = [
+                self[i]._activate(
+                    x[i if len(x) > 1 else 0] if x.ndim > 2 else x,
+                    probs if probs is None or probs.ndim == 1 else probs[i if len(probs) > 1 else 0],
+                )
+                for i in range(len(self._each))
+            ]
+            return torch.stack([acts for acts, _ in parts]), torch.stack([share for _, share in parts])
         acts = torch.relu((x - self.b_dec.unsqueeze(-2)) @ self.W_enc + self.b_enc.unsqueeze(-2))
-        if self.activation == "relu":
+        activation = self._each[0].activation
+        if activation == "relu":
             return acts, torch.ones_like(acts)
         sizes = acts.detach() * self.W_dec.detach().norm(dim=-1).unsqueeze(-2)
-        if self.activation == "topk":
-            return acts, largest(sizes, self.k)
-        if probs is None:
-            probs = acts.new_full(acts.shape[-2:-1], 1 / acts.shape[-2])
-        return acts, largest_of_batch(sizes, self.k, probs.expand(acts.shape[:-1]))
+        ks = acts.new_tensor([config.k for config in self._each])
+        k = ks.reshape(-1, *[1] * (len(self.instances) - 1)).expand(self.instances) if self.instances else ks[0]
+        if activation == "topk":
+            return acts, largest(sizes, k)
+        if probs is not None:
+            return acts, largest_of_batch(sizes, k, probs.to(acts).expand(acts.shape[:-1]))
+        if self.threshold is None:
+            raise ValueError(
+                "a BatchTopK SAE chooses within a batch: give probs, such as torch.full((rows,), 1 / rows), or train it, "
+                "which finds a threshold for one input at a time."
+            )
+        return acts, (sizes > self.threshold[..., None, None]).to(acts)
 
     def decode(
         self, acts: Float[Tensor, "*instances batch d_sae"], width: int | None = None
@@ -148,7 +248,7 @@ class SAE:
         def all_prefixes(kept: Tensor) -> Tensor:
             return torch.stack([(x - self.decode(acts * kept, width)).square().sum(-1) for width in widths], dim=-2)
 
-        if self.activation != "batchtopk":
+        if all(config.activation != "batchtopk" for config in self._each):
             return all_prefixes(share)
         # At most one activation of the batch is kept in part.
         part = torch.where((share > 0) & (share < 1), share, 1).amin(-1).unsqueeze(-2)
@@ -169,15 +269,27 @@ class SAE:
         self,
         x: Float[Tensor, "*#instances batch d_in"],
         probs: Float[Tensor, "*#instances batch"],
-        config: SAEConfig,
+        config: SAEConfig | None = None,
+        terms: Float[Tensor, "prefixes batch"] | None = None,
     ) -> Float[Tensor, "*instances"]:
         """The loss of the module's docstring, written for reading; `train` has the fast form.
 
-        `probs` weighs the rows of `x`: state probabilities, or 1/batch for sampled rows.
+        Args:
+            x: inputs.
+            probs: weight of each row: state probabilities, or 1/batch for sampled rows.
+            config: whose widths, weights and penalty to take; the SAE's own if None.
+            terms: by what each term (a prefix on a row) is multiplied; 1 if None.
         """
-        weights = torch.tensor(config.weights, dtype=x.dtype, device=x.device)
-        terms = self.errors(x, config.widths, probs) + config.l1 * self.penalties(x, config.widths, probs)
-        return (weights * (probs.unsqueeze(-2) * terms).sum(-1)).sum(-1)
+        config = config or self.config
+        if isinstance(config, tuple):
+            parts = [(x[i if len(x) > 1 else 0] if x.ndim > 2 else x,
+                      probs[i if len(probs) > 1 else 0] if probs.ndim > 1 else probs) for i in range(len(config))]  # fmt: skip
+            return torch.stack([self[i].loss(*part, terms=terms) for i, part in enumerate(parts)])
+        weights = x.new_tensor(config.weights)
+        each = self.errors(x, config.widths, probs) + config.l1 * self.penalties(x, config.widths, probs)
+        if terms is not None:
+            each = terms * each
+        return (weights * (probs.unsqueeze(-2) * each).sum(-1)).sum(-1)
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -185,19 +297,141 @@ class SAE:
         return {name: getattr(self, name) for name in TRAINED}
 
     def map(self, change: Callable[[Tensor], Tensor]) -> SAE:
-        """A new SAE with `change` applied to every parameter (and to k)."""
+        """A new SAE with `change`, which leaves shapes as they are, applied to every tensor."""
         changed = {name: change(parameter) for name, parameter in self.parameters.items()}
-        return replace(self, **changed, k=None if self.k is None else change(self.k))
+        return replace(self, **changed, threshold=None if self.threshold is None else change(self.threshold))
+
+    def with_config(self, config: SAEConfig | tuple[SAEConfig, ...]) -> SAE:
+        """The same parameters under another configuration."""
+        return replace(self, config=config, threshold=None)
+
+    def first(self, width: int) -> SAE:
+        """The SAE of the first `width` latents. Its prefixes are those up to there; the last takes the longer ones' weight.
+
+        Raises:
+            ValueError: if there are not so many latents, or none.
+        """
+        if not 1 <= width <= self._each[0].d_sae:
+            raise ValueError(f"width is {width}; it must be from 1 to the {self._each[0].d_sae} latents.")
+
+        def cut(config: SAEConfig) -> SAEConfig:
+            shorter = [m for m in config.widths if m < width]
+
+            def kept(weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
+                return weights and (*weights[: len(shorter)], sum(weights[len(shorter) :]))
+
+            return replace(
+                config, widths=(*shorter, width), weights=kept(config.weights), decoder_weights=kept(config.decoder_weights),
+                k=config.k and min(config.k, width),
+            )  # fmt: skip
+
+        return SAE(
+            self.W_enc[..., :width], self.b_enc[..., :width], self.W_dec[..., :width, :], self.b_dec,
+            tuple(cut(config) for config in self._each), self.threshold,
+        )  # fmt: skip
 
     @classmethod
-    def join(cls, saes: Sequence[SAE], how: Callable[[list[Tensor]], Tensor] = torch.stack) -> SAE:
-        """One SAE object of several of the same activation: `torch.stack` makes a new first axis."""
-        names = [*TRAINED, *(["k"] if saes[0].k is not None else [])]
-        return replace(saes[0], **{name: how([getattr(sae, name) for sae in saes]) for name in names})
+    def stack(cls, saes: Sequence[SAE]) -> SAE:
+        """One SAE object of several, along a new first axis; their configurations may differ in all but sizes."""
+        if any(isinstance(sae.config, tuple) for sae in saes) and len({sae.config for sae in saes}) > 1:
+            raise ValueError("these SAEs differ in configuration along two axes; stack those of one setting first.")
+        alike = saes[0].config if len({sae.config for sae in saes}) == 1 else tuple(sae.config for sae in saes)
+        if isinstance(alike, tuple) and isinstance(saes[0].config, tuple):
+            raise ValueError("configurations may differ along the first axis alone; index the settings first.")
+        return cls._joined(saes, torch.stack, alike)
+
+    @classmethod
+    def cat(cls, saes: Sequence[SAE]) -> SAE:
+        """One SAE object of several, along their first axis."""
+        configs = [config for sae in saes for config in sae._each * (1 if len(sae._each) > 1 else len(sae.b_dec))]
+        return cls._joined(saes, torch.cat, tuple(configs))
+
+    @classmethod
+    def _joined(cls, saes: Sequence[SAE], how: Callable, config: SAEConfig | tuple[SAEConfig, ...]) -> SAE:
+        parameters = {name: how([getattr(sae, name) for sae in saes]) for name in TRAINED}
+        known = any(sae.threshold is not None for sae in saes)
+        unknown = (
+            [sae.b_dec.new_full(sae.instances, math.nan) for sae in saes if sae.threshold is None] if known else []
+        )
+        bounds = [unknown.pop(0) if sae.threshold is None else sae.threshold for sae in saes] if known else []
+        return cls(**parameters, config=config, threshold=how(bounds) if known else None)
+
+    def reshape(self, *instances: int) -> SAE:
+        """The same SAEs with other leading axes; configurations must stay on the first."""
+        if isinstance(self.config, tuple) and instances[0] != len(self.config):
+            raise ValueError(f"{len(self.config)} settings differ; the first axis must stay theirs.")
+        tails = {name: parameter.shape[len(self.instances) :] for name, parameter in self.parameters.items()}
+        changed = {name: parameter.reshape(*instances, *tails[name]) for name, parameter in self.parameters.items()}
+        return replace(self, **changed, threshold=None if self.threshold is None else self.threshold.reshape(instances))
+
+    def __len__(self) -> int:
+        """Number of entries of the first axis."""
+        if not self.instances:
+            raise TypeError("a single SAE has no length.")
+        return self.instances[0]
 
     def __getitem__(self, index) -> SAE:
-        """Selects instances (leading axes)."""
-        return self.map(lambda parameter: parameter[index])
+        """Selects instances, as of a tensor that has the leading axes alone.
+
+        Raises:
+            IndexError: if there are no such instances.
+        """
+        if not self.instances:
+            raise IndexError("this is a single SAE; it has no instances to select.")
+        chosen = torch.arange(math.prod(self.instances)).reshape(self.instances)[index]
+        if chosen.dtype != torch.int64:
+            raise IndexError(f"{index!r} does not select instances.")
+
+        def pick(tensor: Tensor) -> Tensor:
+            tail = tensor.shape[len(self.instances) :]
+            return tensor.reshape(-1, *tail)[chosen.flatten()].reshape(*chosen.shape, *tail)
+
+        config = self.config
+        if isinstance(config, tuple):
+            per = math.prod(self.instances[1:])
+            numbers = (chosen // per).reshape(chosen.shape[0] if chosen.ndim else 1, -1)
+            if numbers.numel() and (numbers != numbers[:, :1]).any():
+                raise IndexError("these instances differ in configuration along more than their first axis.")
+            config = tuple(config[int(row[0])] for row in numbers) if numbers.numel() else config[0]
+            config = config[0] if isinstance(config, tuple) and len(set(config)) == 1 else config
+        return SAE(
+            **{name: pick(parameter) for name, parameter in self.parameters.items()}, config=config,
+            threshold=None if self.threshold is None else pick(self.threshold),
+        )  # fmt: skip
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: these instances and their configuration, and nothing else; in one move."""
+        from safetensors.torch import save_file
+
+        tensors = dict(self.parameters) | ({} if self.threshold is None else {"threshold": self.threshold})
+        configs = json.dumps([asdict(config) for config in self._each])
+        path = Path(path)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            save_file(
+                {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, draft, {"config": configs}
+            )
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SAE:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: if the file is no such file, or is damaged.
+            OSError: if it cannot be read.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+                configs = json.loads((file.metadata() or {})["config"])
+            return cls(**tensors, config=tuple(SAEConfig(**config) for config in configs))
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, ValueError) as error:
+            raise ValueError(f"{path} holds no SAE that SAE.save wrote, or is damaged: {error}") from None
 
 
 def largest(
@@ -227,7 +461,7 @@ def largest_of_batch(
     return torch.empty_like(flat).scatter_(-1, order, share).unflatten(-1, shape[-2:])
 
 
-def random_start(config: SAEConfig, seeds: Sequence[int], decoder_norm: float = 0.1) -> SAE:
+def random_start(config: SAEConfig, seeds: Iterable[int], decoder_norm: float = 0.1) -> SAE:
     """Random initialisation, one instance a seed, float64.
 
     Encoder directions are uniform on the unit sphere; the decoder holds the same directions with norm
@@ -235,44 +469,41 @@ def random_start(config: SAEConfig, seeds: Sequence[int], decoder_norm: float = 
     """
     directions = []
     for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(int(seed))
         directions.append(torch.randn(config.d_sae, config.d_in, dtype=torch.float64, generator=generator))
     rows = torch.nn.functional.normalize(torch.stack(directions), dim=-1)
-    return with_activation(_tied(rows, decoder_norm * rows), config)
+    return _tied(rows, decoder_norm * rows, config)
 
 
-def start_near(directions: Float[Tensor, "d_sae d_in"], seeds: Sequence[int], noise: float = 0.1) -> SAE:
-    """A start near given directions (one a latent), one instance a seed, float64.
+def start_near(directions: Float[Tensor, "*seeds d_sae d_in"], seeds: Iterable[int], noise: float = 0.1) -> SAE:
+    """A start near given directions (one a latent), one instance a seed, float64; a standard SAE until it is trained.
 
     To each direction comes Gaussian noise whose expected length is `noise` times the direction's own norm, so
     that `noise` means the same in every dimension. The decoder is the noisy direction, the encoder the same
     divided by its squared norm, and biases are 0. Noise of 0.1 leaves a cosine of about 0.995.
+
+    Args:
+        directions: for all seeds, or for each seed its own.
+        seeds: of the noise.
+        noise: see above, at least 0.
     """
     if noise < 0:
         raise ValueError(f"noise is {noise}; it is relative to the directions' norm and must be at least 0.")
-    d_in = directions.shape[-1]
+    directions = torch.as_tensor(directions, dtype=torch.float64)
+    d_sae, d_in = directions.shape[-2:]
     scale = noise * directions.norm(dim=-1, keepdim=True) / d_in**0.5
-    rows = torch.stack(
-        [
-            directions
-            + scale * torch.randn(directions.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-            for seed in seeds
-        ]
-    )
-    return _tied(rows / rows.square().sum(-1, keepdim=True), rows)
+    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+    drawn = [torch.randn(d_sae, d_in, dtype=torch.float64, generator=generator) for generator in generators]
+    rows = directions + scale * torch.stack(drawn)
+    return _tied(rows / rows.square().sum(-1, keepdim=True), rows, SAEConfig(d_in, (d_sae,)))
 
 
-def with_activation(sae: SAE, config: SAEConfig) -> SAE:
-    """The same parameters, activated as the configuration says."""
-    k = None if config.k is None else torch.full_like(sae.b_dec[..., 0], config.k)
-    return replace(sae, activation=config.activation, k=k)
-
-
-def _tied(encoder_rows: Tensor, decoder_rows: Tensor) -> SAE:
+def _tied(encoder_rows: Tensor, decoder_rows: Tensor, config: SAEConfig) -> SAE:
     instances, d_sae, d_in = decoder_rows.shape
     return SAE(
         W_enc=encoder_rows.transpose(-1, -2).contiguous(),
         b_enc=encoder_rows.new_zeros(instances, d_sae),
         W_dec=decoder_rows.clone(),
         b_dec=encoder_rows.new_zeros(instances, d_in),
+        config=config,
     )

@@ -1,0 +1,282 @@
+"""Where batches come from, in compiled code: states with their probabilities, draws from them, or from a tree's law.
+
+A batch is a list of distinct inputs with weights that sum to 1, each a short list of features and their activations (or
+a row of numbers, where there is no dictionary). Every random stream is a counter that starts at a key of its own, so a
+seed draws the same in any company, on any CPU: whole numbers, additions, products and square roots alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from matryoshka_mixing.features import FeatureTree, States
+
+OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+"""How everything is compiled: no fast-math, so that no sum is reordered and nothing contracted."""
+COLUMNS = 7
+"""Numbers that describe a node of a tree; see `tree_nodes`."""
+
+
+class Inputs(NamedTuple):
+    """The inputs of a setting, as flat arrays.
+
+    Attributes:
+        start: where each state's features begin, one entry more than states.
+        feature, value: the active features of all states, one state after the other, and their activations.
+        rows: the states as rows of numbers (states x padded d_in), where there is no dictionary; else empty.
+        probs: probability of each state.
+        cut, other: alias table (Walker 1977; Vose 1991): a state keeps a draw below its cut, else the other has it.
+        nodes: of a tree whose states are not listed, in order: what `tree_nodes` says, flat; else empty.
+        n_states, n_nodes: how many there are.
+    """
+
+    start: np.ndarray
+    feature: np.ndarray
+    value: np.ndarray
+    rows: np.ndarray
+    probs: np.ndarray
+    cut: np.ndarray
+    other: np.ndarray
+    nodes: np.ndarray
+    n_states: int
+    n_nodes: int
+
+
+class Batch(NamedTuple):
+    """Room for one batch.
+
+    Attributes:
+        state: number of each distinct input.
+        weight: its share of the batch.
+        count: how often each state was drawn so far; zeros between batches.
+        start, feature, value: as in `Inputs`, of inputs drawn from a tree.
+        shared: one uniform number for each node of a tree, which its exclusive children share.
+    """
+
+    state: np.ndarray
+    weight: np.ndarray
+    count: np.ndarray
+    start: np.ndarray
+    feature: np.ndarray
+    value: np.ndarray
+    shared: np.ndarray
+
+
+def state_inputs(states: States, dense: bool, width: int, dtype: np.dtype) -> Inputs:
+    """The arrays of listed states; `dense` where they are the inputs themselves, padded to `width` numbers."""
+    acts, probs = states.acts.double().numpy(), states.probs.double().numpy()
+    rows = np.zeros(0, dtype)
+    if dense:
+        padded = np.zeros((len(acts), width), dtype)
+        padded[:, : acts.shape[1]] = acts
+        rows, acts = padded.ravel(), np.zeros((len(acts), 0))
+    state, feature = map(np.ascontiguousarray, np.nonzero(acts))
+    start = np.concatenate([[0], np.bincount(state, minlength=len(acts)).cumsum()])
+    cut, other = alias_table(probs)
+    return Inputs(start, feature, acts[state, feature], rows, probs, cut, other, np.zeros(0), len(probs), 0)
+
+
+def tree_inputs(tree: FeatureTree, dtype: np.dtype) -> Inputs:
+    """The arrays of a tree whose states are drawn by its own law."""
+    none, number = np.zeros(0, np.int64), np.zeros(0)
+    nodes = tree_nodes(tree)
+    return Inputs(none, none, number, np.zeros(0, dtype), number, number, none, nodes.ravel(), 0, len(nodes))
+
+
+def room(inputs: Inputs, batch_size: int, n_features: int) -> Batch:
+    """Room for batches of so many inputs (0: all states, with their probabilities)."""
+    states, nodes = inputs.n_states, inputs.n_nodes
+    most = batch_size if nodes else min(batch_size, states) if batch_size else states
+    held = most * n_features if nodes else 0
+    if batch_size:
+        state, weight = np.zeros(most, np.int64), np.zeros(most)
+    else:
+        state, weight = np.arange(states), inputs.probs.copy()
+    if nodes:
+        state = np.arange(most)
+    count = np.zeros(states if batch_size else 0, np.int64)
+    return Batch(
+        state, weight, count, np.zeros(most + 1, np.int64), np.zeros(held, np.int64), np.zeros(held), np.zeros(nodes)
+    )
+
+
+def alias_table(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For draws from given probabilities in one step each (Vose 1991): cuts in [0, 1], and who gets what is above."""
+    scaled, other = probs / probs.sum() * len(probs), np.arange(len(probs))
+    cut = np.ones(len(probs))
+    small, large = list(np.flatnonzero(scaled < 1)), list(np.flatnonzero(scaled >= 1))
+    while small and large:
+        low, high = small.pop(), large[-1]
+        cut[low], other[low] = scaled[low], high
+        scaled[high] -= 1 - scaled[low]
+        if scaled[high] < 1:
+            small.append(large.pop())
+    return cut, other
+
+
+def tree_nodes(tree: FeatureTree) -> np.ndarray:
+    """A tree as rows of numbers, parents before children.
+
+    The columns: number of the node after its subtree; the lowest and highest uniform number with which it fires; the
+    node whose number it shares with its exclusive siblings (-1: a number of its own); its feature (-1: not read out);
+    mean and standard deviation of its magnitude.
+    """
+    rows: list[list[float]] = []
+    features = 0
+
+    def visit(node: FeatureTree, low: float, shares: int) -> None:
+        nonlocal features
+        here = len(rows)
+        feature = features if node.is_read_out else -1
+        features += node.is_read_out
+        magnitude = node.magnitude_mean, node.magnitude_std
+        rows.append([0, low, low + node.active_prob, shares, feature, *magnitude])
+        edge = 0.0
+        for child in node.children:
+            visit(child, edge, here if node.mutually_exclusive_children else -1)
+            edge += child.active_prob if node.mutually_exclusive_children else 0.0
+        rows[here][0] = len(rows)
+
+    visit(tree, 0.0, -1)
+    return np.array(rows)
+
+
+def stream_key(seed: int, number: int) -> np.ndarray:
+    """The start of the stream of one seed: a counter, and room for a second normal number."""
+    return np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)
+
+
+@njit(**OPTIONS)
+def uniform(stream):
+    """The next number of a stream, uniform in [0, 1): SplitMix64 (Steele, Lea and Flood 2014), its upper 53 bits."""
+    stream[0] += np.uint64(0x9E3779B97F4A7C15)
+    z = stream[0]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return np.float64(np.int64(z >> np.uint64(11))) * 2.0**-53
+
+
+@njit(**OPTIONS)
+def logarithm(x):
+    """ln(x) of a number in (0, 1], to about 1e-15, from products and sums alone: the same on every system.
+
+    x = 2^-k y with y in [1/sqrt(2), sqrt(2)]; ln y = 2 artanh((y - 1) / (y + 1)).
+    """
+    halvings = 0
+    while x < 0.7071067811865476:
+        x *= 2.0
+        halvings += 1
+    z = (x - 1.0) / (x + 1.0)
+    square, power = z * z, 1.0
+    series = 0.0
+    for i in range(13):
+        series += power / (2 * i + 1)
+        power *= square
+    return 2.0 * z * series - halvings * 0.6931471805599453
+
+
+@njit(**OPTIONS)
+def normal(stream):
+    """A standard normal number (polar method, Marsaglia and Bray 1964); its twin is thrown away."""
+    while True:
+        x, y = 2.0 * uniform(stream) - 1.0, 2.0 * uniform(stream) - 1.0
+        s = x * x + y * y
+        if 0.0 < s < 1.0:
+            return x * np.sqrt(-2.0 * logarithm(s) / s)
+
+
+@njit(**OPTIONS)
+def draw_states(batch, inputs, size, stream):
+    """Draw `size` states with replacement; the distinct ones, in the order in which they came, with their shares."""
+    n, distinct = inputs.n_states, 0
+    for _ in range(size):
+        u = uniform(stream) * n
+        state = min(int(u), n - 1)
+        other = inputs.other[state]  # read in any case: a choice costs less than a branch that is hard to foresee
+        state = other if u - state >= inputs.cut[state] else state
+        if batch.count[state] == 0:
+            batch.state[distinct] = state
+            distinct += 1
+        batch.count[state] += 1
+    for i in range(distinct):
+        state = batch.state[i]
+        batch.weight[i] = batch.count[state] / size
+        batch.count[state] = 0
+    return distinct
+
+
+@njit(**OPTIONS)
+def draw_tree(batch, inputs, size, stream):
+    """Draw `size` inputs by the law of a tree, node by node, each with an equal share."""
+    held = 0
+    for row in range(size):
+        batch.weight[row] = 1.0 / size
+        batch.start[row] = held
+        node = 0
+        while node < inputs.n_nodes:
+            place = node * COLUMNS
+            shares = int(inputs.nodes[place + 3])
+            u = uniform(stream) if shares < 0 else batch.shared[shares]
+            if not inputs.nodes[place + 1] <= u < inputs.nodes[place + 2]:
+                node = int(inputs.nodes[place])
+                continue
+            feature = int(inputs.nodes[place + 4])
+            if feature >= 0:
+                magnitude, spread = inputs.nodes[place + 5], inputs.nodes[place + 6]
+                if spread > 0.0:
+                    magnitude = max(magnitude + spread * normal(stream), 0.0)
+                batch.feature[held], batch.value[held] = feature, magnitude
+                held += magnitude > 0.0
+            batch.shared[node] = uniform(stream)
+            node += 1
+    batch.start[size] = held
+    return size
+
+
+@njit(**OPTIONS)
+def draw(batch, inputs, size, stream):
+    """The next batch; how many distinct inputs it holds. Size 0: all states with their probabilities."""
+    if size == 0:
+        return inputs.n_states
+    if inputs.n_nodes:
+        return draw_tree(batch, inputs, size, stream)
+    return draw_states(batch, inputs, size, stream)
+
+
+@njit(**OPTIONS)
+def draw_prefixes(loss, latents, stream, left):
+    """Draw some of the shorter prefixes without replacement; with the full one, all weigh the same.
+
+    Args:
+        loss: a `_kernel.Loss`; its `reach` and `reach_decoder` are written.
+        latents: their number.
+        stream: random numbers.
+        left: room for the chances of the prefixes that are not drawn yet.
+    """
+    share, shorter = 1.0 / (loss.drawn + 1), loss.prefixes - 1
+    for k in range(latents):
+        loss.reach[k] = 0.0
+    loss.reach[latents] = share
+    for m in range(shorter):
+        left[m] = loss.chances[m]
+    for _ in range(loss.drawn):
+        rest = 0.0
+        for m in range(shorter):
+            rest += left[m]
+        u, chosen = uniform(stream) * rest, -1
+        for m in range(shorter):
+            if left[m] > 0.0:
+                chosen = m
+                u -= left[m]
+                if u < 0.0:
+                    break
+        left[chosen] = 0.0
+        loss.reach[loss.widths[chosen]] += share
+    for k in range(latents - 1, -1, -1):
+        loss.reach[k] += loss.reach[k + 1]
+    for k in range(latents + 1):
+        loss.reach_decoder[k] = loss.reach[k]

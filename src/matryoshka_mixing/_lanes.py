@@ -1,0 +1,164 @@
+"""Eight numbers side by side, for compiled code: `Lanes` adds and multiplies them one by one.
+
+A CPU does eight at once, or four and four, or two by two; the numbers are the same, because each lane is rounded by
+itself and sums over lanes are taken in one fixed order. That is why the trainer gives the same bits on every CPU: a
+compiler may not reorder a sum, so a plain loop over a sum would be either slow, or different from CPU to CPU.
+"""
+
+from __future__ import annotations
+
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.errors import TypingError
+from numba.extending import intrinsic, models, overload, register_model
+
+LANES = 8
+"""How many numbers lie side by side; rows of arrays are padded to a multiple of it."""
+
+
+def padded(n: int) -> int:
+    """The next multiple of `LANES`."""
+    return -(-n // LANES) * LANES
+
+
+class Lanes(types.Type):
+    """The numba type of eight numbers of one floating-point type."""
+
+    def __init__(self, dtype: types.Float):
+        self.dtype = dtype
+        super().__init__(name=f"Lanes({dtype})")
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager, lanes):
+        number = ir.DoubleType() if lanes.dtype.bitwidth == 64 else ir.FloatType()
+        super().__init__(manager, lanes, ir.VectorType(number, LANES))
+
+
+@intrinsic
+def bare(typingctx, arrays):
+    """`bare(arrays)`: a named tuple with plain pointers in place of its (contiguous) arrays.
+
+    numba counts references to arrays wherever they are passed, which costs more than a step on a small SAE.
+    """
+    if any(isinstance(t, types.Array) and t.layout != "C" for t in arrays.types):
+        raise TypingError(f"every array of {arrays} must be contiguous")
+    kinds = [types.CPointer(t.dtype) if isinstance(t, types.Array) else t for t in arrays.types]
+
+    def codegen(context, builder, signature, arguments):
+        values = [
+            context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
+            for kind, value in zip(arrays.types, cgutils.unpack_tuple(builder, arguments[0]), strict=True)
+        ]
+        return context.make_tuple(builder, signature.return_type, values)
+
+    return types.NamedTuple(kinds, arrays.instance_class)(arrays), codegen
+
+
+def _place(context, builder, pointer, index):
+    """Pointer to `LANES` numbers, from an index on."""
+    place = builder.gep(pointer, [index])
+    return builder.bitcast(place, ir.VectorType(place.type.pointee, LANES).as_pointer())
+
+
+@intrinsic
+def load(typingctx, array, index):
+    """`load(array, index)`: eight numbers of a flat array (a pointer from `bare`), from `index` on."""
+
+    def codegen(context, builder, signature, arguments):
+        place = _place(context, builder, *arguments)
+        return builder.load(place, align=array.dtype.bitwidth // 8)
+
+    return Lanes(array.dtype)(array, types.intp), codegen
+
+
+@intrinsic
+def store(typingctx, array, index, lanes):
+    """`store(array, index, lanes)`: write them there."""
+
+    def codegen(context, builder, signature, arguments):
+        place = _place(context, builder, *arguments[:2])
+        builder.store(arguments[2], place, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, lanes), codegen
+
+
+@intrinsic
+def splat(typingctx, array, number):
+    """`splat(array, number)`: the number in every lane, rounded to the type of the array."""
+
+    def codegen(context, builder, signature, arguments):
+        kind = context.get_value_type(signature.return_type)
+        scalar = context.cast(builder, arguments[1], signature.args[1], array.dtype)
+        first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), zeros)
+
+    return Lanes(array.dtype)(array, number), codegen
+
+
+@intrinsic
+def total(typingctx, lanes):
+    """`total(lanes)`: their sum, ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7))."""
+
+    def codegen(context, builder, signature, arguments):
+        half, (lanes,) = LANES, arguments
+        while half > 1:
+            half //= 2
+            low, high = (
+                builder.shuffle_vector(
+                    lanes,
+                    ir.Constant(lanes.type, ir.Undefined),
+                    ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(first, first + half))),
+                )
+                for first in (0, half)
+            )
+            lanes = builder.fadd(low, high)
+        return builder.extract_element(lanes, ir.Constant(ir.IntType(32), 0))
+
+    return lanes.dtype(lanes), codegen
+
+
+def _elementwise(name: str):
+    @intrinsic
+    def operation(typingctx, left, right):
+        def codegen(context, builder, signature, arguments):
+            return getattr(builder, name)(*arguments)
+
+        return left(left, right), codegen
+
+    return operation
+
+
+def _overload(symbol, name: str) -> None:
+    operation = _elementwise(name)
+
+    def typed(left, right):
+        if isinstance(left, Lanes) and left == right:
+            return lambda left, right: operation(left, right)
+
+    overload(symbol, inline="always")(typed)
+
+
+_overload(operator.add, "fadd")
+_overload(operator.sub, "fsub")
+_overload(operator.mul, "fmul")
+_overload(operator.truediv, "fdiv")
+
+
+@intrinsic
+def root(typingctx, lanes):
+    """`root(lanes)`: the square root of each."""
+
+    def codegen(context, builder, signature, arguments):
+        kind = arguments[0].type
+        name = f"llvm.sqrt.v{LANES}f{lanes.dtype.bitwidth}"
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name)
+        return builder.call(function, arguments)
+
+    return lanes(lanes), codegen
