@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 
@@ -99,6 +99,9 @@ def given(name: str, default: Any, **changes: Any) -> Any:
     return field(default=default, metadata={"parameter": replace(PARAMETERS[name], **changes)})
 
 
+Own = TypeVar("Own", bound="Chapter")
+
+
 @dataclass(frozen=True)
 class Chapter:
     """The parameters of one chapter; see the module's docstring. Values are checked on construction.
@@ -126,7 +129,7 @@ class Chapter:
         return {entry.name: entry.metadata["parameter"] for entry in fields(cls)}
 
     @classmethod
-    def of(cls, namespace: Mapping[str, object]) -> Self:
+    def of(cls: type[Own], namespace: Mapping[str, object]) -> Own:
         """The parameters that a notebook holds: pass `globals()` before anything else is assigned.
 
         papermill accepts a misspelt name, or one of another chapter, and ignores it; here it is an error.
