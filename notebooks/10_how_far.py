@@ -43,9 +43,7 @@
 
 # %% tags=["parameters"]
 parent_probability = 0.3  # probability that the parent fires: a number from 1e-06 to 1
-child_probability = (
-    0.4  # probability of each child given the parent: a number from 1e-06 to 0.5
-)
+child_probability = 0.4  # probability of a child given the parent: a number from 1e-06 to 0.5
 inner_weight = 1.0  # weight of the inner prefix in the loss (the outer one has weight 1): a number from 0.001 to 1000
 d_model = 20  # dimension of the input: a whole number of at least 11
 n_seeds = 192  # random seeds for each experiment: a whole number of at least 1
@@ -128,19 +126,8 @@ for kind, case in many.items():
 # The parent's latent is always the first, whatever it holds.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "From the lowest to the highest median of the three mixings over each factor's range; the amounts at both ends are beside the bars. Of {glue:text}`n_rows` factors, {glue:text}`n_halving` bring the parent's cosine with a child below half of its default (dashed) somewhere in their range, from near the truth: {glue:text}`halving`. The largest effect of the model's factors other than the inner prefix's weight and width is {glue:text}`model_effect:.3f`.", "name": "fig-reach-ranges"}, "image": {"alt": "Three panels of horizontal bars, one row for each factor. In the left panel all bars lie right of zero; the child's probability, crowding and the number of children have the longest and reach lowest; penalties, biases and tied weights have almost no length. In the middle panel most bars are negative; in the right panel the bar of the L1 penalty crosses zero."}}
-halving = [
-    name
-    for name, low in chapter.experiments.lowest(effects, "near").items()
-    if low < base_median[0] / 2
-]
-model = (
-    "L1 penalty",
-    "log penalty",
-    "number of latents",
-    "biases",
-    "tied weights",
-    "K of BatchTopK / true L0",
-)
+low = chapter.experiments.lowest(effects, "near")
+halving = [name for name in low if low[name] < base_median[0] / 2]
 claims.glue(
     n_rows=len(effects),
     n_near=len(p.near_seeds),
@@ -148,7 +135,7 @@ claims.glue(
     start_noise=p.start_noise,
     n_halving=len(halving),
     halving=", ".join(halving) or "none",
-    model_effect=max(effects[name].moves for name in model),
+    model_effect=max(effects[name].moves for name in chapter.data.OF_THE_MODEL),
 )
 figure = chapter.drawing.draw_ranges(effects, base_median)
 
@@ -167,31 +154,24 @@ chapter.experiments.effect_table(effects)
 # mixings from theory is {glue:text}`theory_gap`, over all factors that this theory reaches.
 
 # %% tags=["hide-input"]
-theories = {
-    name: chapter.expectation.expected(factor)
-    for name, factor in factors.items()
-    if factor.covered
-}
+covered = {name: factor for name, factor in factors.items() if factor.covered}
+theories = {name: chapter.expectation.expected(factor) for name, factor in covered.items()}
 theory_gap = chapter.expectation.theory_gap(explored, theories)
 claims.glue(theory_gap=claims.number(theory_gap))
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "How the children fire. Lines: theory; points: medians from near the truth with bars over seeds. Overlap (top left; open circles: medians over all live random seeds): from near the truth the parent's cosine moves by {glue:text}`overlap_moves`, and by {glue:text}`between_moves:.3f` if a prefix ends between the two children. Unequal children (top right): the rarer child falls to {glue:text}`rarer:.3f` while the commoner rises to {glue:text}`commoner:.3f` (medians of all seeds; open circles: seeds in which a latent fires on other inputs than its own). A third level (bottom left) moves the mixing above it by {glue:text}`third_moves:.3f`. Ten children that share the same total (bottom right) have {glue:text}`ten_each:.3f` each, but together {glue:text}`ten_length:.3f`.", "name": "fig-reach-children"}, "image": {"alt": "Four panels. Overlap leaves three level lines; a fourth, with a prefix between the children, falls. For unequal children two curves part, the rarer child's falling. With a third level the upper curve is level and the lower ones rise. With more children the cosine with one child falls. Points lie on the lines."}}
-commoner, rarer = (
-    explored["unequal children"].tables[-1].parent_to_child.nanmedian(0).values.tolist()
-)
-counts, ten_each = (
-    factors["number of children"].amounts,
-    float(effects["number of children"].near[-1, 0]),
-)
+at_end = explored["unequal children"].tables[-1].parent_to_child.nanmedian(0).values
+most = factors["number of children"].amounts[-1]
+ten_each = float(effects["number of children"].near[-1, 0])
 claims.glue(
     between_moves=explored["a prefix between the children"].effect.moves,
     overlap_moves=claims.number(effects["overlap of children"].moves),
-    commoner=commoner,
-    rarer=rarer,
+    commoner=float(at_end[0]),
+    rarer=float(at_end[1]),
     third_moves=effects["a third level"].moves,
     unequal_moves=effects["unequal children"].moves,
     ten_each=ten_each,
-    ten_length=counts[-1] ** 0.5 * ten_each,
+    ten_length=most**0.5 * ten_each,
 )
 figure = chapter.drawing.draw_children(explored, theories, p)
 
@@ -211,20 +191,14 @@ figure = chapter.drawing.draw_children(explored, theories, p)
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Magnitudes and directions. Spread magnitudes (top left): the best decoders with free activations (solid) miss the trained parent's cosine by {glue:text}`spread_gap`, the top eigenvector of the re-weighted second moment (dashed) by {glue:text}`eigen_gap`. Features with a common cosine (top right): excess over it. Crowding (bottom left): twelve features of four families in ever fewer dimensions, medians with the full range over seeds and random dictionaries; bottom right: the cosine of each latent with its own feature.", "name": "fig-reach-features"}, "image": {"alt": "Four panels. The parent's cosine with a child falls slowly with the spread, and hardly with the common cosine, while the children's negative cosines grow with it. Under crowding the points scatter widely and the recovery of the features falls."}}
 spread, leaning = factors["spread of magnitudes"], effects["cosine of features"]
 bound, eigen = chapter.expectation.expected(spread).line, chapter.expectation.eigen_line(spread)
-middle, crowding = (
-    effects["spread of magnitudes"].near[:, 0],
-    explored["dimensions for 12 features"],
-)
-tightest, families = (
-    chapter.experiments.own_cosines(crowding)[-1],
-    chapter.experiments.parents_of(crowding),
-)
+middle = effects["spread of magnitudes"].near[:, 0]
+own = chapter.experiments.own_cosines(explored["dimensions for 12 features"])
 claims.glue(
     cosine_moves=leaning.moves,
     sibling_upright=float(leaning.near[0, 1]),
     sibling_leaning=float(leaning.near[-1, 1]),
-    crowd_parents=float(tightest[:, families].nanmedian()),
-    crowd_children=float(tightest[:, ~families].nanmedian()),
+    crowd_parents=float(own[0][-1].nanmedian()),
+    crowd_children=float(own[1][-1].nanmedian()),
     spread_gap=claims.number(float(np.abs(middle - bound[:, 0]).max())),
     eigen_gap=claims.number(float(np.abs(middle - eigen).max())),
 )
@@ -277,10 +251,8 @@ figure = chapter.drawing.draw_model(explored, theories["inner weight"], p)
 pairs = [chapter.experiments.explore_pairs(p, base, biased) for biased in (False, True)]
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The first latent's cosine with the other of two equally likely features, against their correlation, without (left) and with a decoder bias (right). Points: medians from near the truth with bars over seeds; open circles: random starts; lines: theory. For independent features theory gives a Matryoshka SAE {glue:text}`independent_bare:.3f` without a bias and {glue:text}`independent_biased` with one. With anti-correlated features some seeds settle in other solutions, off the lines.", "name": "fig-reach-pairs"}, "image": {"alt": "Two panels. On the left the Matryoshka curve rises from zero at the lowest correlation; the narrow SAE's is level. On the right the curves change their sign at correlation zero, the narrow SAE's in a jump."}}
-bare, biased = (
-    chapter.expectation.pair_theory(p, 0.0, biased=biased, narrow=False)
-    for biased in (False, True)
-)
+bare = chapter.expectation.pair_theory(p, 0.0, biased=False, narrow=False)
+biased = chapter.expectation.pair_theory(p, 0.0, biased=True, narrow=False)
 claims.glue(independent_bare=bare, independent_biased=claims.number(abs(biased)))
 figure = chapter.drawing.draw_pairs(pairs, p)
 
@@ -340,11 +312,9 @@ claims.glue(
 for start in ("near", "random"):
     lows = chapter.experiments.lowest(judged, start)
     weakest = min(lows, key=lows.get, default="none")
-    small = ", ".join(name for name, low in lows.items() if low < 0.1) or "none"
-    claims.glue(
-        **{f"lowest_{start}": lows.get(weakest, np.nan), f"lowest_{start}_factor": weakest}
-    )
-    claims.glue(**{f"small_{start}": small})
+    small = ", ".join(name for name in lows if lows[name] < 0.1) or "none"
+    claims.glue(**{f"lowest_{start}": lows.get(weakest, np.nan)})
+    claims.glue(**{f"lowest_{start}_factor": weakest, f"small_{start}": small})
 
 # %% [markdown]
 # The factors that bring the parent's cosine with a child below the threshold are named at the top. The largest median cosine of a child with its sibling is

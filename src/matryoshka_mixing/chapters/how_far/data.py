@@ -16,6 +16,10 @@ from matryoshka_mixing.sae import SAEConfig
 from matryoshka_mixing.training import Setting, TrainConfig
 
 BARE = {"encoder_bias": False, "decoder_bias": False}
+OF_THE_MODEL = (
+    "L1 penalty", "log penalty", "number of latents", "biases", "tied weights", "K of BatchTopK / true L0"
+)  # fmt: skip
+"""The factors of the model, but for the inner prefix's weight and width."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,10 @@ class Parameters(Chapter):
     """The parameters of this chapter."""
 
     parent_probability: float = given("parent_probability", 0.3)
-    child_probability: float = given("child_probability", 0.4, high=0.5)
+    child_probability: float = given(
+        # Two exclusive children; and short enough for one line of the notebook's parameter cell.
+        "child_probability", 0.4, high=0.5, meaning="probability of a child given the parent"
+    )  # fmt: skip
     inner_weight: float = given("inner_weight", 1.0, high=1000)
     d_model: int = given("d_model", 20, low=11)
     n_seeds: int = given("n_seeds", 192)
@@ -179,7 +186,8 @@ class Factor:
 
 def vary(base: Setting, amounts: Sequence | np.ndarray, make: Callable[..., dict], **more: object) -> Factor:
     """A factor whose setting at each amount is the base case with `make(amount)` changed."""
-    return Factor(list(amounts), [replace(base, **make(amount)) for amount in amounts], **more)
+    plain = np.asarray(amounts).tolist()
+    return Factor(plain, [replace(base, **make(amount)) for amount in plain], **more)
 
 
 def base_case(p: Parameters, generator: torch.Generator) -> Setting:
@@ -240,7 +248,7 @@ def brood(p: Parameters, n: int, chance: float, dictionary: Float[Tensor, "11 d_
 def tree_factors(p: Parameters, generator: torch.Generator) -> dict[str, Factor]:
     """A third level, many children, and four families in ever fewer dimensions, by name."""
     q, n = p.child_probability, p.n_grid
-    lower = np.linspace(0.05, 0.49, n)
+    lower = np.linspace(0.05, 0.49, n).tolist()
     seven = orthonormal_dictionary(7, p.d_model, generator)
     deep = SAEConfig(p.d_model, (1, 3, 7), (p.inner_weight, 0.5, 0.5), **BARE)
     levels = [Setting(deep, dynasty(p, chance).states(), seven) for chance in lower]
@@ -248,15 +256,15 @@ def tree_factors(p: Parameters, generator: torch.Generator) -> dict[str, Factor]
     eleven, ten = orthonormal_dictionary(11, p.d_model, generator), (None, *[0] * 10)
     ranks = sorted({round(rank) for rank in np.geomspace(6, p.d_model, n)}, reverse=True)
     households = FeatureTree(1.0, family(p.parent_probability / 4, q).children * 4, True, is_read_out=False)
-    four = SAEConfig(p.d_model, (4, 12), (p.inner_weight, 1.0), **BARE)
+    crowd, four = households.states(), SAEConfig(p.d_model, (4, 12), (p.inner_weight, 1.0), **BARE)
     crowds = [
-        Setting(four, households.states(), crowded_dictionary(12, rank, p.d_model, generator))
+        Setting(four, crowd, crowded_dictionary(12, rank, p.d_model, generator))
         for rank in ranks
         for _ in range(p.n_sweep_seeds)
     ]
     return {
         # Its pairs are the two upper ones.
-        "a third level": Factor(list(lower), levels, tuple(dynasty(p, 0.1).parents()), pairs=[0, 3]),
+        "a third level": Factor(lower, levels, tuple(dynasty(p, 0.1).parents()), pairs=[0, 3]),
         "number of children": Factor(counts, [brood(p, k, 2 * q / k, eleven) for k in counts], ten),
         "children, each as likely": Factor(counts, [brood(p, k, q / 5, eleven) for k in counts], ten, ranked=False),
         "dimensions for 12 features": Factor(

@@ -22,7 +22,6 @@ from matryoshka_mixing.chapters.how_far.experiments import (
     extent,
     kept,
     own_cosines,
-    parents_of,
 )
 from matryoshka_mixing.figures import COLOURS
 
@@ -171,10 +170,9 @@ def draw_features(
     spread = _panel(explored["spread of magnitudes"], "standard deviation of magnitudes / mean", line=bound)
     spread["series"][0]["dashed_y"] = eigen
     crowding, excess = explored["dimensions for 12 features"], "cosine, excess over the true one"
-    own, families = own_cosines(crowding), parents_of(crowding)
     recovery = [
-        {"label": label, "x": crowding.factor.amounts, "points": own[..., chosen].mean(-1)}
-        for label, chosen in [("parents' latents", families), ("children's latents", ~families)]
+        {"label": label, "x": crowding.factor.amounts, "points": own.mean(-1)}
+        for label, own in zip(["parents' latents", "children's latents"], own_cosines(crowding), strict=True)
     ]
     shared = "dimensions that 12 features share"
     return figures.theory_and_experiment(
@@ -236,4 +234,5 @@ def draw_strips(
     strips |= {f"sampled, {label}": case.values for label, case in sampled.items()}
     strips |= {f"control, {kind}": values for kind, values in controls.items()}
     label = "cosine of the first latent with another feature"
-    return figures.seed_strips(strips, label, reference=reference, label="theory, base case")
+    shown = {name: values.numpy() for name, values in strips.items()}
+    return figures.seed_strips(shown, label, reference=reference, label="theory, base case")

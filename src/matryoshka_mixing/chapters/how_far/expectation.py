@@ -1,4 +1,4 @@
-"""What theory expects of the factors: decoders by small least-squares problems, and closed forms where there are any."""
+"""What theory expects of the factors: decoders by small least-squares problems, and the few closed forms."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -297,14 +297,13 @@ def train_base(p: Parameters, base: Setting) -> dict[str, BaseCase]:
     return found
 
 
-def own_cosines(explored: Explored) -> Float[Tensor, "amounts seeds features"]:
-    """The cosine of each feature's latent with the feature itself; seeds of an amount's settings stand in a row."""
-    return torch.cat([table.own for table in explored.tables]).unflatten(0, (len(explored.factor.amounts), -1))
-
-
-def parents_of(explored: Explored) -> Bool[Tensor, " features"]:
-    """Which of a factor's features have no parent."""
-    return torch.tensor([parent is None for parent in explored.factor.parents])
+def own_cosines(
+    explored: Explored,
+) -> tuple[Float[Tensor, "amounts seeds parents"], Float[Tensor, "amounts seeds children"]]:
+    """The cosine of each feature's latent with the feature itself: of those without a parent, and of the others."""
+    own = torch.cat([table.own for table in explored.tables]).unflatten(0, (len(explored.factor.amounts), -1))
+    first = torch.tensor([parent is None for parent in explored.factor.parents])
+    return own[..., first], own[..., ~first]
 
 
 @dataclass(frozen=True)
