@@ -604,6 +604,19 @@ def test_the_figure_of_children_shows_their_four_factors(study):
     assert theirs.tolist() == pytest.approx(theories["number of children"].line[:, 0].tolist())
 
 
+def test_seeds_that_fire_on_other_inputs_are_open_circles(study):
+    _, explored, theories = study
+    some = explored["unequal children"]
+    silent = replace(some, run=replace(some.run, sae=some.run.sae.map(torch.zeros_like)))
+
+    def circles(found):
+        axis = drawing.draw_children(explored | {"unequal children": found}, theories, TINY).axes[1]
+        return {line.get_markersize(): len(line.get_xdata()) for line in axis.lines if line.get_marker() == "o"}
+
+    assert expectation.own_firing(some).sum() == circles(some)[5] == 3 - circles(some)[10]
+    assert circles(silent) == {5: 0, 10: 3}
+
+
 def test_the_figure_of_features_shows_bound_eigenvector_and_recovery(study):
     _, explored, theories = study
     bound, eigen = np.full((3, 3), 0.11), np.full(3, 0.22)
