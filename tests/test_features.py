@@ -8,14 +8,10 @@ from scipy.stats import binom
 
 from matryoshka_mixing.features import (
     FeatureTree,
-    correlated_pair,
-    crowded_dictionary,
-    equal_cosine_dictionary,
     family,
     independent,
     orthonormal_dictionary,
     overlapping,
-    spread_magnitudes,
     without_hierarchy,
 )
 
@@ -204,60 +200,3 @@ def test_overlapping_children_by_hand():
         overlapping(0.3, 0.4, 0.5)
     with pytest.raises(ValueError, match=r"both is 0 .* both from 0\.6 to 0\.8"):
         overlapping(0.3, 0.8, 0)
-
-
-@pytest.mark.parametrize(("p", "rho"), [(0.3, 0.5), (0.3, -3 / 7), (0.8, -0.25), (0.5, -1), (0.2, 1), (0.4, 0)])
-def test_a_pair_has_its_rates_and_its_correlation(p, rho):
-    states = correlated_pair(p, rho)
-    assert states.probs.sum().item() == pytest.approx(1) and (states.probs > 0).all()
-    mean = states.probs @ states.acts
-    centred = states.acts - mean
-    covariance = (centred * states.probs[:, None]).T @ centred
-    assert mean.tolist() == pytest.approx([p, p])
-    assert (covariance[0, 1] / covariance[0, 0]).item() == pytest.approx(rho)
-
-
-def test_an_impossible_correlation_is_refused():
-    with pytest.raises(ValueError, match=r"correlation is -0\.5 .* from -0\.428571 to 1"):
-        correlated_pair(0.3, -0.5)
-    with pytest.raises(ValueError, match="must lie between 0 and 1"):
-        correlated_pair(0.0, 0.1)
-
-
-@pytest.mark.parametrize("spread", [0.1, 0.5])
-def test_spread_magnitudes_have_the_moments_of_a_normal(spread, tree):
-    states = spread_magnitudes(tree.states(), spread)
-    assert len(states) == 1 + 3 + 2 * 9
-    fires = states.acts[:, 0] > 0
-    share = states.probs[fires] / states.probs[fires].sum()
-    moments = [float(share @ (states.acts[fires, 0] - 1) ** k) for k in range(6)]
-    assert moments == pytest.approx([1, 0, spread**2, 0, 3 * spread**4, 0], abs=1e-12)
-    both = states.acts[:, 1] > 0
-    product = (states.probs[both] / states.probs[both].sum()) @ states.acts[both, :2].prod(-1)
-    assert product.item() == pytest.approx(1), "independent of each other"
-    assert torch.equal(spread_magnitudes(tree.states(), 0).acts, tree.states().acts)
-    for bad in (-0.1, 0.6):
-        with pytest.raises(ValueError, match=r"at least 0 and below 0\.5774"):
-            spread_magnitudes(tree.states(), bad)
-
-
-@pytest.mark.parametrize("cosine", [-0.3, 0.0, 0.3, 0.9])
-def test_every_two_directions_have_the_same_cosine(cosine):
-    rows = equal_cosine_dictionary(4, cosine, 9, torch.Generator().manual_seed(0))
-    gram = torch.full((4, 4), cosine, dtype=torch.float64).fill_diagonal_(1)
-    assert (rows @ rows.T - gram).abs().max() < 1e-14
-    if cosine == 0:
-        assert torch.equal(rows, orthonormal_dictionary(4, 9, torch.Generator().manual_seed(0)))
-    with pytest.raises(ValueError, match=r"4 independent directions .* between -0\.333333 and 1"):
-        equal_cosine_dictionary(4, -0.4, 9, torch.Generator())
-
-
-def test_a_crowd_shares_few_dimensions():
-    rows = crowded_dictionary(200, 5, 20, torch.Generator().manual_seed(0))
-    assert torch.linalg.matrix_rank(rows) == 5
-    assert torch.allclose(rows.norm(dim=-1), torch.ones(200).double())
-    pairs = (rows @ rows.T)[~torch.eye(200, dtype=torch.bool)]
-    assert pairs.mean().item() == pytest.approx(0, abs=0.02)
-    assert pairs.std().item() == pytest.approx(5**-0.5, rel=0.05)
-    with pytest.raises(ValueError, match="d_model is 20"):
-        crowded_dictionary(3, 21, 20, torch.Generator())

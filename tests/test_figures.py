@@ -150,29 +150,3 @@ def test_histories_are_medians_over_seeds():
     figure = figures.histories([0, 5], {"loss": {"a": values}, "L0": {"a": values}}, log=["L0"])
     assert figure.axes[0].lines[0].get_ydata().tolist() == [2, 20]
     assert [axis.get_yscale() for axis in figure.axes] == ["linear", "log"]
-
-
-def test_ranges_run_from_the_lowest_to_the_highest_and_name_both_ends():
-    rows = {
-        "short": {"amounts": ["1", "2"], "values": np.array([[0.1, 0.0], [0.3, 0.001]])},
-        "long": {
-            "amounts": ["a", "b", "c"],
-            "values": np.array([[0.4, 0.1], [np.nan, np.nan], [-0.2, 0.5]]),
-            "other": np.array([[0.0, 0.0], [0.1, 0.2], [np.nan, np.nan]]),
-        },
-        "none": {"amounts": ["x"], "values": np.full((1, 2), np.nan)},
-    }
-    figure = figures.ranges(rows, ["first", "second"], [0.3, 0.2], ("bar", "thin"))
-    left, right = figure.axes
-    assert [tick.get_text() for tick in left.get_yticklabels()] == ["long", "short", "none"]
-    assert [t.get_text() for t in left.texts] == ["c", "a", "1", "2"]
-    assert [t.get_text() for t in right.texts] == ["a", "c", "steady"]
-    bars = [line.get_xdata().tolist() for line in left.lines[2:]]
-    assert bars == [[-0.2, 0.4], [0.0, 0.1], [0.1, 0.3]]
-    assert left.lines[1].get_xdata()[0] == 0.3
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["default", "bar", "thin"]
-
-
-def test_the_extent_leaves_out_what_is_missing():
-    assert figures.extent(np.array([0.5, np.nan, -0.5])) == 1
-    assert figures.extent(np.array([np.nan])) == 0

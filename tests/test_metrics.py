@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from matryoshka_mixing import metrics
-from matryoshka_mixing.features import equal_cosine_dictionary, family
+from matryoshka_mixing.features import family
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start
 
 PARENTS = [None, 0, 0]
@@ -298,43 +298,3 @@ def test_the_interval_of_a_median_covers_it_as_often_as_it_says():
     values = np.arange(9.0)
     assert metrics.median_interval(values, values) == (0, 0), "paired: a seed is drawn for both"
     assert metrics.median_interval(values + 0.5, values) == (0.5, 0.5)
-
-
-def test_depths_count_ancestors():
-    assert metrics.depths([None, 0, 1, 1, 0, None]) == [0, 1, 2, 2, 1, 0]
-
-
-def test_levels_name_latents_by_their_place():
-    # The first latent is mostly the first child; by place it is the parent's all the same.
-    cosines = tensor([[0.3, 0.9, 0.0], [0.9, 0.1, 0.0], [0.0, 0.2, -0.8], [1.0, 1.0, 1.0]])
-    assert metrics.match(cosines[:3]).tolist() == [1, 0, 2]
-    assert metrics.match_by_level(cosines, PARENTS, (1, 3)).tolist() == [0, 1, 2]
-    assert metrics.match_by_level(cosines, PARENTS, (1, 4)).tolist() == [0, 3, 2]
-    cosines[:, 1] = torch.nan
-    assert metrics.match_by_level(cosines, PARENTS, (1, 3)).tolist() == [0, -1, 2], "no latent for what has no cosine"
-    assert metrics.match_by_level(cosines[:2], PARENTS, (1, 2))[2] == 1
-
-
-def test_excess_mixing_by_hand():
-    states, axes = family(0.3, 0.4).states(), torch.eye(3, dtype=torch.float64)
-    mixed = sae_from([[1, 0, 0], [0, 1, 0], [0, 0, 1]], [[0.8, 0.6, 0], [0, 1, 0], [0, -0.6, 0.8]])
-    found = metrics.excess_mixing(mixed, states, axes, PARENTS, (1, 3))
-    assert found.parent_to_child.tolist() == pytest.approx([0.6, 0])
-    assert found.child_to_sibling.tolist() == pytest.approx([0, -0.6])
-    assert found.child_to_parent.tolist() == pytest.approx([0, 0])
-    upside_down = sae_from([[1, 0, 0], [0, 1, 0], [0, 0, 1]], [[-0.8, -0.6, 0], [0, 1, 0], [0, -0.6, 0.8]])
-    again = metrics.excess_mixing(upside_down, states, axes, PARENTS, (1, 3))
-    assert again.parent_to_child.tolist() == pytest.approx([0.6, 0]) and again.own[0] == pytest.approx(0.8)
-    dead = sae_from([[1, 0, 0], [0, 1, 0], [0, 0, -1]], [[0.8, 0.6, 0], [0, 1, 0], [0, -0.6, 0.8]])
-    assert metrics.excess_mixing(dead, states, axes, PARENTS, (1, 3)).parent_to_child.isnan().all()
-    only_one = family(0.3, (0.4, 0.0), 2).states()
-    found = metrics.excess_mixing(dead, only_one, axes, PARENTS, (1, 3))
-    assert found.parent_to_child[0] == pytest.approx(0.6) and found.parent_to_child[1].isnan(), "the other never fires"
-
-
-def test_true_directions_have_no_excess_however_they_lean():
-    leaning = equal_cosine_dictionary(3, 0.3, 3, torch.Generator().manual_seed(0))
-    clean = sae_from(torch.linalg.pinv(leaning).T.tolist(), leaning.tolist())
-    found = metrics.excess_mixing(clean, family(0.3, 0.4).states(), leaning, PARENTS, (1, 3))
-    for values in (found.parent_to_child, found.child_to_sibling, found.child_to_parent, found.own - 1):
-        assert values.abs().max() < 1e-14

@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 from matryoshka_mixing import metrics, theory
 from matryoshka_mixing.features import (
     FeatureTree,
-    equal_cosine_dictionary,
     family,
     independent,
     orthonormal_dictionary,
     overlapping,
-    spread_magnitudes,
 )
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, train
@@ -292,74 +290,6 @@ def test_two_overlapping_children_that_come_in_together(overlap, beta):
     assert (metrics.decoder_cosines(run.sae, dictionary)[0] - expected)[fires].abs().max() < 1e-6
     if beta == 1:
         assert best[1] / best[0] == pytest.approx(theory.matryoshka_ratio(q, 2), abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("states", "weights"),
-    [
-        (family(0.3, 0.4).states(), (1.0, 1.0)),
-        (family(0.01, (0.5, 0.1, 0.2), 3).states(), (3.0, 0.5)),
-        (overlapping(0.3, 0.4, 0.2), (2.0, 1.0)),
-    ],
-)
-def test_the_pattern_optimum_agrees_with_the_closed_forms(states, weights):
-    n = states.acts.shape[1]
-    dictionary = orthonormal_dictionary(n, 8, torch.Generator().manual_seed(0))
-    rows = theory.pattern_optimum(states, dictionary, range(n), (1, n), weights) @ dictionary.T
-    best = theory.matryoshka_optimum(states, range(n), (1, n), weights)
-    pairs = torch.eye(n, dtype=torch.float64)[1:] + torch.eye(n, dtype=torch.float64)[0]
-    assert (rows - torch.cat([best[None], theory.child_decoder(best, pairs)])).abs().max() < 1e-5
-
-
-def test_the_pattern_optimum_of_one_prefix_that_holds_every_latent_is_exact_and_of_none_is_refused(dictionary):
-    states = family(0.3, (0.4, 0.0), 2).states()
-    rows = theory.pattern_optimum(states, dictionary, range(3), (1, 2), (1.0, 1.0))
-    assert rows[2].abs().max() == 0, "it never fires"
-    assert (rows[:2].norm(dim=-1) - 1).abs().max() < 1e-12
-    with pytest.raises(ValueError, match=r"no prefix of widths \(1, 2\)"):
-        theory.pattern_optimum(family(0.3, 0.4).states(), dictionary, range(3), (1, 2), (1.0, 1.0))
-
-
-def three_levels():
-    branch = FeatureTree(0.4, (FeatureTree(0.3),) * 2, True)
-    tree = FeatureTree(1.0, (FeatureTree(0.3, (branch, branch), True),), is_read_out=False)
-    order = [0, 1, 4, 2, 3, 5, 6]
-    return tree.states(), orthonormal_dictionary(7, 20, torch.Generator().manual_seed(0)), order, (1, 3, 7)
-
-
-def leaning_family():
-    leaning = equal_cosine_dictionary(3, 0.2, 20, torch.Generator().manual_seed(0))
-    return family(0.3, (0.5, 0.2), 2).states(), leaning, [0, 1, 2], (1, 3)
-
-
-def overlapping_with_a_prefix_between():
-    dictionary = orthonormal_dictionary(3, 20, torch.Generator().manual_seed(0))
-    return overlapping(0.3, 0.4, 0.1), dictionary, [0, 1, 2], (1, 2, 3)
-
-
-@pytest.mark.parametrize("case", [three_levels, leaning_family, overlapping_with_a_prefix_between])
-def test_trained_saes_meet_the_pattern_optimum_where_no_closed_form_reaches(case):
-    states, dictionary, order, widths = case()
-    weights = (1.0,) * len(widths)
-    config = SAEConfig(20, widths, weights, encoder_bias=False, decoder_bias=False)
-    run = train(Setting(config, states, dictionary), start_near(dictionary[order], range(6), 0.1), TrainConfig(4000))
-    ranks = torch.tensor(order).argsort()
-    rows = theory.pattern_optimum(states, dictionary, ranks.tolist(), widths, weights)
-    acts = run.sae[0].encode(states.inputs(dictionary))
-    fits = metrics.each_its_own(acts, ranks.expand(6, -1), states.acts) & run.converged[0]
-    assert fits.any()
-    found = torch.nn.functional.normalize(run.sae.W_dec[0], dim=-1)[fits][:, ranks]
-    assert (found - rows).abs().max() < 1e-5
-
-
-def test_with_spread_magnitudes_the_pattern_optimum_is_nearer_to_the_trained_parent_than_the_eigenvector(dictionary):
-    states = spread_magnitudes(family(0.3, 0.4).states(), 0.4)
-    config = SAEConfig(20, (1, 3), encoder_bias=False, decoder_bias=False)
-    run = train(Setting(config, states, dictionary), start_near(dictionary, range(4), 0.1), TrainConfig(2500))
-    found = metrics.decoder_cosines(run.sae, dictionary)[0, :, 0, 1:].mean()
-    free = (theory.pattern_optimum(states, dictionary, range(3), (1, 3), (1.0, 1.0)) @ dictionary.T)[0, 1:].mean()
-    eigen = theory.matryoshka_optimum(states, range(3), (1, 3), (1.0, 1.0))[1:].mean()
-    assert (found - free).abs() < 0.005 < 0.02 < (found - eigen).abs()
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])

@@ -365,64 +365,11 @@ def overlapping(parent_probability: float, child_probability: float, both: float
     return _from_lists(acts, [1 - p, p * (1 - 2 * q + both), p * (q - both), p * (q - both), p * both])
 
 
-def correlated_pair(probability: float, correlation: float) -> States:
-    """Two equally likely features without hierarchy, whose firing has the given correlation.
-
-    P(both) = p^2 + correlation p (1 - p), so the lowest possible correlation is -p / (1 - p), or -(1 - p) / p where
-    p is above a half.
-
-    Raises:
-        ValueError: if no joint distribution has this correlation.
-    """
-    p = probability
-    if not 0 < p < 1 or not (lowest := -min(p / (1 - p), (1 - p) / p)) - 1e-12 <= correlation <= 1:
-        allowed = f"from {lowest:g} to 1" if 0 < p < 1 else "in [-1, 1]"
-        raise ValueError(
-            f"correlation is {correlation} for probability {p}; the probability must lie between 0 and 1, and the "
-            f"correlation {allowed}."
-        )
-    both = p**2 + correlation * p * (1 - p)
-    return _from_lists([[0, 0], [1, 0], [0, 1], [1, 1]], [1 - 2 * p + both, p - both, p - both, both])
-
-
 def _from_lists(acts: Sequence[Sequence[float]], probs: Sequence[float]) -> States:
     """States from lists; those of probability 0 (up to rounding) are left out."""
     table, chances = torch.tensor(acts, dtype=torch.float64), torch.tensor(probs, dtype=torch.float64)
     kept = chances > 1e-12
     return States(table[kept], chances[kept])
-
-
-def spread_magnitudes(states: States, spread: float) -> States:
-    """Each active feature's magnitude takes three values, independently: mean, mean +- sqrt(3) standard deviations.
-
-    With probabilities 2/3, 1/6 and 1/6 these are the Gauss-Hermite points: all moments up to the fifth are those of a
-    normal distribution, so second moments are exact. A state with k active features becomes 3^k states.
-
-    Args:
-        states: the states with each feature at its mean.
-        spread: standard deviation relative to the mean, from 0 to below 1 / sqrt(3), where a magnitude would reach 0.
-
-    Raises:
-        ValueError: if `spread` is outside its range.
-    """
-    if not 0 <= spread < 3**-0.5:
-        raise ValueError(
-            f"spread is {spread}; it must be at least 0 and below {3**-0.5:.4f}, or a magnitude reaches 0."
-        )
-    if spread == 0:
-        return states
-    factors = torch.tensor([1 - 3**0.5 * spread, 1, 1 + 3**0.5 * spread], dtype=torch.float64)
-    shares = torch.tensor([1 / 6, 2 / 3, 1 / 6], dtype=torch.float64)
-    rows, probs = [], []
-    for acts, prob in zip(states.acts, states.probs, strict=True):
-        table, chances = acts[None], prob[None]
-        for feature in torch.nonzero(acts).flatten().tolist():
-            table = table.repeat_interleave(3, 0)
-            table[:, feature] *= factors.repeat(len(chances))
-            chances = (chances[:, None] * shares).flatten()
-        rows.append(table)
-        probs.append(chances)
-    return States(torch.cat(rows), torch.cat(probs))
 
 
 def orthonormal_dictionary(
@@ -440,44 +387,6 @@ def orthonormal_dictionary(
         )
     gaussian = torch.randn(d_model, n_features, dtype=torch.float64, generator=generator)
     return torch.linalg.qr(gaussian).Q.T.contiguous()
-
-
-def equal_cosine_dictionary(
-    n_features: int, cosine: float, d_model: int, generator: torch.Generator
-) -> Float[Tensor, "features d_model"]:
-    """Unit directions of which every two have the same cosine, in a random frame, one row a feature, float64.
-
-    The rows of the Cholesky factor of their Gram matrix, in random orthonormal axes: cosine 0 gives
-    `orthonormal_dictionary` of the same generator.
-
-    Raises:
-        ValueError: if `d_model` is smaller than `n_features`, or no such directions exist.
-    """
-    lowest = -1 / (n_features - 1) if n_features > 1 else -1.0
-    if not lowest < cosine < 1:
-        raise ValueError(
-            f"cosine is {cosine}; {n_features} independent directions can have every pairwise cosine only between "
-            f"{lowest:g} and 1 (both left out)."
-        )
-    frame = orthonormal_dictionary(n_features, d_model, generator)
-    gram = torch.full((n_features, n_features), float(cosine), dtype=torch.float64).fill_diagonal_(1.0)
-    return torch.linalg.cholesky(gram) @ frame
-
-
-def crowded_dictionary(
-    n_features: int, rank: int, d_model: int, generator: torch.Generator
-) -> Float[Tensor, "features d_model"]:
-    """Random unit directions in a random subspace of dimension `rank`, one row a feature, float64.
-
-    With `rank` below `n_features` there are more features than dimensions. A random pair has a cosine of mean 0 and
-    standard deviation 1 / sqrt(rank).
-
-    Raises:
-        ValueError: if `rank` is not from 1 to `d_model`.
-    """
-    frame = orthonormal_dictionary(rank, d_model, generator)
-    gaussian = torch.randn(n_features, rank, dtype=torch.float64, generator=generator)
-    return torch.nn.functional.normalize(gaussian, dim=-1) @ frame
 
 
 def retuned(tree: FeatureTree, name: str, **changes: float) -> FeatureTree:

@@ -49,35 +49,6 @@ def match(cosines: Float[Tensor, "*instances d_sae features"]) -> Int[Tensor, "*
     return found.reshape(*cosines.shape[:-2], cosines.shape[-1])
 
 
-def match_by_level(
-    cosines: Float[Tensor, "*instances d_sae features"], parents: Sequence[int | None], levels: Sequence[int]
-) -> Int[Tensor, "*instances features"]:
-    """As `match`, but features without a parent take latents of the first level, their children of the next, and so on.
-
-    In a Matryoshka SAE that names the parent's latent by its place, not by its direction, which keeps one and the
-    same latent in view however mixed it is.
-
-    Args:
-        cosines: from `decoder_cosines`; a feature whose column is NaN gets no latent.
-        parents: from `FeatureTree.parents`.
-        levels: where each level's latents end, such as (1, 3) for one parent and two children; latents beyond the
-            last level stand for nothing.
-    """
-    level = torch.bucketize(torch.arange(cosines.shape[-2]), torch.tensor(levels), right=True)
-    may = (level[:, None] == torch.tensor(depths(parents))) & ~cosines.isnan()
-    latents = match(torch.where(may, cosines.abs() + 1, 0.0))
-    chosen = may.gather(-2, latents.clamp_min(0).unsqueeze(-2)).squeeze(-2)
-    return latents.masked_fill(~chosen, -1)
-
-
-def depths(parents: Sequence[int | None]) -> list[int]:
-    """How many ancestors each feature has. `parents` as from `FeatureTree.parents`, parents before their children."""
-    found: list[int] = []
-    for parent in parents:
-        found.append(0 if parent is None else found[parent] + 1)
-    return found
-
-
 @dataclass(frozen=True)
 class Mixing:
     """Decoder cosines between a feature's latent and features that it should not hold. Last axis: the pairs.
@@ -122,32 +93,6 @@ def mixing(
         ),
         child_to_parent=pairs([(c, p) for c, p in enumerate(parents) if p is not None]),
     )
-
-
-def excess_mixing(
-    sae: SAE,
-    states: States,
-    dictionary: Float[Tensor, "features d_in"],
-    parents: Sequence[int | None],
-    levels: Sequence[int],
-) -> Mixing:
-    """The mixings of an SAE, less the cosines that the true features have with each other.
-
-    With an orthonormal dictionary it is `mixing`, of latents named by `match_by_level` (arguments as there and for
-    `read`). A latent with a negative cosine with its own feature is read with the opposite sign. Features that never
-    fire are NaN, and so is everything about an SAE in which the latent of another feature is dead.
-    """
-    absent = ~(states.acts > 0).any(0)
-    cosines = decoder_cosines(sae, dictionary).masked_fill(absent, torch.nan)
-    latents = match_by_level(cosines, parents, levels)
-    fires = live(sae.encode(states.inputs(dictionary), states.probs)).gather(-1, latents.clamp_min(0)) & (latents >= 0)
-    dead = ~(fires | absent).all(-1, keepdim=True)
-    rows = cosines.gather(-2, latents.clamp_min(0)[..., None].expand(*latents.shape, len(parents)))
-    rows = rows * rows.diagonal(dim1=-2, dim2=-1).sign()[..., None]
-    rows = rows.masked_fill(dead[..., None], torch.nan).masked_fill(absent[:, None], torch.nan)
-    directions = normalize(dictionary, dim=-1)
-    truth = (directions @ directions.T).fill_diagonal_(0)
-    return mixing(rows - truth, torch.arange(len(parents)).expand(latents.shape), parents)
 
 
 def live(acts: Float[Tensor, "*instances states d_sae"], tolerance: float = SILENT) -> Bool[Tensor, "*instances d_sae"]:

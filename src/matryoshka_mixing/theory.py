@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize
 from torch import Tensor
 
 from matryoshka_mixing.features import States
@@ -109,56 +108,6 @@ def matryoshka_optimum(
     re-weighted by them. Arguments and errors as there.
     """
     return top_eigenvector(second_moment(states, prefix_weights(states, ranks, widths, weights, parent)))
-
-
-def pattern_optimum(
-    states: States,
-    dictionary: Float[Tensor, "features d_in"],
-    ranks: Sequence[int],
-    widths: Sequence[int],
-    weights: Sequence[float],
-) -> Float[Tensor, "features d_in"]:
-    """Decoders of the best SAE in which each latent fires with its own feature and no other; unit rows, by feature.
-
-    Where the closed forms do not reach (three levels, any overlap, any dictionary). Given the decoders d, the best
-    activations on a state solve a linear system over the features that are active there,
-
-        sum_l min(u_k, u_l) (d_k . d_l) a_l = u_k (d_k . x),
-
-    where u_k is the weight of the prefixes that hold latent k. What is left is minimised over d from the truth, by
-    quasi-Newton steps (L-BFGS, through SciPy). Activations are free: that they are non-negative, and that one linear
-    encoder can give them all, is not asked, so the loss is a lower bound on an SAE's, met where the SAE can.
-
-    Args:
-        states: the data; features that never fire get a row of zeros.
-        dictionary: the true directions.
-        ranks: for each feature the position of its latent (from 0).
-        widths, weights: the prefixes and their weights in the loss; every latent of a firing feature must be in one.
-    """
-    x, firing = states.inputs(dictionary), (states.acts > 0).any(0)
-    active = (states.acts > 0).to(x)[:, firing]
-    held = torch.tensor([[rank < width for width in widths] for rank in ranks], dtype=x.dtype)
-    reach = (held @ torch.tensor(weights, dtype=x.dtype))[firing]
-    if not (reach > 0).all():
-        raise ValueError(f"no prefix of widths {widths} and weights {weights} holds every latent of ranks {ranks}.")
-    both, either = torch.minimum(reach[:, None], reach), active[:, :, None] * active[:, None]
-    idle = torch.diag_embed(1 - active)
-
-    def saved(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        rows = torch.from_numpy(flat).unflatten(0, (-1, x.shape[1])).requires_grad_()
-        along = active * reach * (x @ rows.T)
-        acts = torch.linalg.solve(either * both * (rows @ rows.T) + idle, along)
-        loss = -(states.probs[:, None] * along * acts).sum()
-        # The length of a decoder is free; this holds it near 1 and leaves the optimum as it is.
-        loss = loss + (rows.square().sum(-1) - 1).square().sum()
-        loss.backward()
-        return loss.item(), rows.grad.flatten().numpy()
-
-    start = torch.nn.functional.normalize(dictionary[firing], dim=-1).flatten().numpy()
-    best = minimize(saved, start, jac=True, method="L-BFGS-B", options={"maxiter": 5000, "ftol": 1e-16, "gtol": 1e-10})
-    rows = torch.zeros_like(dictionary)
-    rows[firing] = torch.nn.functional.normalize(torch.from_numpy(best.x).unflatten(0, (-1, x.shape[1])), dim=-1)
-    return rows
 
 
 def matryoshka_ratio(child_probability: float, n_children: int, inner_weight: float = 1.0) -> float:

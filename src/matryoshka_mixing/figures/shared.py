@@ -354,67 +354,6 @@ def seed_strips(
     return figure
 
 
-def ranges(
-    rows: Mapping[str, Mapping], columns: Sequence[str], reference: Sequence[float], labels: tuple[str, str]
-) -> Figure:
-    """How far each factor moves several quantities: a bar from the lowest to the highest value over its amounts.
-
-    Rows are ordered by the length of their bar in the first column, longest on top; each end is marked with the amount
-    that gives it ("steady" where it moves by less than 0.005).
-
-    Args:
-        rows: for each factor `amounts`, the names of its amounts, and `values`, shape (amounts, columns); optionally
-            `other`, a second such table, drawn as a thin line below the bar. NaN is left out.
-        columns: names of the quantities, one panel each.
-        reference: the default's value of each, a vertical line.
-        labels: what the bar and the thin line stand for.
-    """
-    order = sorted(rows, key=lambda name: -extent(np.asarray(rows[name]["values"])[:, 0]))
-    figure, axes = plt.subplots(
-        1, len(columns), figsize=(3.6 * len(columns) + 1.2, 0.44 * len(rows) + 1.5), sharey=True
-    )
-    for column, axis in enumerate(np.atleast_1d(axes)):
-        axis.axvline(0, color="0.75", lw=0.8, zorder=0)
-        axis.axvline(reference[column], color="0.25", lw=1.2, ls="--", zorder=0, label="default")
-        for place, name in enumerate(order):
-            for key, down, width in [("values", 0.0, 7.0), ("other", 0.33, 2.0)]:
-                table = np.asarray(rows[name].get(key, np.full((1, len(columns)), np.nan)))[:, column]
-                if np.isnan(table).all():
-                    continue
-                low, high = np.nanargmin(table), np.nanargmax(table)
-                colour, label = (COLOURS[0], labels[0]) if key == "values" else ("0.35", labels[1])
-                axis.plot(
-                    table[[low, high]], [place + down] * 2, color=colour, lw=width, solid_capstyle="butt",
-                    marker="|", ms=width + 4, mew=1.5, label=label if place == 0 else None,
-                )  # fmt: skip
-                if key == "values":
-                    texts = [
-                        (low, "right", -5, rows[name]["amounts"][low]),
-                        (high, "left", 5, rows[name]["amounts"][high]),
-                    ]
-                    for end, side, gap, text in texts if extent(table) >= 0.005 else [(high, "left", 5, "steady")]:
-                        axis.annotate(
-                            text, (table[end], place), xytext=(gap, 0), fontsize=8,
-                            textcoords="offset points", ha=side, va="center",
-                        )  # fmt: skip
-        axis.set_title(columns[column], fontsize=10)
-        axis.margins(x=0.28)
-        axis.set_ylim(len(order) - 0.4, -0.6)
-        axis.tick_params(axis="y", length=0)
-    axes = np.atleast_1d(axes)
-    axes[0].set_yticks(range(len(order)), order)
-    figure.supxlabel("decoder cosine", fontsize=10)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=3, fontsize=9)
-    return figure
-
-
-def extent(values: np.ndarray) -> float:
-    """Highest less lowest value, NaN left out; 0 where all are."""
-    kept = values[~np.isnan(values)]
-    return float(np.ptp(kept)) if len(kept) else 0.0
-
-
 def balance(pulls: Mapping[str, np.ndarray], features: Sequence[str], xlabel: str) -> Figure:
     """What pulls which way: for each feature the parts of all terms, stacked to either side of zero.
 
