@@ -16,21 +16,43 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from matryoshka_mixing import _random
+
 STATE_LIMIT = 1 << 16
 """How many states `FeatureTree.states` enumerates at most, unless told otherwise (our default)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class States:
-    """Every distinct input of a toy model, with its probability.
+    """Every distinct input of a toy model, with its probability; or rows of real activations, with theirs.
 
     Attributes:
         acts: activation of each feature in each state, shape (states, features).
         probs: probability of each state, shape (states,), summing to 1.
+
+    Raises:
+        ValueError: if lengths do not fit, a value is not finite, or the probabilities are none.
     """
 
     acts: Float[Tensor, "states features"]
     probs: Float[Tensor, " states"]
+
+    def __post_init__(self) -> None:
+        for name in ("acts", "probs"):
+            object.__setattr__(self, name, torch.as_tensor(getattr(self, name), dtype=torch.float64))
+        if self.acts.ndim != 2 or self.probs.shape != self.acts.shape[:1] or not len(self.probs):
+            raise ValueError(
+                f"acts have shape {tuple(self.acts.shape)} and probs {tuple(self.probs.shape)}; they must be "
+                "(states, features) and (states,), with at least one state."
+            )
+        if not self.acts.isfinite().all():
+            raise ValueError("acts hold values that are not finite.")
+        total = float(self.probs.sum())
+        if not (self.probs >= 0).all() or not abs(total - 1) < 1e-6:
+            raise ValueError(
+                f"probs sum to {total:.8g}, the smallest is {float(self.probs.min()):.3g}; they must be at least 0 and "
+                "sum to 1. Divide them by their sum."
+            )
 
     def inputs(self, dictionary: Float[Tensor, "features d_model"]) -> Float[Tensor, "states d_model"]:
         """The inputs x = acts @ dictionary that an SAE sees."""
@@ -80,6 +102,9 @@ class FeatureTree:
     id: str | None = field(default=None)
 
     def __post_init__(self) -> None:
+        for key in ("active_prob", "magnitude_mean", "magnitude_std"):
+            object.__setattr__(self, key, float(getattr(self, key)))
+        object.__setattr__(self, "children", tuple(self.children))
         name = f"feature {self.id!r}" if self.id else "a feature"
         if not 0 <= self.active_prob <= 1:
             raise ValueError(
@@ -373,9 +398,14 @@ def _from_lists(acts: Sequence[Sequence[float]], probs: Sequence[float]) -> Stat
 
 
 def orthonormal_dictionary(
-    n_features: int, d_model: int, generator: torch.Generator
+    n_features: int, d_model: int, seed: int | torch.Generator
 ) -> Float[Tensor, "features d_model"]:
-    """Random orthonormal directions, one row a feature, float64.
+    """Random orthonormal directions, one row a feature, float64; a seed gives the same on every CPU.
+
+    Args:
+        n_features: how many.
+        d_model: their dimension.
+        seed: at least 0; or a generator, from which one is drawn.
 
     Raises:
         ValueError: if `d_model` is smaller than `n_features`.
@@ -385,8 +415,9 @@ def orthonormal_dictionary(
             f"d_model is {d_model}, which leaves no room for {n_features} orthogonal features; "
             f"it must be at least {max(n_features, 1)}."
         )
-    gaussian = torch.randn(d_model, n_features, dtype=torch.float64, generator=generator)
-    return torch.linalg.qr(gaussian).Q.T.contiguous()
+    if isinstance(seed, torch.Generator):
+        seed = int(torch.randint(1 << 62, (), generator=seed))
+    return _random.orthonormal(n_features, d_model, seed, _random.DICTIONARY)
 
 
 def retuned(tree: FeatureTree, name: str, **changes: float) -> FeatureTree:

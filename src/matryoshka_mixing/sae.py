@@ -25,6 +25,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from matryoshka_mixing import _random
+
 Activation = Literal["relu", "topk", "batchtopk"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 TRAINED = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -48,8 +50,8 @@ class SAEConfig:
             the largest of a whole batch, k for each input on average.
         k: how many are kept: a whole number from 1 to the number of latents for "topk", any number above 0 up to it
             for "batchtopk", None for "relu".
-        decoder_weights: weight of each prefix in the gradient of W_dec and b_dec, where it is to differ from that in the
-            gradient of W_enc and b_enc, which `weights` then means alone; None: the same.
+        decoder_weights: weight of each prefix in the gradient of W_dec and b_dec, where it is to differ from that in
+            the gradient of W_enc and b_enc, which `weights` then means alone; None: the same.
 
     Raises:
         ValueError: naming the value, what is allowed, and what to do.
@@ -132,8 +134,8 @@ class SAE:
     Attributes:
         W_enc, b_enc, W_dec, b_dec: the trained tensors; leading axes, if any, are the instances.
         config: of all instances; or one for each entry of the first axis, alike in d_in and the number of latents.
-        threshold: of each BatchTopK SAE, what an activation times its decoder row's norm must exceed to be kept where no
-            batch is there to choose from: the mean over training of the smallest that was kept. None for others.
+        threshold: of each BatchTopK SAE, what an activation times its decoder row's norm must exceed to be kept where
+            no batch is there to choose from: the mean over training of the smallest that was kept. None for others.
 
     Raises:
         ValueError: if shapes do not fit each other or the configuration.
@@ -182,13 +184,13 @@ class SAE:
     ) -> Float[Tensor, "*instances batch d_sae"]:
         """Activations of the latents, at least 0.
 
-        BatchTopK chooses among all rows of `x`, of which `probs` says how likely each is. Where its budget runs out within
-        a row that stands for many inputs, only some of them keep the activation; here it is kept. Without `probs` every
-        row is taken by itself, against the `threshold` of training.
+        BatchTopK chooses among all rows of `x`, of which `probs` says how likely each is. Where its budget runs out
+        within a row that stands for many inputs, only some of them keep the activation; here it is kept. Without
+        `probs` every row is taken by itself, against the `threshold` of training.
 
         Raises:
-            ValueError: if `x` has other leading axes than one for the rows, with or without those of the instances; or if
-                a BatchTopK SAE has neither `probs` nor a threshold.
+            ValueError: if `x` has other leading axes than one for the rows, with or without those of the instances; or
+                if a BatchTopK SAE has neither `probs` nor a threshold.
         """
         acts, share = self._activate(x, probs)
         return acts * (share > 0)
@@ -197,17 +199,12 @@ class SAE:
         """Activations before anything is dropped, and the share of each that is kept."""
         if x.ndim not in (2, 2 + len(self.instances)) or x.shape[-1] != self.b_dec.shape[-1]:
             raise ValueError(
-                f"x has shape {tuple(x.shape)}; it must be (rows, {self.b_dec.shape[-1]}), with or without leading axes "
-                f"that fit the instances {self.instances}. Flatten other axes into the rows."
+                f"x has shape {tuple(x.shape)}; it must be (rows, {self.b_dec.shape[-1]}), with or without leading "
+                f"axes that fit the instances {self.instances}. Flatten other axes into the rows."
             )
         if len({config.activation for config in self._each}) > 1:
-            parts = [
-                self[i]._activate(
-                    x[i if len(x) > 1 else 0] if x.ndim > 2 else x,
-                    probs if probs is None or probs.ndim == 1 else probs[i if len(probs) > 1 else 0],
-                )
-                for i in range(len(self._each))
-            ]
+            rows = [(_entry(x, i, 2), None if probs is None else _entry(probs, i, 1)) for i in range(len(self._each))]
+            parts = [self[i]._activate(*some) for i, some in enumerate(rows)]
             return torch.stack([acts for acts, _ in parts]), torch.stack([share for _, share in parts])
         acts = torch.relu((x - self.b_dec.unsqueeze(-2)) @ self.W_enc + self.b_enc.unsqueeze(-2))
         activation = self._each[0].activation
@@ -222,8 +219,8 @@ class SAE:
             return acts, largest_of_batch(sizes, k, probs.to(acts).expand(acts.shape[:-1]))
         if self.threshold is None:
             raise ValueError(
-                "a BatchTopK SAE chooses within a batch: give probs, such as torch.full((rows,), 1 / rows), or train it, "
-                "which finds a threshold for one input at a time."
+                "a BatchTopK SAE chooses within a batch: give probs, such as torch.full((rows,), 1 / rows), or train "
+                "it, which finds a threshold for one input at a time."
             )
         return acts, (sizes > self.threshold[..., None, None]).to(acts)
 
@@ -282,9 +279,8 @@ class SAE:
         """
         config = config or self.config
         if isinstance(config, tuple):
-            parts = [(x[i if len(x) > 1 else 0] if x.ndim > 2 else x,
-                      probs[i if len(probs) > 1 else 0] if probs.ndim > 1 else probs) for i in range(len(config))]  # fmt: skip
-            return torch.stack([self[i].loss(*part, terms=terms) for i, part in enumerate(parts)])
+            rows = [(_entry(x, i, 2), _entry(probs, i, 1)) for i in range(len(config))]
+            return torch.stack([self[i].loss(*some, terms=terms) for i, some in enumerate(rows)])
         weights = x.new_tensor(config.weights)
         each = self.errors(x, config.widths, probs) + config.l1 * self.penalties(x, config.widths, probs)
         if terms is not None:
@@ -306,7 +302,7 @@ class SAE:
         return replace(self, config=config, threshold=None)
 
     def first(self, width: int) -> SAE:
-        """The SAE of the first `width` latents. Its prefixes are those up to there; the last takes the longer ones' weight.
+        """The SAE of the first `width` latents, with the prefixes up to there; the last takes the weight of the longer.
 
         Raises:
             ValueError: if there are not so many latents, or none.
@@ -321,8 +317,8 @@ class SAE:
                 return weights and (*weights[: len(shorter)], sum(weights[len(shorter) :]))
 
             return replace(
-                config, widths=(*shorter, width), weights=kept(config.weights), decoder_weights=kept(config.decoder_weights),
-                k=config.k and min(config.k, width),
+                config, widths=(*shorter, width), k=config.k and min(config.k, width),
+                weights=kept(config.weights), decoder_weights=kept(config.decoder_weights),
             )  # fmt: skip
 
         return SAE(
@@ -434,6 +430,11 @@ class SAE:
             raise ValueError(f"{path} holds no SAE that SAE.save wrote, or is damaged: {error}") from None
 
 
+def _entry(tensor: Tensor, i: int, own: int) -> Tensor:
+    """Entry i of the first axis, where there is one before the last `own` axes; one entry stands for all."""
+    return tensor if tensor.ndim <= own else tensor[i if len(tensor) > 1 else 0]
+
+
 def largest(
     sizes: Float[Tensor, "*instances batch d_sae"], k: Float[Tensor, "*instances"]
 ) -> Float[Tensor, "*instances batch d_sae"]:
@@ -467,11 +468,8 @@ def random_start(config: SAEConfig, seeds: Iterable[int], decoder_norm: float = 
     Encoder directions are uniform on the unit sphere; the decoder holds the same directions with norm
     `decoder_norm` (0.1 in the original code); biases are 0. A seed gives the same SAE in any company.
     """
-    directions = []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(int(seed))
-        directions.append(torch.randn(config.d_sae, config.d_in, dtype=torch.float64, generator=generator))
-    rows = torch.nn.functional.normalize(torch.stack(directions), dim=-1)
+    rows = torch.stack([_random.normals((config.d_sae, config.d_in), int(seed), _random.START) for seed in seeds])
+    rows = rows / _random.lengths(rows)
     return _tied(rows, decoder_norm * rows, config)
 
 
@@ -491,11 +489,10 @@ def start_near(directions: Float[Tensor, "*seeds d_sae d_in"], seeds: Iterable[i
         raise ValueError(f"noise is {noise}; it is relative to the directions' norm and must be at least 0.")
     directions = torch.as_tensor(directions, dtype=torch.float64)
     d_sae, d_in = directions.shape[-2:]
-    scale = noise * directions.norm(dim=-1, keepdim=True) / d_in**0.5
-    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-    drawn = [torch.randn(d_sae, d_in, dtype=torch.float64, generator=generator) for generator in generators]
-    rows = directions + scale * torch.stack(drawn)
-    return _tied(rows / rows.square().sum(-1, keepdim=True), rows, SAEConfig(d_in, (d_sae,)))
+    scale = noise * _random.lengths(directions) / math.sqrt(d_in)
+    drawn = torch.stack([_random.normals((d_sae, d_in), int(seed), _random.NOISE) for seed in seeds])
+    rows = directions + scale * drawn
+    return _tied(rows / _random.lengths(rows).square(), rows, SAEConfig(d_in, (d_sae,)))
 
 
 def _tied(encoder_rows: Tensor, decoder_rows: Tensor, config: SAEConfig) -> SAE:

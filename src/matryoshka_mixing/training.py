@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from matryoshka_mixing import _batches, _kernel
+from matryoshka_mixing import _batches, _kernel, _random
 from matryoshka_mixing.features import FeatureTree, States
 from matryoshka_mixing.sae import ACTIVATIONS, SAE, TRAINED, SAEConfig
 
@@ -32,8 +32,8 @@ class Setting:
     Attributes:
         sae: the SAE's configuration.
         data: `States` (exact, or batches drawn from them) or a `FeatureTree` (sampled batches only).
-        dictionary: direction of each feature, shape (features, d_in), or (seeds, features, d_in) with those of each seed.
-            None: the states are the inputs themselves, shape (states, d_in), such as activations of a model.
+        dictionary: direction of each feature, shape (features, d_in), or (seeds, features, d_in) with those of each
+            seed. None: the states are the inputs themselves, shape (states, d_in), such as activations of a model.
         terms: by what each term of the loss, a prefix on a state, is multiplied, shape (prefixes, states); None: 1.
         drawn: how many shorter prefixes are drawn at each step, without replacement and with chances proportional to
             `sae.weights`; with the full one, all then weigh the same. 0: all prefixes, with their weights.
@@ -74,8 +74,8 @@ class Setting:
             shape = (len(self.sae.widths), len(self.data)) if exact else None
             if self.terms.shape != shape or not (self.terms >= 0).all() or not self.terms.isfinite().all():
                 raise ValueError(
-                    f"terms have shape {tuple(self.terms.shape)}; they must be finite numbers of at least 0, one for each "
-                    f"prefix and state: {shape or 'only States have them'}."
+                    f"terms have shape {tuple(self.terms.shape)}; they must be finite numbers of at least 0, one for "
+                    f"each prefix and state: {shape or 'only States have them'}."
                 )
         if not 0 <= self.drawn < len(self.sae.widths):
             raise ValueError(
@@ -136,7 +136,7 @@ class TrainConfig:
             ("betas", all(0 <= b < 1 for b in self.betas), "each in [0, 1)"),
             ("eps", self.eps > 0, "above 0"),
             ("warmup", 0 <= self.warmup <= 1, "a share in [0, 1]"),
-            ("cooldown", 0 <= self.cooldown and self.warmup + self.cooldown <= 1 + 1e-9, "a share, and with warmup at most 1"),
+            ("cooldown", 0 <= self.cooldown <= 1 - self.warmup + 1e-9, "a share, and with warmup at most 1"),
             ("batch_size", self.batch_size is None or self.batch_size >= 1, "at least 1, or None for exact"),
             ("tolerance", self.tolerance > 0, "above 0"),
             ("seed", 0 <= self.seed < 1 << 63, "at least 0 and below 2^63"),
@@ -176,8 +176,8 @@ class Trained:
 
     Attributes:
         sae: the parameters.
-        loss: the final loss, exact on states, or that of the last batch for a sampled tree. With drawn prefixes, of those
-            of the last step.
+        loss: the final loss, exact on states, or that of the last batch for a sampled tree. With drawn prefixes, of
+            those of the last step.
         grad_norm: norm of the gradient there, divided by E||x||^2 (by `scale` in `descend`).
         converged: whether that norm is within the tolerance. Sampled batches keep jittering, so
             there it is a measure of noise rather than of failure.
@@ -217,8 +217,8 @@ def train(
 
     Args:
         settings: points of the sweep. They share d_in and the number of latents, and may differ in all else.
-        start: initial parameters with axes (seeds,), used for every setting, or (settings, seeds). Their configuration does
-            not matter: the settings have theirs.
+        start: initial parameters with axes (seeds,), used for every setting, or (settings, seeds). Their configuration
+            does not matter: the settings have theirs.
         config: how to train.
         threads: how many SAEs to train at the same time, each on a core of its own.
         device: "cpu", or another on which `descend` then trains each setting, all seeds side by side.
@@ -279,7 +279,8 @@ def _fitting(settings: list[Setting], start: SAE, config: TrainConfig, dtype: to
     for setting in settings:
         if setting.dictionary is not None and setting.dictionary.ndim == 3 and len(setting.dictionary) != seeds:
             raise ValueError(
-                f"a setting has dictionaries for {len(setting.dictionary)} seeds, but start holds {seeds}; give one for each."
+                f"a setting has dictionaries for {len(setting.dictionary)} seeds, but start holds {seeds}; "
+                "give one for each."
             )
     return start
 
@@ -328,7 +329,7 @@ class _Job:
         self.path = np.zeros((self.seeds, len(config.snapshots), shape.size), dtype)
         self.history = np.zeros((self.seeds, len(config.recorded)))
         self.final = np.zeros((self.seeds, 3))
-        self.streams = [_batches.stream_key(config.seed, seed) for seed in range(self.seeds)]
+        self.streams = [_random.stream(config.seed, seed, _random.BATCHES) for seed in range(self.seeds)]
 
     def pack(self, sae: SAE) -> np.ndarray:
         """Parameters of all seeds in the kernel's layout."""
@@ -384,8 +385,8 @@ def _loss(setting: Setting) -> _kernel.Loss:
         return np.ascontiguousarray((terms * np.array(weights)) @ holds).ravel()
 
     return _kernel.Loss(
-        reach(sae.weights), reach(sae.for_decoder.weights), 0 if setting.terms is None else sae.d_sae + 1, float(sae.l1),
-        ACTIVATIONS.index(sae.activation), float(sae.k or 0), sae.encoder_bias, sae.decoder_bias,
+        reach(sae.weights), reach(sae.for_decoder.weights), 0 if setting.terms is None else sae.d_sae + 1,
+        float(sae.l1), ACTIVATIONS.index(sae.activation), float(sae.k or 0), sae.encoder_bias, sae.decoder_bias,
         np.array(sae.widths), np.array(sae.weights), len(sae.widths), int(setting.drawn),
     )  # fmt: skip
 
@@ -441,11 +442,11 @@ def descend(
     The same optimiser and schedule as `train`, with autograd in place of gradients by hand, so slower by far.
     For example, a Matryoshka SAE with the logarithm of each prefix's loss:
 
-        descend(lambda sae: (probs * sae.errors(x, widths)).sum(-1).log().sum(-1), start, held={"b_enc": ..., "b_dec": ...})
+        descend(lambda sae: (probs * sae.errors(x, widths)).sum(-1).log().sum(-1), start, held={"b_dec": ...})
 
     Args:
-        objective: from the parameters to one loss for each instance, shape `(*instances)`; or to two, of which the first
-            gives the gradient of W_enc and b_enc and the second that of W_dec and b_dec. One that draws its own
+        objective: from the parameters to one loss for each instance, shape `(*instances)`; or to two, of which the
+            first gives the gradient of W_enc and b_enc and the second that of W_dec and b_dec. One that draws its own
             samples should draw anew on each call.
         start: initial parameters with any leading axes.
         config: how to train; `batch_size` and `seed` are unused.
@@ -526,7 +527,7 @@ def _along(path: list[SAE], like: SAE) -> SAE:
 
 
 def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, device: str = "cpu", dtype=torch.float64):
-    """The loss of a setting for `descend`, as a function of SAEs with axis (seeds,): the readable form of what `train` does.
+    """The loss of a setting for `descend`, from SAEs with axis (seeds,): the readable form of what `train` does.
 
     Batches and prefixes come from PyTorch's generators, so sampled runs see other batches than those of `train`.
 
