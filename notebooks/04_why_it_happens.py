@@ -157,6 +157,8 @@ chapter.both_sides(
     ),
     chapter.reduced_loss(uneven, omega, v),
 )
+
+# %%
 uneven_moment = theory.second_moment(uneven, omega)
 top = theory.top_eigenvector(uneven_moment)
 ratios = theory.unequal_ratios(*chapter.arrow(uneven_moment))
@@ -344,10 +346,11 @@ figure = chapter.draw_held(followed)
 ranks = chapter.by_rank(setup)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The parent's cosine with each of five equal children, by the rank of the child's latent. With all prefixes the largest distance from theory is {glue:text}`rank_gap` in the {glue:text}`n_rank` of {glue:text}`n_sweep_seeds` seeds that keep A4. With sampled prefixes medians differ from the theory of expected weights by at most {glue:text}`drawn_gap:.4f`; bars are the range over seeds.", "name": "fig-why-rank"}, "image": {"alt": "Two rising series of points over rank, each on its line: later children are mixed in more; the rise is less steep with sampled prefixes."}}
+(full, full_line), (drawn, drawn_line) = ranks.values()
 claims.glue(
-    n_rank=len(ranks.values[0]),
-    rank_gap=claims.number(chapter.largest((ranks.values[0] - ranks.lines[0]).abs())),
-    drawn_gap=float((ranks.values[1].median(0).values - ranks.lines[1]).abs().max()),
+    n_rank=len(full),
+    rank_gap=claims.number(chapter.largest((full - full_line).abs())),
+    drawn_gap=float((drawn.median(0).values - drawn_line).abs().max()),
     rank_total=float(p.n_children * p.child_probability),
 )
 figure = chapter.draw_ranks(ranks)

@@ -8,8 +8,9 @@ no other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -525,10 +526,10 @@ def limit_reach(setup: Setup) -> Reach:
     whole = train(Setting(replace(setup.sae, l1=setup.p.l1), setup.states, setup.dictionary), tried, setup.exact)
     start = tried.map(lambda parameter: parameter.expand(3, *parameter.shape))
     power = setup.states.power
-    partial = descend(lambda sae: reach_loss(setup, sae), start, setup.short, held=NO_BIASES, scale=power)
+    limited = descend(lambda sae: reach_loss(setup, sae), start, setup.short, held=NO_BIASES, scale=power)
     found = {"everything": (whole.sae[0], whole.loss[0])}
     for i, name in enumerate(["nothing", "encoder only", "decoder only"]):
-        found[name] = partial.sae[i], partial.loss[i]
+        found[name] = limited.sae[i], limited.loss[i]
     readings = {name: setup.read_tried(sae) for name, (sae, _) in found.items()}
     n_near = len(setup.near_start.W_enc)
     return Reach(
@@ -548,18 +549,12 @@ def draw_reach(reach: Reach, names: Sequence[str]) -> Figure:
 # (c) The parent's decoder held
 
 
-def hold(setup: Setup, start: SAE, mixtures: Float[Tensor, "mixtures children"]) -> SAE:
-    """The start (axes (seeds,)) with the parent's decoder at each mixture, of length 1: axes (mixtures, seeds)."""
+def train_held(setup: Setup, start: SAE, mixtures: Float[Tensor, "mixtures children"], penalty: float = 0.0) -> Trained:
+    """Train all but the parent's decoder, held at each mixture, at length 1: axes (mixtures, seeds)."""
     start = start.map(lambda parameter: parameter.repeat(len(mixtures), *[1] * parameter.ndim))
     start.W_dec[..., 0, :] = (unit_parent(mixtures) @ setup.dictionary)[:, None]
-    return start
-
-
-def train_held(setup: Setup, start: SAE, mixtures: Float[Tensor, "mixtures children"], penalty: float = 0.0) -> Trained:
-    """Train everything but the parent's decoder, which is held at each mixture: axes (mixtures, seeds)."""
     held = NO_BIASES | {"W_dec": np.s_[..., 0, :]}
-    tables = setup.terms.expand(len(mixtures), -1, -1)
-    return intervene(setup, tables, hold(setup, start, mixtures), held, penalty)
+    return intervene(setup, setup.terms.expand(len(mixtures), -1, -1), start, held, penalty)
 
 
 def held_levels(n_grid: int, n_children: int) -> Float[Tensor, "mixtures children"]:
@@ -620,57 +615,43 @@ def draw_held(held: Held) -> Figure:
 # Later children, and random prefixes
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """The parent's cosine with each of five equal children, by the rank of the child's latent.
+def by_rank(setup: Setup) -> dict[str, tuple[Float[Tensor, "_ 5"], Float[Tensor, " 5"]]]:
+    """Train five equal children with every prefix in every step, and with the full width and two others drawn anew.
 
-    Attributes:
-        values: with all prefixes (in the seeds that keep A4), and with sampled ones.
-        lines: theory, likewise.
+    Returns:
+        For both the parent's cosine with each child, in order of their latents, in every seed (with all prefixes, those
+        that keep A4), and by theory.
     """
-
-    values: list[Float[Tensor, "_ 5"]]
-    lines: list[Float[Tensor, " 5"]]
-
-
-def by_rank(setup: Setup) -> Ranks:
-    """Train with every prefix in every step, and with the full width and two others drawn at random in every step."""
     p, dictionary, widths = setup.p, setup.five_dictionary, range(1, 7)
     states = family(p.parent_probability, min(1.0, p.n_children * p.child_probability) / 5, 5).states()
     x, chances = states.inputs(dictionary), np.diff(np.sqrt(np.arange(6)))
     draws = np.random.default_rng(p.seed)
 
-    def drawn() -> Tensor:
-        """1 for each prefix of one random draw."""
-        weights = torch.zeros(6, dtype=torch.float64)
-        weights[[5, *draws.choice(5, 2, replace=False, p=chances / chances.sum())]] = 1
-        return weights
+    def loss_of_one_draw(sae: SAE) -> Tensor:
+        drawn = torch.zeros(6, 1, dtype=torch.float64)
+        drawn[[5, *draws.choice(5, 2, replace=False, p=chances / chances.sum())]] = 1
+        return (drawn * states.probs * sae.errors(x, widths)).sum((-2, -1))
 
-    start = setup.close_start(dictionary, p.n_sweep_seeds)
-    setting = Setting(SAEConfig(p.d_model, tuple(widths), **BARE), states, dictionary)
-    every = train(setting, start, setup.exact).sae[0]
-    sampled = descend(
-        lambda sae: (drawn()[:, None] * states.probs * sae.errors(x, widths)).sum((-2, -1)),
-        start,
-        TrainConfig(p.n_steps, lr=0.01, cooldown=0.9),
-        held=NO_BIASES,
-    )
+    start, noisy = setup.close_start(dictionary, p.n_sweep_seeds), TrainConfig(p.n_steps, lr=0.01, cooldown=0.9)
+    every = train(Setting(SAEConfig(p.d_model, widths, **BARE), states, dictionary), start, setup.exact).sae[0]
     every = every[keeps_a4(every, states, dictionary, torch.arange(6))]
-    return Ranks(
-        [metrics.decoder_cosines(sae, dictionary)[:, 0, 1:] for sae in (every, sampled.sae)],
-        [
-            theory.matryoshka_optimum(states, range(6), widths, weights)[1:]
-            for weights in ([1.0] * 6, [*theory.inclusion_probabilities(chances, 2), 1.0])
-        ],
-    )
+    drawn = descend(loss_of_one_draw, start, noisy, held=NO_BIASES).sae
+    expected = [*theory.inclusion_probabilities(chances, 2), 1.0]
+    return {
+        label: (
+            metrics.decoder_cosines(sae, dictionary)[:, 0, 1:],
+            theory.matryoshka_optimum(states, range(6), widths, weights)[1:],
+        )
+        for label, sae, weights in [("all prefixes", every, [1.0] * 6), ("sampled prefixes", drawn, expected)]
+    }
 
 
-def draw_ranks(ranks: Ranks) -> Figure:
+def draw_ranks(ranks: Mapping[str, tuple[Float[Tensor, "_ 5"], Float[Tensor, " 5"]]]) -> Figure:
     """The cosine with each child against the rank of its latent."""
     x = np.arange(1, 6)
     series = [
         {"label": label, "x": x, "line_x": x, "line_y": line, "points": values.T}
-        for label, values, line in zip(["all prefixes", "sampled prefixes"], ranks.values, ranks.lines, strict=True)
+        for label, (values, line) in ranks.items()
     ]
     labels = {"xlabel": "rank of the child's latent", "ylabel": "parent's cosine with the child"}
     return figures.theory_and_experiment([{"series": series} | labels])
@@ -721,30 +702,29 @@ def unequal_boundary(inner_weight: float) -> tuple[Float[Tensor, " points"], Flo
 
 
 @dataclass(frozen=True)
-class UnequalMap:
-    """Two unequal children, over their probabilities; SAEs have axes (cells, seeds).
+class LeanMap:
+    """A child's cosine with its parent, for two children over a plane.
 
     Attributes:
-        run: the trained SAEs.
-        chances: the probabilities on both axes.
-        leans: the first child's cosine with the parent, median over seeds, one row a probability of the sibling; NaN
-            where the two exceed 1.
-        fires: whether an SAE keeps A4.
-        gap: largest distance of any decoder cosine from theory, where it does.
-        agreement: share of the children's cosines with the parent whose sign is as predicted, where the prediction is
-            `CLEAR`; NaN where none is.
+        run: the trained SAEs, axes (cells, seeds).
+        x, y: the axes.
+        leans: the first child's cosine, median over seeds; NaN outside the plane.
+        agreement: share of cosines whose sign is as predicted, of those that are `CLEAR`; NaN where none is.
+        fires: whether an SAE keeps A4, and
+        gap: the largest distance of any decoder cosine from theory where it does; not asked where there is a penalty.
     """
 
     run: Trained
-    chances: Float[np.ndarray, " n"]
-    leans: Float[np.ndarray, "n n"]
-    fires: Bool[Tensor, "cells seeds"]
-    gap: float
+    x: Float[np.ndarray, " x"]
+    y: Float[np.ndarray, " y"]
+    leans: Float[np.ndarray, "y x"]
     agreement: float
+    fires: Bool[Tensor, "cells seeds"] | None = None
+    gap: float = float("nan")
 
 
-def map_unequal(setup: Setup) -> UnequalMap:
-    """Train two unequal children of every pair of probabilities, from near the truth."""
+def map_unequal(setup: Setup) -> LeanMap:
+    """Over the probability of a child and of its sibling; every child of every SAE counts for the agreement."""
     p, dictionary = setup.p, setup.pair_dictionary
     chances = np.linspace(0.02, 0.94, p.n_grid + 2)
     places = [(i, j) for j in range(len(chances)) for i in range(len(chances)) if chances[i] + chances[j] < 0.99]
@@ -763,27 +743,11 @@ def map_unequal(setup: Setup) -> UnequalMap:
     for (i, j), value in zip(places, leans[..., 0].median(-1).values, strict=True):
         grid[j, i] = value
     gap = largest((found - predicted).abs().amax((-2, -1)), fires)
-    return UnequalMap(run, chances, grid, fires, gap, float(agreement))
+    return LeanMap(run, chances, chances, grid, float(agreement), fires, gap)
 
 
-@dataclass(frozen=True)
-class PenaltyMap:
-    """Two equal children, over their probability and the L1 penalty.
-
-    Attributes:
-        chances, penalties: the axes.
-        leans: the first child's cosine with the parent, median over seeds, one row a penalty.
-        agreement: share of those beyond `CLEAR` that have the predicted sign; NaN where none is.
-    """
-
-    chances: Float[np.ndarray, " n"]
-    penalties: Float[np.ndarray, " n"]
-    leans: Float[Tensor, "n n"]
-    agreement: float
-
-
-def map_penalty(setup: Setup) -> PenaltyMap:
-    """Train two equal children of every probability with every penalty, from near the truth."""
+def map_penalty(setup: Setup) -> LeanMap:
+    """Over the probability of each of two equal children and the L1 penalty; medians count for the agreement."""
     p, dictionary = setup.p, setup.pair_dictionary
     penalties, chances = np.linspace(0, 0.2, p.n_grid + 2), np.linspace(0.02, 0.49, p.n_grid + 2)
     data = [family(p.parent_probability, q, 2).states() for q in chances]
@@ -794,24 +758,20 @@ def map_penalty(setup: Setup) -> PenaltyMap:
     q_at, l1_at = lean_boundary(torch.linspace(1e-4, 0.4999, 4000, dtype=torch.float64), 2, p.inner_weight)
     above = torch.from_numpy(penalties[:, None] - np.interp(chances, q_at, l1_at))
     agreement = (leans.sign() == above.sign())[leans.abs() > CLEAR].double().mean()
-    return PenaltyMap(chances, penalties, leans, float(agreement))
+    return LeanMap(run, chances, penalties, leans.numpy(), float(agreement))
 
 
-def draw_signs(unequal: UnequalMap, penalty: PenaltyMap, inner_weight: float) -> Figure:
+def draw_signs(unequal: LeanMap, penalty: LeanMap, inner_weight: float) -> Figure:
     """Both maps, with theory's lines where the sign turns."""
     turn = lean_boundary(torch.linspace(0.002, 0.498, 300, dtype=torch.float64), 2, inner_weight)
-    panels = {
-        "two unequal children": {
-            "x": unequal.chances, "y": unequal.chances, "values": unequal.leans,
-            "lines": [("theory: the sign turns", *unequal_boundary(inner_weight))],
-            "xlabel": "probability of this child", "ylabel": "probability of its sibling",
-        },
-        "two equal children": {
-            "x": penalty.chances, "y": penalty.penalties, "values": penalty.leans,
-            "lines": [("theory: the sign turns", *turn)],
-            "xlabel": "probability of each child", "ylabel": "L1 penalty",
-        },
-    }  # fmt: skip
+
+    def panel(found: LeanMap, line: tuple, xlabel: str, ylabel: str) -> dict:
+        lines = [("theory: the sign turns", *line)]
+        return {"x": found.x, "y": found.y, "values": found.leans, "lines": lines, "xlabel": xlabel, "ylabel": ylabel}
+
+    left = panel(unequal, unequal_boundary(inner_weight), "probability of this child", "probability of its sibling")
+    right = panel(penalty, turn, "probability of each child", "L1 penalty")
+    panels = {"two unequal children": left, "two equal children": right}
     return figures.cosine_maps(panels, "child's cosine with the parent")
 
 
@@ -834,37 +794,40 @@ class LeanCurve:
     gap: float
 
 
+def lean_curve(
+    label: str, settings: Sequence[Setting], setup: Setup, x: np.ndarray, fine: np.ndarray, ratio: Callable
+) -> LeanCurve:
+    """Train along a sweep from near the truth; `ratio` gives the parent's ratio t at any x, by theory."""
+    dictionary = settings[0].dictionary
+    run = train(settings, setup.close_start(dictionary), setup.exact)
+    values = metrics.decoder_cosines(run.sae, dictionary)[..., 1:, 0].mean(-1)
+    at, line = (theory.child_cosines(ratio(point), len(dictionary) - 1)[0] for point in (x, fine))
+    return LeanCurve(label, x, values, fine, line, float(np.abs(values.median(-1).values.numpy() - at).max()))
+
+
 def more_children(setup: Setup, generator: torch.Generator) -> list[LeanCurve]:
     """For 2 to 5 equal children, over the probability that any is on."""
-    totals, fine, found = np.linspace(0.05, 0.95, setup.p.n_grid), np.linspace(0.001, 0.999, 200), []
+    p, totals, fine, found = setup.p, np.linspace(0.05, 0.95, setup.p.n_grid), np.linspace(0.001, 0.999, 200), []
     for n in range(2, 6):
         config = replace(setup.sae, widths=(1, n + 1))
-        dictionary = features.orthonormal_dictionary(n + 1, setup.p.d_model, generator)
-        data = [family(setup.p.parent_probability, total / n, n).states() for total in totals]
-        run = train(
-            [Setting(config, states, dictionary) for states in data], setup.close_start(dictionary), setup.exact
-        )
-        at, line = (_lean(total / n, n, setup.p.inner_weight) for total in (totals, fine))
-        found.append(_lean_curve(f"{n} children", run, dictionary, totals, at, fine, line))
+        dictionary = features.orthonormal_dictionary(n + 1, p.d_model, generator)
+        data = [family(p.parent_probability, total / n, n).states() for total in totals]
+        settings = [Setting(config, states, dictionary) for states in data]
+        ratio = partial(_ratio_of_total, n_children=n, inner_weight=p.inner_weight)
+        found.append(lean_curve(f"{n} children", settings, setup, totals, fine, ratio))
     return found
+
+
+def _ratio_of_total(total: np.ndarray, n_children: int, inner_weight: float) -> np.ndarray:
+    return theory.matryoshka_ratio(total / n_children, n_children, inner_weight)
 
 
 def by_inner_weight(setup: Setup) -> LeanCurve:
     """For the family of the set-up, over the weight of the inner prefix."""
     p, betas, fine = setup.p, np.geomspace(0.1, 10, setup.p.n_grid), np.geomspace(0.1, 10, 200)
     settings = [Setting(replace(setup.sae, weights=(beta, 1.0)), setup.states, setup.dictionary) for beta in betas]
-    run = train(settings, setup.close_start(setup.dictionary), setup.exact)
-    at, line = (_lean(p.child_probability, p.n_children, beta) for beta in (betas, fine))
-    return _lean_curve("children as in the setup", run, setup.dictionary, betas, at, fine, line)
-
-
-def _lean(q: np.ndarray | float, n_children: int, inner_weight: np.ndarray | float) -> np.ndarray:
-    return theory.child_cosines(theory.matryoshka_ratio(q, n_children, inner_weight), n_children)[0]
-
-
-def _lean_curve(label: str, run: Trained, dictionary: Tensor, x: np.ndarray, at: np.ndarray, *line) -> LeanCurve:
-    values = metrics.decoder_cosines(run.sae, dictionary)[..., 1:, 0].mean(-1)
-    return LeanCurve(label, x, values, *line, float(np.abs(values.median(-1).values.numpy() - at).max()))
+    ratio = partial(theory.matryoshka_ratio, p.child_probability, p.n_children)
+    return lean_curve("children as in the setup", settings, setup, betas, fine, ratio)
 
 
 def draw_leans(by_total: Sequence[LeanCurve], by_weight: LeanCurve) -> Figure:
@@ -987,24 +950,18 @@ def break_assumptions(setup: Setup) -> dict[str, Limit]:
     lines = np.tile(np.array(three_lines(theory.matryoshka_ratio(q, 2, p.inner_weight), 2))[:, None], p.n_grid)
     found = {}
     for key, (xlabel, x, settings) in sweeps.items():
-        run = train(settings, setup.close_start(dictionary), setup.exact)
-        # A penalty and biases may silence a latent somewhere, and are shown all the same.
-        in_theory = key in ("overlap", "oblique")
-        values = np.stack([_three_means(run.sae[i], one, in_theory) for i, one in enumerate(settings)], 1)
-        dashed = np.array([in_input_space(one) for one in settings]).T if in_theory else None
-        found[key] = Limit(xlabel, x, values, lines, dashed)
+        run, values, dashed = train(settings, setup.close_start(dictionary), setup.exact), [], None
+        for i, one in enumerate(settings):
+            every, fires = metrics.decoder_cosines(run.sae[i], one.dictionary), torch.tensor(True)
+            if key in ("overlap", "oblique"):  # a penalty and biases may silence a latent, and are shown all the same
+                fires = keeps_a4(run.sae[i], one.data, one.dictionary, torch.arange(3))
+            sibling = (every[..., 1, 2] + every[..., 2, 1]) / 2
+            three = torch.stack([every[..., 0, 1:].mean(-1), sibling, every[..., 1:, 0].mean(-1)])
+            values.append(torch.where(fires, three, torch.nan).numpy())
+        if key in ("overlap", "oblique"):
+            dashed = np.array([in_input_space(one) for one in settings]).T
+        found[key] = Limit(xlabel, x, np.stack(values, 1), lines, dashed)
     return found
-
-
-def _three_means(sae: SAE, setting: Setting, only_a4: bool) -> Float[np.ndarray, "3 seeds"]:
-    """The cosines of `COSINES`, means over two children; NaN for SAEs that do not keep A4, if asked."""
-    every = metrics.decoder_cosines(sae, setting.dictionary)
-    sibling = (every[..., 1, 2] + every[..., 2, 1]) / 2
-    values = torch.stack([every[..., 0, 1:].mean(-1), sibling, every[..., 1:, 0].mean(-1)])
-    if only_a4:
-        fires = keeps_a4(sae, setting.data, setting.dictionary, torch.arange(3))
-        values = torch.where(fires, values, torch.nan)
-    return values.numpy()
 
 
 @dataclass(frozen=True)
