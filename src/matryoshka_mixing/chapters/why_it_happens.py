@@ -207,10 +207,10 @@ def uneven_family(p: Parameters, generator: torch.Generator) -> tuple[States, SA
     shares = torch.rand(6, dtype=torch.float64, generator=generator)
     states = family(p.parent_probability, (shares[1:] / shares.sum()).tolist(), 5).states()
     weights = torch.rand(5, dtype=torch.float64, generator=generator).tolist()
-    return states, SAEConfig(p.d_model, (1, 2, 3, 5, 6), weights, **BARE)
+    return states, SAEConfig(p.d_model, (1, 2, 3, 5, 6), tuple(weights), **BARE)
 
 
-def three_lines(ratio: Float[Tensor, "*points"] | np.ndarray | float, n_children: int) -> list:
+def three_lines(ratio: float, n_children: int) -> list[float]:
     """The cosines of `COSINES` by theory, for a parent of equal ratios."""
     children = theory.child_cosines(ratio, n_children)
     return [theory.parent_cosines(ratio, n_children)[1], children[2], children[0]]
@@ -280,7 +280,7 @@ class Doses:
     open_values: list[Float[Tensor, "doses seeds _"]]
     open_fires: Bool[Tensor, "doses seeds"]
     fine: Float[Tensor, " points"]
-    lines: list[Float[Tensor, " points"]]
+    lines: Float[np.ndarray, "3 points"]
     theory: Float[Tensor, "doses latents features"]
     trained: Float[Tensor, "doses latents features"]
     gap: float
@@ -303,7 +303,7 @@ def read_doses(setup: Setup, factors: Float[Tensor, " doses"], near: Trained, ra
     far = (decoders[..., 0, :] - by_theory[:, None, 0]).abs().amax(-1)
     same = metrics.same_loss(random.loss, near.loss.median(1, keepdim=True).values, setup.states.power)
     fine = torch.linspace(0, float(factors.max()), 200, dtype=torch.float64)
-    lines = three_lines(ratios(fine)[:, 0], setup.p.n_children)
+    lines = np.array([three_lines(t, setup.p.n_children) for t in ratios(fine)[:, 0].tolist()]).T
     middle = near.loss.argsort(-1)[:, near.loss.shape[1] // 2]
     trained = decoders[torch.arange(len(factors)), middle]
     return Doses(
@@ -335,10 +335,7 @@ def dose_slider(doses: Doses, names: Sequence[str]) -> str:
     return figures.slider_heatmaps("dose-slider", "factor on the blamed terms", stops, shown, names, rows)
 
 
-def _panel(
-    which: Sequence[int], x: Tensor | np.ndarray, points: Sequence, line_x: Tensor | np.ndarray, lines: Sequence,
-    open_points: Sequence | None = None,
-) -> dict:  # fmt: skip
+def _panel(which: Sequence[int], x, points, line_x, lines, open_points=None) -> dict:
     """A panel of `figures.theory_and_experiment` with some of the three cosines."""
     series = [{"label": COSINES[i], "x": x, "line_x": line_x, "line_y": lines[i], "points": points[i]} for i in which]
     for entry, i in zip(series, which, strict=True):
@@ -481,7 +478,7 @@ def kept(controls: Sequence[Reading], factors: Sequence[float]) -> Float[Tensor,
 def draw_removed(readings: Mapping[str, Mapping[str, Reading]]) -> Figure:
     """`mixed_in` of every live seed, for every table of terms and kind of start."""
     strips = {
-        f"{label}, {KINDS[kind]}": mixed_in(reading)
+        f"{label}, {KINDS[kind]}": mixed_in(reading).numpy()
         for label, by_kind in readings.items()
         for kind, reading in by_kind.items()
     }
@@ -622,7 +619,7 @@ def by_rank(setup: Setup) -> dict[str, tuple[Float[Tensor, "_ 5"], Float[Tensor,
         For both the parent's cosine with each child, in order of their latents, in every seed (with all prefixes, those
         that keep A4), and by theory.
     """
-    p, dictionary, widths = setup.p, setup.five_dictionary, range(1, 7)
+    p, dictionary, widths = setup.p, setup.five_dictionary, (1, 2, 3, 4, 5, 6)
     states = family(p.parent_probability, min(1.0, p.n_children * p.child_probability) / 5, 5).states()
     x, chances = states.inputs(dictionary), np.diff(np.sqrt(np.arange(6)))
     draws = np.random.default_rng(p.seed)
@@ -636,7 +633,7 @@ def by_rank(setup: Setup) -> dict[str, tuple[Float[Tensor, "_ 5"], Float[Tensor,
     every = train(Setting(SAEConfig(p.d_model, widths, **BARE), states, dictionary), start, setup.exact).sae[0]
     every = every[keeps_a4(every, states, dictionary, torch.arange(6))]
     drawn = descend(loss_of_one_draw, start, noisy, held=NO_BIASES).sae
-    expected = [*theory.inclusion_probabilities(chances, 2), 1.0]
+    expected = [*theory.inclusion_probabilities(chances.tolist(), 2), 1.0]
     return {
         label: (
             metrics.decoder_cosines(sae, dictionary)[:, 0, 1:],
@@ -795,13 +792,19 @@ class LeanCurve:
 
 
 def lean_curve(
-    label: str, settings: Sequence[Setting], setup: Setup, x: np.ndarray, fine: np.ndarray, ratio: Callable
+    label: str,
+    settings: Sequence[Setting],
+    setup: Setup,
+    x: np.ndarray,
+    fine: np.ndarray,
+    ratio: Callable[[float], float],
 ) -> LeanCurve:
     """Train along a sweep from near the truth; `ratio` gives the parent's ratio t at any x, by theory."""
     dictionary = settings[0].dictionary
     run = train(settings, setup.close_start(dictionary), setup.exact)
     values = metrics.decoder_cosines(run.sae, dictionary)[..., 1:, 0].mean(-1)
-    at, line = (theory.child_cosines(ratio(point), len(dictionary) - 1)[0] for point in (x, fine))
+    n = len(dictionary) - 1
+    at, line = (np.array([theory.child_cosines(ratio(at), n)[0] for at in points.tolist()]) for points in (x, fine))
     return LeanCurve(label, x, values, fine, line, float(np.abs(values.median(-1).values.numpy() - at).max()))
 
 
@@ -818,7 +821,7 @@ def more_children(setup: Setup, generator: torch.Generator) -> list[LeanCurve]:
     return found
 
 
-def _ratio_of_total(total: np.ndarray, n_children: int, inner_weight: float) -> np.ndarray:
+def _ratio_of_total(total: float, n_children: int, inner_weight: float) -> float:
     return theory.matryoshka_ratio(total / n_children, n_children, inner_weight)
 
 
@@ -944,7 +947,7 @@ def break_assumptions(setup: Setup) -> dict[str, Limit]:
         "biases": (
             "parent probability, with biases",
             rates,
-            [Setting(biased, family(at, q, 2).states(), dictionary) for at in rates],
+            [Setting(biased, family(at, q, 2).states(), dictionary) for at in rates.tolist()],
         ),
     }
     lines = np.tile(np.array(three_lines(theory.matryoshka_ratio(q, 2, p.inner_weight), 2))[:, None], p.n_grid)
