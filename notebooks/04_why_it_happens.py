@@ -348,8 +348,8 @@ ranks = chapter.by_rank(setup)
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The parent's cosine with each of five equal children, by the rank of the child's latent. With all prefixes the largest distance from theory is {glue:text}`rank_gap` in the {glue:text}`n_rank` of {glue:text}`n_sweep_seeds` seeds that keep A4. With sampled prefixes medians differ from the theory of expected weights by at most {glue:text}`drawn_gap:.4f`; bars are the range over seeds.", "name": "fig-why-rank"}, "image": {"alt": "Two rising series of points over rank, each on its line: later children are mixed in more; the rise is less steep with sampled prefixes."}}
 (full, full_line), (drawn, drawn_line) = ranks.values()
 claims.glue(
-    n_rank=len(full),
-    rank_gap=claims.number(chapter.largest((full - full_line).abs())),
+    n_rank=int((~full[:, 0].isnan()).sum()),
+    rank_gap=claims.number(chapter.largest((full - full_line).abs(), ~full.isnan())),
     drawn_gap=float((drawn.median(0).values - drawn_line).abs().max()),
     rank_total=float(p.n_children * p.child_probability),
 )
@@ -458,11 +458,11 @@ figure = chapter.draw_limits(limits, ends)
 # is as in {doc}`03_matryoshka_inherits`: independent features with a decoder bias.
 
 # %% tags=["hide-input"]
-ledger = claims.load()
+ledger, share = claims.load(), pulls.share.amin(-1)
 prefix_pull = claims.judge(
     ledger["prefix-pull"],
     {
-        "pull_share": pulls.share.amin(-1)[near.all_live],
+        "pull_share": share[near.all_live & ~share.isnan()],
         "child_cosine_without_the_terms_near_truth": chapter.mixed_in(clean["near"]),
         "child_cosine_without_the_terms": chapter.mixed_in(clean["random"]),
         "imbalance": pulls.imbalance,

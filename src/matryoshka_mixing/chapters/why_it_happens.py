@@ -616,8 +616,8 @@ def by_rank(setup: Setup) -> dict[str, tuple[Float[Tensor, "_ 5"], Float[Tensor,
     """Train five equal children with every prefix in every step, and with the full width and two others drawn anew.
 
     Returns:
-        For both the parent's cosine with each child, in order of their latents, in every seed (with all prefixes, those
-        that keep A4), and by theory.
+        For both the parent's cosine with each child, in order of their latents, in every seed (with all prefixes NaN
+        where A4 fails), and by theory.
     """
     p, dictionary, widths = setup.p, setup.five_dictionary, (1, 2, 3, 4, 5, 6)
     states = family(p.parent_probability, min(1.0, p.n_children * p.child_probability) / 5, 5).states()
@@ -631,15 +631,18 @@ def by_rank(setup: Setup) -> dict[str, tuple[Float[Tensor, "_ 5"], Float[Tensor,
 
     start, noisy = setup.close_start(dictionary, p.n_sweep_seeds), TrainConfig(p.n_steps, lr=0.01, cooldown=0.9)
     every = train(Setting(SAEConfig(p.d_model, widths, **BARE), states, dictionary), start, setup.exact).sae[0]
-    every = every[keeps_a4(every, states, dictionary, torch.arange(6))]
+    fires = keeps_a4(every, states, dictionary, torch.arange(6))
     drawn = descend(loss_of_one_draw, start, noisy, held=NO_BIASES).sae
     expected = [*theory.inclusion_probabilities(chances.tolist(), 2), 1.0]
     return {
         label: (
-            metrics.decoder_cosines(sae, dictionary)[:, 0, 1:],
+            torch.where(shown[:, None], metrics.decoder_cosines(sae, dictionary)[:, 0, 1:], torch.nan),
             theory.matryoshka_optimum(states, range(6), widths, weights)[1:],
         )
-        for label, sae, weights in [("all prefixes", every, [1.0] * 6), ("sampled prefixes", drawn, expected)]
+        for label, sae, shown, weights in [
+            ("all prefixes", every, fires, [1.0] * 6),
+            ("sampled prefixes", drawn, torch.ones_like(fires), expected),
+        ]
     }
 
 
