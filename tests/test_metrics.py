@@ -263,22 +263,6 @@ def test_the_best_of_k_against_every_draw():
             metrics.best_of(loss, values, [wrong])
 
 
-def test_pulls_are_minus_the_gradient_of_each_term():
-    """Against autograd, term by term, for each latent."""
-    config = SAEConfig(5, (1, 3))
-    sae = random_start(config, [0, 1], decoder_norm=0.7)
-    generator = torch.Generator().manual_seed(0)
-    x, terms = torch.rand(4, 5, generator=generator).double(), torch.rand(2, 2, 4, generator=generator).double()
-    for latent in range(3):
-        found = metrics.pulls(sae, x, terms, config.widths, latent)
-        for prefix, state in [(0, 1), (1, 0), (1, 3)]:
-            decoder = sae.W_dec.clone().requires_grad_()
-            errors = SAE(sae.W_enc, sae.b_enc, decoder, sae.b_dec).errors(x, config.widths)
-            (terms * errors)[:, prefix, state].sum().backward()
-            assert torch.allclose(found[:, prefix, state], -decoder.grad[:, latent], atol=1e-14)
-    assert (metrics.pulls(sae, x, terms, config.widths, 2)[:, 0] == 0).all(), "the first prefix misses latent 2"
-
-
 def test_each_its_own_asks_for_firing_everywhere_and_nowhere_else():
     features = tensor([[0, 0], [1, 0], [1, 1]])
     right, silent, stray = [[0, 0], [2, 0], [1, 3]], [[0, 0], [2, 0], [0, 3]], [[0, 0], [2, 1], [1, 3]]

@@ -253,26 +253,6 @@ def test_inclusion_probabilities():
         theory.inclusion_probabilities([1e-7, 1, 1, 1, 1], 2)
 
 
-@pytest.mark.parametrize(("n", "beta"), [(2, 1.0), (2, 0.3), (3, 2.0)])
-def test_a_childs_cosine_with_its_parent_vanishes_on_the_boundary_and_has_either_sign_beside_it(n, beta):
-    dictionary = orthonormal_dictionary(n + 1, 20, torch.Generator().manual_seed(n))
-    q, l1 = theory.lean_boundary(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64) / n, n, beta)
-    leans = []
-    for factor in (0.8, 1.0, 1.2):
-        settings_ = [
-            Setting(
-                SAEConfig(20, (1, n + 1), (beta, 1.0), float(factor * penalty), False, False),
-                family(0.3, float(chance), n).states(),
-                dictionary,
-            )
-            for chance, penalty in zip(q, l1, strict=True)
-        ]
-        run = train(settings_, start_near(dictionary, range(3), 0.05), TrainConfig(3000))
-        leans.append(metrics.decoder_cosines(run.sae, dictionary)[..., 1:, 0])
-    assert leans[1].abs().max() < 1e-6
-    assert (leans[0] < -1e-4).all() and (leans[2] > 1e-4).all()
-
-
 @pytest.mark.parametrize("overlap", [0.0, 0.2, 0.5])
 @pytest.mark.parametrize("beta", [1.0, 3.0])
 def test_two_overlapping_children_that_come_in_together(overlap, beta):

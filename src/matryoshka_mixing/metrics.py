@@ -174,30 +174,6 @@ def _fires(acts: Tensor, latents: Tensor, tolerance: float) -> Tensor:
     return acts.gather(-1, index) > tolerance
 
 
-def pulls(
-    sae: SAE,
-    x: Float[Tensor, "states d_in"],
-    terms: Float[Tensor, "*#instances prefixes states"],
-    widths: Sequence[int],
-    latent: int = 0,
-) -> Float[Tensor, "*instances prefixes states d_in"]:
-    """Which way each term of the loss pulls a latent's decoder: minus that term's gradient.
-
-    A term is one prefix's squared error on one state. Its pull is `2 * weight * activation * (x - x_m)`, and nothing
-    in a prefix that does not hold the latent. At a solution the pulls of all terms sum to 0.
-
-    Args:
-        sae: parameters with any leading axes.
-        x: the states' inputs.
-        terms: weight of each term, for example prefix weight times probability of the state.
-        widths: the prefixes.
-        latent: number of the latent.
-    """
-    acts = sae.encode(x)
-    rest = torch.stack([(x - sae.decode(acts, width)) * (latent < width) for width in widths], dim=-3)
-    return 2 * terms[..., None] * acts[..., None, :, latent, None] * rest
-
-
 @dataclass(frozen=True)
 class Basin:
     """One distinct solution that seeds reached.

@@ -1,6 +1,6 @@
 """What the best SAE looks like, without training one.
 
-Assumptions throughout: no biases, penalty 0 (but in `lean_boundary`), each latent fires with its own feature and with
+Assumptions throughout: no biases, penalty 0, each latent fires with its own feature and with
 no other, and orthonormal features of magnitude 1 where a closed form is given.
 Vectors are in feature space: entry i is the component along feature i, so that for unit vectors an entry *is*
 the cosine with that feature. Derived for this project; every statement here is checked by a test.
@@ -242,32 +242,6 @@ def child_cosines(ratio: float, n_children: int) -> tuple[float, float, float]:
     parent, own, sibling = t * (n * t - 1), 1 + n * t**2 - t - t**2, -t * (1 + t)
     norm = (parent**2 + own**2 + (n - 1) * sibling**2) ** 0.5
     return parent / norm, own / norm, sibling / norm
-
-
-def lean_boundary(
-    ratio: Float[Tensor, "*points"], n_children: int, inner_weight: float = 1.0
-) -> tuple[Float[Tensor, "*points"], Float[Tensor, "*points"]]:
-    """Where a child's cosine with its parent changes sign: child probability q and L1 penalty, along a curve.
-
-    For a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1) with n equal exclusive children, whose latents all
-    stay active (half the penalty lies below what each has to write). The curve's
-    parameter is the ratio t of the parent's decoder, from 0 to 1/n; below the curve (a smaller penalty) the cosine is
-    negative.
-
-    The penalty shrinks the activation a of the parent's latent on parent + child; the child's latent takes the rest,
-    x - a u, whose part along the parent is 1 - a / N with N^2 = 1 + n t^2. It vanishes at a = N. Setting to 0 the
-    derivatives of the loss there by a, and then by t, gives
-
-        l1 = 2 beta t (1 - nt) / (N (beta + 1 - t (1 - nt) / (N r))),    r^2 = (1 - t)^2 + (n - 1) t^2
-        q / (1 - n q) = (1 + beta) t (2 / N - l1) / (N (1 - nt) (2 beta + l1 / r))
-    """
-    t, n, beta = ratio, n_children, inner_weight
-    norm, rest = (1 + n * t**2) ** 0.5, ((1 - t) ** 2 + (n - 1) * t**2) ** 0.5
-    excess = t * (1 - n * t) / norm
-    l1 = 2 * beta * excess / (beta + 1 - excess / rest)
-    alone = (1 + beta) * t * (2 / norm - l1)
-    with_child = norm * (1 - n * t) * (2 * beta + l1 / rest)
-    return alone / (with_child + n * alone), l1
 
 
 def one_latent_loss(

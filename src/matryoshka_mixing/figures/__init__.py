@@ -1,7 +1,6 @@
 """Figures: one style, one grid, and what several chapters draw. A figure of one chapter stands in its module."""
 
 from matryoshka_mixing.figures.shared import (
-    balance,
     basin_heatmaps,
     best_of_curves,
     clouds,
@@ -26,7 +25,6 @@ __all__ = [
     "DIVERGING",
     "MARKERS",
     "SEQUENTIAL",
-    "balance",
     "basin_heatmaps",
     "best_of_curves",
     "clouds",

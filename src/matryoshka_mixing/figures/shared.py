@@ -354,34 +354,6 @@ def seed_strips(
     return figure
 
 
-def balance(pulls: Mapping[str, np.ndarray], features: Sequence[str], xlabel: str) -> Figure:
-    """What pulls which way: for each feature the parts of all terms, stacked to either side of zero.
-
-    Args:
-        pulls: for each group of terms its pull along every feature, shape (features,).
-        features: names of the features.
-        xlabel: what a pull is measured in.
-    """
-    figure, axis = plt.subplots(figsize=(7.6, 0.62 * len(features) + 1.5))
-    axis.use_sticky_edges = False
-    ends = np.zeros((2, len(features)))
-    hatches = ("", "//", "..", "\\\\", "xx", "++")
-    for i, (label, pull) in enumerate(pulls.items()):
-        side = (np.asarray(pull) > 0).astype(int)
-        left = ends[side, range(len(features))]
-        axis.barh(
-            range(len(features)), pull, left=left, height=0.62, color=COLOURS[i % len(COLOURS)], label=label,
-            hatch=hatches[i % len(hatches)], edgecolor="white", lw=0.5,
-        )  # fmt: skip
-        ends[side, range(len(features))] += pull
-    axis.axvline(0, color="0.3", lw=1)
-    axis.set_yticks(range(len(features)), features)
-    axis.invert_yaxis()
-    axis.set(xlabel=xlabel)
-    axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(-0.1, 1), borderaxespad=0.2)
-    return figure
-
-
 def cosine_maps(panels: Mapping[str, Mapping], quantity: str) -> Figure:
     """Cosines over a plane as colours, with theory's lines drawn over them.
 
