@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from matryoshka_mixing import figures
 from matryoshka_mixing.features import FeatureTree, States, without_hierarchy
 from matryoshka_mixing.metrics import Reading, read
 from matryoshka_mixing.parameters import given
@@ -145,3 +147,39 @@ def converged(arms: Mapping[str, Arm]) -> float:
 def median_gap(values: Float[Tensor, " some"], others: Float[Tensor, " others"]) -> float:
     """How far two medians lie apart; NaN where there are no values."""
     return abs(float(values.median() - others.median()))
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The loss between the clean parent (position 0) and the predicted decoder (1), and as far again (2).
+
+    Attributes:
+        position: from 0 to 2 in 201 steps.
+        loss: with the best activations.
+    """
+
+    position: Float[Tensor, " positions"]
+    loss: Float[Tensor, " positions"]
+
+    @property
+    def saving(self) -> float:
+        """Share of the clean parent's loss that the predicted decoder saves."""
+        return float((self.loss[0] - self.loss[100]) / self.loss[0])
+
+
+def steps_to(ratio: float, n_children: int) -> tuple[Float[Tensor, " positions"], Float[Tensor, "positions features"]]:
+    """The positions s of a `Walk`, and the decoders there: `parent + s ratio (sum of the children)`."""
+    position = torch.linspace(0, 2, 201, dtype=torch.float64)
+    mixed = ratio * position
+    return position, torch.stack([torch.ones_like(mixed), *[mixed] * n_children], dim=1)
+
+
+def draw_walk(position: Float[Tensor, " positions"], losses: Mapping[str, Float[Tensor, " positions"]]) -> Figure:
+    """Losses along a walk, each relative to its start."""
+    return figures.loss_path(
+        position.numpy(),
+        {name: (loss / loss[0]).numpy() for name, loss in losses.items()},
+        {"clean parent": 0.0, "mixed": 1.0},
+        xlabel="position on the path from the clean parent to the mixed decoder",
+        ylabel="loss / loss of the clean parent",
+    )

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from matryoshka_mixing import figures, metrics, theory
-from matryoshka_mixing.chapters._shared import Arm, Setup, of_family
+from matryoshka_mixing.chapters import _shared
+from matryoshka_mixing.chapters._shared import Arm, Setup, of_family, steps_to
 from matryoshka_mixing.chapters._shared import converged as converged
 from matryoshka_mixing.chapters._shared import median_gap as median_gap
 from matryoshka_mixing.features import family, orthonormal_dictionary, without_hierarchy
@@ -143,27 +144,18 @@ def draw_latent(arms: Mapping[str, Arm], setup: Setup) -> Figure:
 
 
 @dataclass(frozen=True)
-class Walk:
-    """The loss on the way from the clean parent (position 0) over the predicted decoder (1) as far again (2).
+class Walk(_shared.Walk):
+    """The walk of the hierarchy, and beside it the control's.
 
     Attributes:
-        position: on the way, from 0 to 2 in 201 steps.
-        loss: with the best activations, for the hierarchy.
-        control: for independent features that fire as often, with the best decoder bias as well.
+        control: the loss for independent features that fire as often, with the best decoder bias as well.
     """
 
-    position: Float[Tensor, " positions"]
-    loss: Float[Tensor, " positions"]
     control: Float[Tensor, " positions"]
 
     @property
-    def saving(self) -> float:
-        """Share of the clean parent's loss that the predicted decoder saves."""
-        return float((self.loss[0] - self.loss[100]) / self.loss[0])
-
-    @property
     def control_saving(self) -> float:
-        """The largest share that any position saves with independent features."""
+        """The largest share of the clean parent's loss that any position saves with independent features."""
         return float(((self.control[0] - self.control) / self.control[0]).max())
 
     @property
@@ -173,16 +165,11 @@ class Walk:
 
 
 def walk(p: Parameters, setup: Setup) -> Walk:
-    """Walk from the clean parent to the mixed decoder, `parent + s t (sum of the children)`, and on."""
-    position = torch.linspace(0, 2, 201, dtype=torch.float64)
-    mixed = theory.narrow_ratio(p.child_probability, p.n_children) * position
-    decoders = torch.stack([torch.ones_like(mixed), *[mixed] * p.n_children], dim=1)
+    """Walk from the clean parent to the mixed decoder, and on."""
+    position, decoders = steps_to(theory.narrow_ratio(p.child_probability, p.n_children), p.n_children)
     independent = without_hierarchy(setup.tree).states()
-    return Walk(
-        position,
-        theory.one_latent_loss(setup.states, decoders),
-        theory.one_latent_loss(independent, decoders, biases=True),
-    )
+    control = theory.one_latent_loss(independent, decoders, biases=True)
+    return Walk(position, theory.one_latent_loss(setup.states, decoders), control)
 
 
 def loss_saving(arm: Arm, setup: Setup, clean: float) -> Float[Tensor, " live"]:
@@ -193,14 +180,8 @@ def loss_saving(arm: Arm, setup: Setup, clean: float) -> Float[Tensor, " live"]:
 
 def draw_walk(found: Walk) -> Figure:
     """Both losses along the walk, each relative to its start."""
-    curves = {"hierarchy": found.loss, "independent features (control)": found.control}
-    return figures.loss_path(
-        found.position.numpy(),
-        {name: (loss / loss[0]).numpy() for name, loss in curves.items()},
-        {"clean parent": 0.0, "mixed": 1.0},
-        xlabel="position on the path from the clean parent to the mixed decoder",
-        ylabel="loss / loss of the clean parent",
-    )
+    losses = {"hierarchy": found.loss, "independent features (control)": found.control}
+    return _shared.draw_walk(found.position, losses)
 
 
 @dataclass(frozen=True)
