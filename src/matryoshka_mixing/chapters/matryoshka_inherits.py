@@ -68,7 +68,7 @@ def set_up(p: Parameters) -> Setup:
 
 
 def predicted(child_probability: float, inner_weight: float, n_children: int) -> list[float]:
-    """Theory's value of each of `COSINES`. Works elementwise on arrays."""
+    """Theory's value of each of `COSINES`."""
     ratio = theory.matryoshka_ratio(child_probability, n_children, inner_weight)
     return [*theory.parent_cosines(ratio, n_children), *theory.child_cosines(ratio, n_children)]
 
@@ -143,7 +143,7 @@ class Sweep:
 
     chances: Float[np.ndarray, " chances"]
     betas: Float[np.ndarray, " betas"]
-    theory: list[Float[Tensor, " points"]]
+    theory: Float[Tensor, "cosines points"]
     near: Found
     random: Found
     power: Float[Tensor, " points"]
@@ -180,7 +180,8 @@ def sweep_points(p: Parameters) -> tuple[Float[np.ndarray, " n"], Float[np.ndarr
     """The amounts of `Sweep`, and child probability and inner weight at each of its points."""
     chances = np.linspace(0.02, min(0.5, 1 / p.n_children) * 0.98, p.n_grid)
     betas = np.geomspace(0.1, 10, p.n_grid)
-    return chances, betas, [(q, p.inner_weight) for q in chances] + [(p.child_probability, beta) for beta in betas]
+    points = [(q, p.inner_weight) for q in chances.tolist()]
+    return chances, betas, points + [(p.child_probability, beta) for beta in betas.tolist()]
 
 
 def sweep_settings(p: Parameters, setup: Setup) -> list[Setting]:
@@ -203,7 +204,7 @@ def sweep(p: Parameters, setup: Setup) -> Sweep:
     return Sweep(
         chances,
         betas,
-        [torch.from_numpy(line) for line in predicted(*np.array(points).T, p.n_children)],
+        torch.tensor([predicted(q, beta, p.n_children) for q, beta in points], dtype=torch.float64).T,
         read_sweep(near, settings, parents),
         read_sweep(random, settings, parents),
         torch.tensor([setting.data.power for setting in settings], dtype=torch.float64),
@@ -215,8 +216,10 @@ def draw_sweep(found: Sweep, p: Parameters) -> Figure:
     """Theory as lines; filled points from near the truth, open ones from random starts that reach the same."""
     n, split = p.n_children, len(found.chances)
     fine_q, fine_beta = np.linspace(0.001, found.chances[-1], 200), np.geomspace(0.1, 10, 200)
-    left = found.chances, fine_q, predicted(fine_q, p.inner_weight, n), "child probability given the parent"
-    right = found.betas, fine_beta, predicted(p.child_probability, fine_beta, n), "weight of the inner prefix"
+    by_q = np.array([predicted(q, p.inner_weight, n) for q in fine_q]).T
+    by_beta = np.array([predicted(p.child_probability, beta, n) for beta in fine_beta]).T
+    left = found.chances, fine_q, by_q, "child probability given the parent"
+    right = found.betas, fine_beta, by_beta, "weight of the inner prefix"
     near = [torch.where(found.near.selective, values[..., 0], torch.nan) for values in found.near.cosines]
     random = [torch.where(found.reached, values[..., 0], torch.nan) for values in found.random.cosines]
     panels = []
@@ -249,7 +252,7 @@ def slider(found: Sweep, p: Parameters, names: Sequence[str]) -> str:
         "trained": np.stack([found.trained[i, seed] for i, seed in enumerate(seeds)]),
     }
     rows, label = [f"latent {k}" for k in range(len(names))], "child probability given the parent"
-    return figures.slider_heatmaps("matryoshka-slider", label, found.chances, panels, names, rows)
+    return figures.slider_heatmaps("matryoshka-slider", label, found.chances.tolist(), panels, names, rows)
 
 
 def optimum(setup: Setup) -> Float[Tensor, "d_sae features"]:
@@ -327,4 +330,5 @@ def draw_seeds(
     strips["decoder bias, near the truth"] = biased.child_cosines_either_sign
     strips |= {f"control, {kind}": arm.foreign_cosines for kind, arm in control.items()}
     label = "cosine of the first latent with a child"
-    return figures.seed_strips(strips, label, reference=reference, label="theory")
+    groups = {name: values.numpy() for name, values in strips.items()}
+    return figures.seed_strips(groups, label, reference=reference, label="theory")

@@ -96,7 +96,7 @@ class Curve:
 
 def sweep_settings(p: Parameters, setup: Setup) -> tuple[list[tuple[int, float]], list[Setting]]:
     """The points of `Curve` and their settings."""
-    points = [(n, q) for n in families(p) for q in np.linspace(0.02, min(0.5, 1 / n), p.n_grid)]
+    points = [(n, q) for n in families(p) for q in np.linspace(0.02, min(0.5, 1 / n), p.n_grid).tolist()]
     rows = directions(p)
     return points, [Setting(setup.sae, family(p.parent_probability, q, n).states(), rows[: n + 1]) for n, q in points]
 
@@ -121,7 +121,7 @@ def draw_curve(near: Curve, random: Curve) -> Figure:
             rows = [i for i, (m, _) in enumerate(near.points) if m == n]
             x = [near.points[i][1] for i in rows]
             fine = np.linspace(0.001, x[-1], 200)
-            line = theory.parent_cosines(theory.narrow_ratio(fine, n), n)[column]
+            line = [theory.parent_cosines(theory.narrow_ratio(q, n), n)[column] for q in fine]
             points, open_points = near.cosines[rows, :, column], random.cosines[rows, :, column]
             series.append(
                 {"label": f"{n} children", "x": x, "line_x": fine, "line_y": line}
@@ -212,7 +212,7 @@ class Robustness:
 def robustness(p: Parameters, setup: Setup) -> Robustness:
     """Train over the parent's probability, and over penalties from the chapter's own upwards."""
     rates, penalties = np.geomspace(0.001, 0.5, p.n_grid), p.l1 + np.linspace(0, 0.3, p.n_grid)
-    families = [family(rate, p.child_probability, p.n_children).states() for rate in rates]
+    families = [family(rate, p.child_probability, p.n_children).states() for rate in rates.tolist()]
     saes = [replace(setup.sae, l1=penalty) for penalty in penalties]
     runs = (
         setup.sweep([Setting(setup.sae, states, setup.dictionary) for states in families]),
@@ -244,4 +244,5 @@ def draw_seeds(
     strips |= {f"sampled, {kind}": arm.child_cosines for kind, arm in sampled.items()}
     strips["decoder bias, random"] = biased.child_cosines_either_sign
     strips["control: independent, random"] = control.foreign_cosines
-    return figures.seed_strips(strips, "cosine with a child", reference=predicted, label="theory")
+    groups = {name: values.numpy() for name, values in strips.items()}
+    return figures.seed_strips(groups, "cosine with a child", reference=predicted, label="theory")

@@ -148,7 +148,7 @@ def sweep_settings(
     """The amounts of `Sweep`, and the settings of its points."""
     penalties = np.geomspace(0.005, 0.2, p.n_grid)
     chances = np.linspace(0.02, min(0.5, 1 / p.n_children) * 0.98, p.n_grid)
-    families = [family(p.parent_probability, q, p.n_children).states() for q in chances]
+    families = [family(p.parent_probability, q, p.n_children).states() for q in chances.tolist()]
     settings = [Setting(replace(setup.sae, l1=penalty), setup.states, setup.dictionary) for penalty in penalties]
     return penalties, chances, settings + [Setting(setup.sae, states, setup.dictionary) for states in families]
 
@@ -194,4 +194,5 @@ def draw_seeds(exact: Mapping[str, Arm], sampled: Mapping[str, Arm], biased: Arm
     strips |= {f"sampled, {kind}": live_lean(arm) for kind, arm in sampled.items()}
     strips["decoder bias, random"] = live_lean(biased)
     strips["control: independent, random"] = control_lean(control)
-    return figures.seed_strips(strips, "cosine of a child's latent with the parent")
+    groups = {name: values.numpy() for name, values in strips.items()}
+    return figures.seed_strips(groups, "cosine of a child's latent with the parent")
