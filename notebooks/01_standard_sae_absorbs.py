@@ -28,7 +28,7 @@
 
 # %% tags=["parameters"]
 parent_probability = 0.3  # probability that the parent fires: a number from 1e-06 to 1
-child_probability = 0.4  # probability of each child given the parent, at most 1 / n_children: a number from 1e-06 to 0.5
+child_probability = 0.4  # probability of each child given the parent, at most 1/n_children: a number from 1e-06 to 0.5
 n_children = 2  # number of mutually exclusive children: a whole number from 2 to 12
 l1 = 0.03  # weight of the L1 penalty: a number from 0 to 10
 d_model = 20  # dimension of the input, at least n_children + 1: a whole number from 3 to 1000

@@ -12,16 +12,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from matryoshka_mixing import figures
-from matryoshka_mixing.features import FeatureTree, States, without_hierarchy
+from matryoshka_mixing.features import FeatureTree, States, family, orthonormal_dictionary, without_hierarchy
 from matryoshka_mixing.metrics import Reading, read
-from matryoshka_mixing.parameters import given
+from matryoshka_mixing.parameters import Chapter, given
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, Trained, train
 
 KINDS = ("random", "near the truth")
 """The two kinds of start."""
 _NARROWED = {
-    "child_probability": {"high": 0.5, "meaning": "probability of each child given the parent, at most 1 / n_children"},
+    "child_probability": {"high": 0.5, "meaning": "probability of each child given the parent, at most 1/n_children"},
     "inner_weight": {"high": 1000},
     "l1": {"high": 10},
     "d_model": {"low": 3, "high": 1000, "meaning": "dimension of the input, at least n_children + 1"},
@@ -108,6 +108,24 @@ class Setup:
     seeds: range
     sweep_seeds: range
     start_noise: float
+
+    @classmethod
+    def of(cls, p: Chapter, sae: SAEConfig, directions: Float[Tensor, "some d_in"] | None = None) -> Setup:
+        """The set-up for a chapter's parameters; `directions` has a row for each feature, or more (random, if None)."""
+        tree = family(p.parent_probability, p.child_probability, p.n_children)
+        if directions is None:
+            directions = orthonormal_dictionary(tree.n_features, p.d_model, torch.Generator().manual_seed(p.seed))
+        return cls(
+            tree=tree,
+            states=tree.states(),
+            dictionary=directions[: tree.n_features],
+            sae=sae,
+            exact=TrainConfig(p.n_steps),
+            sampled=TrainConfig(p.n_steps, batch_size=p.batch_size, seed=p.seed),
+            seeds=range(p.seed, p.seed + p.n_seeds),
+            sweep_seeds=range(p.seed, p.seed + p.n_sweep_seeds),
+            start_noise=p.start_noise,
+        )
 
     def start(self, kind: str, seeds: Sequence[int]) -> SAE:
         """The SAE before training, one instance a seed; `kind` is one of `KINDS`."""

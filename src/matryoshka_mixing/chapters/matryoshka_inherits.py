@@ -16,10 +16,10 @@ from matryoshka_mixing.chapters import _shared
 from matryoshka_mixing.chapters._shared import Arm, Setup, Walk, of_family, steps_to
 from matryoshka_mixing.chapters._shared import converged as converged
 from matryoshka_mixing.chapters._shared import median_gap as median_gap
-from matryoshka_mixing.features import States, family, orthonormal_dictionary
+from matryoshka_mixing.features import States, family
 from matryoshka_mixing.parameters import Chapter
 from matryoshka_mixing.sae import SAEConfig
-from matryoshka_mixing.training import Setting, TrainConfig, Trained
+from matryoshka_mixing.training import Setting, Trained
 
 COSINES = (
     "parent's latent with the parent",
@@ -52,19 +52,8 @@ class Parameters(Chapter):
 
 def set_up(p: Parameters) -> Setup:
     """The family, and a Matryoshka SAE whose inner prefix is one latent, without biases."""
-    tree = family(p.parent_probability, p.child_probability, p.n_children)
-    widths, weights = (1, tree.n_features), (p.inner_weight, 1.0)
-    return Setup(
-        tree=tree,
-        states=tree.states(),
-        dictionary=orthonormal_dictionary(tree.n_features, p.d_model, torch.Generator().manual_seed(p.seed)),
-        sae=SAEConfig(p.d_model, widths, weights, l1=p.l1, encoder_bias=False, decoder_bias=False),
-        exact=TrainConfig(p.n_steps),
-        sampled=TrainConfig(p.n_steps, batch_size=p.batch_size, seed=p.seed),
-        seeds=range(p.seed, p.seed + p.n_seeds),
-        sweep_seeds=range(p.seed, p.seed + p.n_sweep_seeds),
-        start_noise=p.start_noise,
-    )
+    widths, weights = (1, p.n_children + 1), (p.inner_weight, 1.0)
+    return Setup.of(p, SAEConfig(p.d_model, widths, weights, l1=p.l1, encoder_bias=False, decoder_bias=False))
 
 
 def predicted(child_probability: float, inner_weight: float, n_children: int) -> list[float]:

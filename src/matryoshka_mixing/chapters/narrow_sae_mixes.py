@@ -19,7 +19,7 @@ from matryoshka_mixing.chapters._shared import median_gap as median_gap
 from matryoshka_mixing.features import family, orthonormal_dictionary, without_hierarchy
 from matryoshka_mixing.parameters import Chapter
 from matryoshka_mixing.sae import SAEConfig
-from matryoshka_mixing.training import Setting, TrainConfig
+from matryoshka_mixing.training import Setting
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,8 @@ def directions(p: Parameters) -> Float[Tensor, "features d_in"]:
 
 def set_up(p: Parameters) -> Setup:
     """The family, and an SAE of a single latent without biases."""
-    tree = family(p.parent_probability, p.child_probability, p.n_children)
-    return Setup(
-        tree=tree,
-        states=tree.states(),
-        dictionary=directions(p)[: tree.n_features],
-        sae=SAEConfig(p.d_model, widths=(1,), l1=p.l1, encoder_bias=False, decoder_bias=False),
-        exact=TrainConfig(p.n_steps),
-        sampled=TrainConfig(p.n_steps, batch_size=p.batch_size, seed=p.seed),
-        seeds=range(p.seed, p.seed + p.n_seeds),
-        sweep_seeds=range(p.seed, p.seed + p.n_sweep_seeds),
-        start_noise=p.start_noise,
-    )
+    sae = SAEConfig(p.d_model, widths=(1,), l1=p.l1, encoder_bias=False, decoder_bias=False)
+    return Setup.of(p, sae, directions(p))
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from matryoshka_mixing import figures, metrics
 from matryoshka_mixing.chapters._shared import Arm, Setup, of_family
 from matryoshka_mixing.chapters._shared import converged as converged
 from matryoshka_mixing.chapters._shared import median_gap as median_gap
-from matryoshka_mixing.features import family, orthonormal_dictionary
+from matryoshka_mixing.features import family
 from matryoshka_mixing.parameters import Chapter
 from matryoshka_mixing.sae import SAE, SAEConfig
-from matryoshka_mixing.training import Setting, TrainConfig
+from matryoshka_mixing.training import Setting
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,8 @@ class Parameters(Chapter):
 
 def set_up(p: Parameters) -> Setup:
     """The family, and a standard SAE with a latent for each feature, without biases."""
-    tree = family(p.parent_probability, p.child_probability, p.n_children)
-    return Setup(
-        tree=tree,
-        states=tree.states(),
-        dictionary=orthonormal_dictionary(tree.n_features, p.d_model, torch.Generator().manual_seed(p.seed)),
-        sae=SAEConfig(p.d_model, widths=(tree.n_features,), l1=p.l1, encoder_bias=False, decoder_bias=False),
-        exact=TrainConfig(p.n_steps),
-        sampled=TrainConfig(p.n_steps, batch_size=p.batch_size, seed=p.seed),
-        seeds=range(p.seed, p.seed + p.n_seeds),
-        sweep_seeds=range(p.seed, p.seed + p.n_sweep_seeds),
-        start_noise=p.start_noise,
-    )
+    widths = (p.n_children + 1,)
+    return Setup.of(p, SAEConfig(p.d_model, widths, l1=p.l1, encoder_bias=False, decoder_bias=False))
 
 
 def lean(reading: metrics.Reading) -> Float[Tensor, " seeds"]:
