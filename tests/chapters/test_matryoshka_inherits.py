@@ -145,6 +145,8 @@ def test_the_sweep_is_drawn_over_both_amounts():
     assert [len(axis.get_legend().get_texts()) for axis in axes] == [2, 2, 3, 3]
     filled, hollow = axes[1].containers[0][0], axes[1].containers[1][0]
     assert filled.get_xdata().tolist() == hollow.get_xdata().tolist() == [2.0]  # none is selective at 0.5
+    own = pytest.approx([chapter.predicted(0.4, 2.0, 2)[0]])
+    assert filled.get_ydata().tolist() == own and hollow.get_ydata().tolist() == own
     line = axes[0].lines[0]
     assert line.get_xdata()[-1] == 0.3 and line.get_ydata()[-1] == pytest.approx(chapter.predicted(0.3, 1.0, 2)[0])
 
