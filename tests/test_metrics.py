@@ -115,17 +115,6 @@ def test_dead_latents():
     assert not read(dead).all_live
 
 
-def test_selective_latents():
-    assert read_selective(CLEAN) == [True, True, True]
-    stray = sae_from([[1, 0, 0], [0, 1, 0.5], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    assert read_selective(stray) == [True, False, True]
-
-
-def read_selective(sae):
-    states, reading = family(0.3, 0.4).states(), read(sae)
-    return metrics.selective(reading.acts, reading.latents, states.acts).tolist()
-
-
 def test_encoder_cosines_leave_out_what_no_input_reaches():
     dictionary = torch.eye(3, 5, dtype=torch.float64)
     column = tensor([[3.0, 4.0, 0.0, 100.0, 0.0]]).T

@@ -138,22 +138,6 @@ def absorption(
     return silent_mass / mass
 
 
-def selective(
-    acts: Float[Tensor, "*instances states d_sae"],
-    latents: Int[Tensor, "*instances features"],
-    features: Float[Tensor, "states features"],
-    tolerance: float = SILENT,
-) -> Bool[Tensor, "*instances features"]:
-    """Whether each feature's latent fires only on inputs that hold the feature.
-
-    Without a penalty a child's latent may fire on a sibling at no cost, and the children's decoders are then
-    not unique.
-    Arguments as for `absorption`; a feature without a latent is not selective.
-    """
-    stray = _fires(acts, latents, tolerance) & (features == 0)
-    return ~stray.any(-2) & (latents >= 0)
-
-
 def each_its_own(
     acts: Float[Tensor, "*instances states d_sae"],
     latents: Int[Tensor, "*instances features"],
