@@ -73,7 +73,7 @@ class Parameters(Chapter):
         if self.n_sweep_seeds * empty**self.batch_size > 1e-6:
             enough = math.ceil(math.log(1e-6 / self.n_sweep_seeds) / math.log(empty)) if empty < 1 else math.inf
             raise ValueError(
-                f"batch_size = {self.batch_size}: {empty:.3g} of the inputs hold no feature, so a first batch may hold "
+                f"batch_size = {self.batch_size}: {empty:.2%} of the inputs hold no feature, so a first batch may hold "
                 f"none. It must be at least {enough} on this tree; change it with `-p batch_size VALUE`."
             )
 
@@ -184,7 +184,7 @@ class Toy:
             return "\n".join(lines)
         lines.append(f"\nAll of this runs on {self.name}: {self.tree.n_features} features, {pairs} with a parent.")
         if not self.tree.can_list():
-            lines.append(f"Its inputs cannot be listed; everything is measured on {len(self.states)} samples.")
+            lines.append(f"Its inputs cannot be listed; everything is measured on {len(self.states):,} samples.")
         if len({p for p, _ in self.pairs}) == pairs:
             lines.append("No child has a sibling: that cosine and its criterion have no value.")
         if not self.covered.all():
@@ -419,7 +419,7 @@ def draw_activations(results: Results, per_kind: int = 40) -> Figure:
     if not len(batch):
         return in_words("Of 4,000 sampled inputs none holds a feature: there are no activations to draw.")
     order = np.lexsort(-batch.T.numpy()[::-1])
-    order = order[np.argsort(~(batch[order][:, children] > 0).any(-1), kind="stable")]
+    order = order[np.argsort(~(batch[order][:, children] > 0).any(-1).numpy(), kind="stable")]
     batch = batch[order]
     panels = {"true features": batch.T.numpy()}
     for name, one in first_seed(results).items():
