@@ -67,7 +67,8 @@ live = chapter.run_here(toy)
 results = chapter.shown(live)
 
 # %% tags=["remove-cell"]
-claims.glue(**chapter.mixing_numbers(results, live))
+against = chapter.against_theory(results)
+claims.glue(**chapter.in_numbers(results, live, against))
 
 # %% [markdown]
 # ## The decisive figure
@@ -115,7 +116,6 @@ HTML(chapter.table(results))
 # {glue:text}`absorbed_l0:.2f`, which both can reach.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Absorption rate: the share of inputs with parent and child on which the parent's latent is silent, every seed a point. Steered alike, the medians are {glue:text}`standard_absorption:.3f` for the standard SAE and {glue:text}`sampled_absorption:.3f` for sampled prefixes; at equal L0, {glue:text}`standard_absorption_equal:.3f` and {glue:text}`sampled_absorption_equal:.3f`.", "name": "fig-tree-absorption"}, "image": {"alt": "Strips of points. The absorption rate of standard SAEs is high in every comparison, that of Matryoshka SAEs lower, by how much depends on the comparison."}}
-claims.glue(**chapter.absorption_numbers(results))
 figure = chapter.draw_absorption(results)
 
 # %% [markdown]
@@ -137,8 +137,6 @@ figure = chapter.draw_absorption(results)
 # represented. The line is the top eigenvector of the re-weighted second moment, with nothing fitted.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: the parent's cosine with a child against the blamed weight as a share of the parent's, with theory for children that share it evenly. Right: against theory for each pair, its siblings' weights and the jittered norms included. Over the six arms the median distance is {glue:text}`theory_gap:.3f` and the correlation {glue:text}`theory_correlation:.2f`.", "name": "fig-tree-theory"}, "image": {"alt": "Two clouds of points, for sampled, all and few prefixes. Both follow the line of theory: the later a child's latent comes, the more of it the parent holds."}}
-against = chapter.against_theory(results)
-claims.glue(**chapter.theory_numbers(against))
 figure = chapter.draw_theory(against)
 
 # %% [markdown]
@@ -163,9 +161,6 @@ figure = chapter.draw_theory(against)
 #   parent's decoder. In the first seed of the two main Matryoshka arms the largest such cosine is
 #   {glue:text}`unrelated:.3f` in size.
 
-# %% tags=["remove-cell"]
-claims.glue(**chapter.failure_numbers(results))
-
 # %% [markdown]
 # ## How robust
 #
@@ -184,7 +179,6 @@ claims.glue(**chapter.failure_numbers(results))
 # **Length.** {numref}`fig-tree-history` shows the three main arms.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Training: medians over seeds, bands from the lowest to the highest. The cosine is that of the parent with a child, the L0 a mean over the batches since the point before, the penalty in units of the features.", "name": "fig-tree-history"}, "image": {"alt": "Three panels against the step. The cosine of the Matryoshka arms rises early and stays; the L0 of the Matryoshka arms ends above that of the standard SAE; penalties rise and are then steered down."}}
-claims.glue(**chapter.robust_numbers(results, live))
 figure = chapter.draw_histories(results)
 
 # %% [markdown]

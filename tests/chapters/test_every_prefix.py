@@ -88,13 +88,8 @@ def test_every_tree_runs_and_what_it_lacks_is_said(name, folder):
     assert ("samples" in summary) == (name == "varying")
 
     against = chapter.against_theory(results)
-    numbers = {
-        **chapter.mixing_numbers(results, live),
-        **chapter.absorption_numbers(results),
-        **chapter.theory_numbers(against),
-        **chapter.failure_numbers(results),
-        **chapter.robust_numbers(results, live),
-    }
+    numbers = chapter.in_numbers(results, live, against)
+    assert numbers["origin"] == "the run on this page, 1 seeds and 50 steps"
     assert "nan" not in repr(numbers) and len(numbers) == 56
     without = {key for key, value in numbers.items() if value == chapter.NO_VALUE}
     assert ("expected" in without) == ("theory" in lacks) and ("unrelated" in without) == ("strangers" in lacks)
@@ -231,7 +226,7 @@ def made_up(toy, **changes):
     data |= {"first_W_enc": truth.swapaxes(1, 2), "first_W_dec": truth}
     data |= {"first_b_enc": np.zeros((len(names), n)), "first_b_dec": np.zeros((len(names), n))}
     data |= {"names": np.array(names), "seeds": np.arange(k), "steps": np.array([0, 10, 20, 30])}
-    return Results(toy, data | changes, "made up")
+    return Results(toy, data | changes)
 
 
 @pytest.fixture(scope="module")
@@ -241,16 +236,18 @@ def post():
 
 @pytest.fixture(scope="module")
 def stored(post):
-    return chapter.shown(Results(post, {}, "this page"))
+    return chapter.shown(Results(post, {}))
 
 
 def test_the_stored_run_is_shown_for_the_tree_of_the_post(post, stored):
-    assert stored.origin == "the stored run, 32 seeds and 40,000 steps"
     assert post.summary() == "\n".join(post.arms) and post.claim("not-sampling") == claims.load()["not-sampling"]
     assert post.covered.all() and len(post.pairs) == 9
     assert stored.theory("sampled").shape == (32, 9)
     live = chapter.run_here(post)
     assert list(live.data["names"]) == list(chapter.MAIN)
+    numbers = chapter.in_numbers(stored, live, chapter.against_theory(stored))
+    assert numbers["origin"] == "the stored run, 32 seeds and 40,000 steps" and numbers["n_steps"] == "50"
+    assert chapter.NO_VALUE not in numbers.values() and isinstance(numbers["standard_error"], str)
     labels = [t.get_text() for t in chapter.draw_mixing(stored, live).axes[0].get_yticklabels()]
     assert labels[-3:] == [f"{name}, live" for name in chapter.MAIN]
     assert not any(label.startswith(("standard, equal", "standard, true")) for label in labels)
@@ -264,8 +261,6 @@ def test_medians_over_pairs_and_seeds(post):
     none = made_up(post, child_to_sibling=np.zeros((len(post.arms), 3, 0)))
     assert np.isnan(none.per_seed("sampled", "child_to_sibling")).all()
     assert chapter.median(np.array([np.nan, 1.0, 3.0])) == 2 and math.isnan(chapter.median(np.array([np.nan])))
-    assert chapter.said(a=math.nan, b=1, c="x") == {"a": "no value", "b": 1, "c": "x"}
-    assert chapter.small(math.nan) == "no value" and chapter.small(1e-12) == "below 1e-08"
 
 
 def test_the_interval_of_a_median_covers_it_as_often_as_it_says():
@@ -323,7 +318,7 @@ def test_the_gain_is_that_of_the_standard_sae_seed_by_seed(post):
     assert started == {"absorption_gain": 3, "absorption_gain_all_prefixes": 3}
     nothing = made_up(post, absorption=np.full((len(post.arms), 3), np.nan))
     assert "no absorption rate" in text_of(chapter.draw_absorption(nothing))[0]
-    assert chapter.absorption_numbers(nothing)["equal_gain"] == "no value"
+    assert chapter.in_numbers(nothing, nothing, chapter.against_theory(nothing))["equal_gain"] == "no value"
 
 
 def test_absorption_has_a_strip_for_every_comparison(stored):

@@ -43,6 +43,38 @@ COMPARISONS = {
     "equal L0": ", equal L0",
 }
 """The four comparisons of absorption, and how their arms' names end."""
+MEDIANS = {
+    "sampled_median": ("sampled", "parent_to_child"),
+    "all_median": ("all prefixes", "parent_to_child"),
+    "moments_median": ("sampled, moments follow", "parent_to_child"),
+    "mended_median": ("sampled, sorting mended", "parent_to_child"),
+    "equal_cosine": ("sampled, equal L0", "parent_to_child"),
+    "control_median": ("all prefixes, independent", "parent_to_child"),
+    "standard_child_to_parent": ("standard", "child_to_parent"),
+    "lean_sampled": ("sampled", "child_to_parent"),
+    "lean_true": ("sampled, true L0", "child_to_parent"),
+    "standard_absorption": ("standard", "absorption"),
+    "sampled_absorption": ("sampled", "absorption"),
+    "standard_absorption_equal": ("standard, equal L0", "absorption"),
+    "sampled_absorption_equal": ("sampled, equal L0", "absorption"),
+    "control_absorption_median": ("standard, independent", "absorption"),
+    "standard_l0": ("standard", "l0"),
+    "sampled_l0": ("sampled", "l0"),
+    "standard_error": ("standard", "error"),
+    "sampled_error": ("sampled", "error"),
+    "equal_error": ("sampled, equal L0", "error"),
+    "penalty_true": ("sampled, true L0", "l1"),
+    "penalty_equal": ("sampled, equal penalty", "l1"),
+}
+"""The medians over seeds that the page names: of which arm, and of what."""
+MISSING = {
+    "equal_missing": "sampled, equal L0",
+    "equal_missing_standard": "standard, equal L0",
+    "missing_equal": "sampled, equal penalty",
+}
+"""The arms whose mean number of missing features the page names."""
+TINY = ("control_median", "standard_error")
+"""Numbers that may be tiny, and are then said to be."""
 NO_VALUE = "no value"
 """What the page says in place of a number that a tree does not have."""
 MOST_HISTORIES = 6
@@ -227,12 +259,10 @@ class Results:
     Attributes:
         toy: on what.
         data: the numbers.
-        origin: where they come from, in words.
     """
 
     toy: Toy
     data: Mapping[str, np.ndarray]
-    origin: str
 
     @property
     def seeds(self) -> list[int]:
@@ -244,8 +274,10 @@ class Results:
         return self.data[key][list(self.data["names"]).index(arm)]
 
     def per_seed(self, arm: str, key: str = "parent_to_child") -> Float[np.ndarray, " seeds"]:
-        """The median over pairs in each seed of one arm; NaN where the tree has no such pairs."""
+        """One number a seed in one arm, the median over pairs if it has any to give; NaN where the tree has none."""
         values = self.of(arm, key)
+        if values.ndim == 1:
+            return values
         return np.median(values, axis=1) if values.shape[1] else np.full(len(values), np.nan)
 
     def represented(self, arm: str) -> Bool[np.ndarray, "seeds pairs"]:
@@ -273,16 +305,12 @@ def run_here(toy: Toy) -> Results:
     seeds = range(p.seed, p.seed + p.n_sweep_seeds)
     schedule = recipe.Recipe(steps=p.n_steps, batch_size=p.batch_size, seed=p.seed)
     chosen = toy.arms if toy.own else {name: toy.arms[name] for name in MAIN}
-    origin = f"the run on this page, {len(seeds)} seeds and {p.n_steps:,} steps"
-    return Results(toy, recipe.compute(toy.tree, seeds, schedule, chosen), origin)
+    return Results(toy, recipe.compute(toy.tree, seeds, schedule, chosen))
 
 
 def shown(live: Results) -> Results:
     """What figures and verdicts are made from: the stored run, or the live one on a tree of the reader's."""
-    if live.toy.own:
-        return live
-    stored = recipe.load()
-    return Results(live.toy, stored, f"the stored run, {len(stored['seeds'])} seeds and {recipe.Recipe.steps:,} steps")
+    return live if live.toy.own else Results(live.toy, recipe.load())
 
 
 def kept(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, " kept"]:
@@ -311,34 +339,50 @@ def median_interval(
     return float(low), float(high)
 
 
-def said(**values: float | int | str) -> dict[str, float | int | str]:
-    """The same, with words in place of numbers that have no value."""
-    return {name: NO_VALUE if isinstance(v, float) and math.isnan(v) else v for name, v in values.items()}
-
-
-def small(value: float) -> str:
-    """A number that may be tiny, in words."""
-    return NO_VALUE if math.isnan(value) else claims.number(value)
-
-
 def sampling_gap(results: Results) -> tuple[float, float]:
-    """95% interval of the difference of the medians with all prefixes and with sampled ones."""
+    """95% interval of the difference of the median cosines with all prefixes and with sampled ones."""
     return median_interval(results.per_seed("all prefixes"), results.per_seed("sampled"))
 
 
-def mixing_numbers(results: Results, live: Results) -> dict:
-    """What the page says of the runs and of the decisive figure."""
-    low, high = sampling_gap(results)
-    return said(
-        n_steps=f"{live.toy.p.n_steps:,}",
-        n_live=live.toy.p.n_sweep_seeds,
-        origin=results.origin,
-        sampled_median=median(results.per_seed("sampled")),
-        all_median=median(results.per_seed("all prefixes")),
-        expected=median(results.theory("sampled")),
-        gap_low=low,
-        gap_high=high,
-    )
+def in_numbers(results: Results, live: Results, against: Against) -> dict[str, float | int | str]:
+    """Every number that the page names; words where it has no value."""
+    toy, p, here = results.toy, results.toy.p, results is live
+    which, steps = ("the run on this page", p.n_steps) if here else ("the stored run", recipe.Recipe.steps)
+    gap, equal_gain = sampling_gap(results), gain(results, "equal L0")
+    numbers = {name: median(results.per_seed(*what)) for name, what in MEDIANS.items()}
+    numbers |= {name: float(results.of(arm, "missing").mean()) for name, arm in MISSING.items()}
+    numbers |= {
+        "n_steps": f"{p.n_steps:,}",
+        "n_live": p.n_sweep_seeds,
+        "origin": f"{which}, {len(results.seeds)} seeds and {steps:,} steps",
+        "n_shown": len(results.seeds),
+        "n_pairs": len(toy.pairs),
+        "target_l0": toy.target_l0,
+        "true_l0": toy.true_l0,
+        "absorbed_l0": toy.absorbed_l0,
+        "expected": median(results.theory("sampled")),
+        "gap_low": gap[0],
+        "gap_high": gap[1],
+        "equal_gain": median(equal_gain),
+        "n_equal_gain": int((equal_gain >= 0.25).sum()),
+        "theory_gap": against.distance(STEERED),
+        "theory_correlation": against.correlation(STEERED),
+        "unrelated": unrelated(results),
+        "settled": f"{settled(results):,}",
+        "live_sampled": round(median(live.per_seed("sampled")), 2),
+        "live_all": round(median(live.per_seed("all prefixes")), 2),
+    }
+    for key, arms in [("original", STEERED[:2]), ("mended", STEERED[-2:])]:
+        numbers[f"gap_{key}"] = against.distance(arms)
+        numbers[f"correlation_{key}"] = against.correlation(arms)
+        numbers[f"slope_{key}"] = against.slope(arms)
+    numbers |= failures(results)
+    for name, value in numbers.items():
+        if isinstance(value, float) and math.isnan(value):
+            numbers[name] = NO_VALUE
+        elif name in TINY:
+            numbers[name] = claims.number(value)
+    return numbers
 
 
 def in_words(text: str) -> Figure:
@@ -364,30 +408,12 @@ def draw_mixing(results: Results, live: Results) -> Figure:
     )
 
 
-@dataclass(frozen=True)
-class First:
-    """The SAE of one arm's first seed, and the latent that matches each feature.
-
-    Attributes:
-        sae: its parameters.
-        latents: of every feature.
-        decoder, encoder: cosines with the true features, rows in the order of the features that they match.
-    """
-
-    sae: SAE
-    latents: Int[Tensor, " features"]
-    decoder: Float[Tensor, "features features"]
-    encoder: Float[Tensor, "features features"]
-
-
-def first_seed(results: Results) -> dict[str, First]:
-    """The main arms' SAEs of the first seed."""
-    dictionary, found = results.dictionary(results.seeds[0]), {}
+def first_seed(results: Results) -> dict[str, tuple[SAE, Int[Tensor, " features"]]]:
+    """The main arms' SAEs of the first seed, and the latent that matches each feature."""
+    found = {}
     for name in MAIN:
         sae = SAE(*(torch.from_numpy(results.of(name, f"first_{key}")) for key in TRAINED))
-        decoder = metrics.decoder_cosines(sae, dictionary)
-        latents = metrics.match(decoder)
-        found[name] = First(sae, latents, decoder[latents], metrics.encoder_cosines(sae, dictionary)[latents])
+        found[name] = sae, metrics.match(metrics.decoder_cosines(sae, results.dictionary(results.seeds[0])))
     return found
 
 
@@ -399,9 +425,12 @@ def _breaks(toy: Toy) -> list[int]:
 
 def draw_cosines(results: Results) -> Figure:
     """Decoders and encoders of the first seed against the true features."""
-    first, names = first_seed(results), results.toy.tree.names
-    panels = {f"{name}: decoder": one.decoder.numpy() for name, one in first.items()}
-    panels |= {f"{name}: encoder": one.encoder.numpy() for name, one in first.items()}
+    names, dictionary = results.toy.tree.names, results.dictionary(results.seeds[0])
+    panels = {
+        f"{name}: {part}": cosines(sae, dictionary)[latents].numpy()
+        for part, cosines in [("decoder", metrics.decoder_cosines), ("encoder", metrics.encoder_cosines)]
+        for name, (sae, latents) in first_seed(results).items()
+    }
     return _images(panels, names, names, breaks=_breaks(results.toy))
 
 
@@ -422,9 +451,8 @@ def draw_activations(results: Results, per_kind: int = 40) -> Figure:
     order = order[np.argsort(~(batch[order][:, children] > 0).any(-1).numpy(), kind="stable")]
     batch = batch[order]
     panels = {"true features": batch.T.numpy()}
-    for name, one in first_seed(results).items():
-        found = one.sae.encode(batch @ dictionary) * one.sae.W_dec.norm(dim=-1)
-        panels[name] = found[:, one.latents].T.numpy()
+    for name, (sae, latents) in first_seed(results).items():
+        panels[name] = (sae.encode(batch @ dictionary) * sae.W_dec.norm(dim=-1))[:, latents].T.numpy()
     return _images(panels, toy.tree.names, quantity="activation", per_row=2, breaks=_breaks(toy))
 
 
@@ -482,12 +510,9 @@ def table(results: Results) -> str:
     rows = {}
     for name in results.toy.arms:
         missing = results.of(name, "missing")
-        rows[name] = {
-            "parent to child": cell(results.per_seed(name, "parent_to_child")),
-            "child to sibling": cell(results.per_seed(name, "child_to_sibling")),
-            "child to parent": cell(results.per_seed(name, "child_to_parent")),
-            "absorption": cell(results.of(name, "absorption")),
-            "L0": cell(results.of(name, "l0")),
+        keys = [("parent to child", "parent_to_child"), ("child to sibling", "child_to_sibling")]
+        keys += [("child to parent", "child_to_parent"), ("absorption", "absorption"), ("L0", "l0")]
+        rows[name] = {title: cell(results.per_seed(name, key)) for title, key in keys} | {
             "missing": f"{missing.mean():.1f} ({np.mean(missing > 0):.0%} of seeds)",
             "error": f"{np.median(results.of(name, 'error')):.1%}",
             "penalty": f"{np.median(results.of(name, 'l1')):.1e}",
@@ -499,29 +524,6 @@ def gain(results: Results, comparison: str = "steered alike", arm: str = "sample
     """How much more of its parents' latents the standard SAE silences than an arm, seed by seed."""
     end = COMPARISONS[comparison]
     return results.of(f"standard{end}", "absorption") - results.of(arm + end, "absorption")
-
-
-def absorption_numbers(results: Results) -> dict:
-    """What the page says of absorption."""
-    toy, equal_gain = results.toy, gain(results, "equal L0")
-    numbers = {"target_l0": toy.target_l0, "true_l0": toy.true_l0, "absorbed_l0": toy.absorbed_l0}
-    for name in ("standard", "sampled"):
-        numbers[f"{name}_absorption"] = median(results.of(name, "absorption"))
-        numbers[f"{name}_absorption_equal"] = median(results.of(f"{name}, equal L0", "absorption"))
-        numbers[f"{name}_l0"] = median(results.of(name, "l0"))
-    return said(
-        **numbers,
-        standard_child_to_parent=median(results.per_seed("standard", "child_to_parent")),
-        equal_gain=median(equal_gain),
-        n_equal_gain=int((equal_gain >= 0.25).sum()),
-        n_shown=len(results.seeds),
-        n_pairs=len(toy.pairs),
-        equal_missing=float(results.of("sampled, equal L0", "missing").mean()),
-        equal_missing_standard=float(results.of("standard, equal L0", "missing").mean()),
-        equal_error=median(results.of("sampled, equal L0", "error")),
-        sampled_error=median(results.of("sampled", "error")),
-        standard_error=small(median(results.of("standard", "error"))),
-    )
 
 
 def draw_absorption(results: Results) -> Figure:
@@ -580,16 +582,6 @@ def against_theory(results: Results, arms: Sequence[str] = STEERED) -> Against:
     return Against(results.toy, cosine, predicted, share)
 
 
-def theory_numbers(against: Against) -> dict:
-    """What the page says of the distance from theory."""
-    numbers = {"theory_gap": against.distance(STEERED), "theory_correlation": against.correlation(STEERED)}
-    for key, arms in [("original", STEERED[:2]), ("mended", STEERED[-2:])]:
-        numbers[f"gap_{key}"] = against.distance(arms)
-        numbers[f"correlation_{key}"] = against.correlation(arms)
-        numbers[f"slope_{key}"] = against.slope(arms)
-    return said(**numbers)
-
-
 def draw_theory(against: Against) -> Figure:
     """The cosines against the blamed share, and against theory for each pair.
 
@@ -622,30 +614,25 @@ def draw_theory(against: Against) -> Figure:
     return figures.clouds(panels, line)
 
 
-def failure_numbers(results: Results) -> dict:
-    """What the page says of where theory fails: what the distance from it goes with."""
+def failures(results: Results) -> dict[str, float | int]:
+    """Where theory fails: how many SAEs have an L0 above the tree's, and the median distance from theory by kind."""
     arms = [name for name in results.toy.arms if not name.startswith("standard") and "independent" not in name]
     arms = [name for name in arms if "equal L0" not in name]
-    far = np.stack(
-        [
-            np.where(results.represented(arm), np.abs(results.of(arm, "parent_to_child") - results.theory(arm)), np.nan)
-            for arm in arms
-        ]
-    )
-    strays = np.stack([results.of(arm, "l0") > results.toy.true_l0 + 0.02 for arm in arms])
-    numbers = {}
-    for key, end in [("true", ", true L0"), ("equal", ", equal penalty")]:
-        numbers[f"gap_{key}"] = median(far[arms.index(f"sampled{end}")])
-        numbers[f"penalty_{key}"] = median(results.of(f"sampled{end}", "l1"))
-    for key, where in [("strict", ~strays), ("stray", strays)]:
-        numbers[f"n_{key}"], numbers[f"gap_{key}"] = int(where.sum()), median(far[where])
+    far = [
+        np.where(results.represented(arm), np.abs(results.of(arm, "parent_to_child") - results.theory(arm)), np.nan)
+        for arm in arms
+    ]
+    far, strays = np.stack(far), np.stack([results.of(arm, "l0") > results.toy.true_l0 + 0.02 for arm in arms])
     equal = [i for i, arm in enumerate(arms) if arm.endswith("equal penalty")]
-    return said(
-        **numbers,
-        n_stray_equal=int(strays[equal].sum()),
-        missing_equal=float(results.of("sampled, equal penalty", "missing").mean()),
-        unrelated=unrelated(results),
-    )
+    return {
+        "gap_true": median(far[arms.index("sampled, true L0")]),
+        "gap_equal": median(far[arms.index("sampled, equal penalty")]),
+        "gap_strict": median(far[~strays]),
+        "gap_stray": median(far[strays]),
+        "n_strict": int((~strays).sum()),
+        "n_stray": int(strays.sum()),
+        "n_stray_equal": int(strays[equal].sum()),
+    }
 
 
 def unrelated(results: Results) -> float:
@@ -655,25 +642,12 @@ def unrelated(results: Results) -> float:
     """
     heads, roots = sorted({p for p, _ in results.toy.pairs}), np.array(results.toy.roots)
     outside = roots[heads][:, None] != roots
-    first = first_seed(results)
-    parts = [first[name].decoder[heads].numpy()[outside] for name in MAIN[1:]]
+    first, dictionary = first_seed(results), results.dictionary(results.seeds[0])
+    parts = []
+    for name in MAIN[1:]:
+        sae, latents = first[name]
+        parts.append(metrics.decoder_cosines(sae, dictionary)[latents][heads].numpy()[outside])
     return float(np.abs(np.concatenate(parts)).max(initial=0.0)) if outside.any() else math.nan
-
-
-def robust_numbers(results: Results, live: Results) -> dict:
-    """What the page says of sorting, the control, the children, and the length of training."""
-    return said(
-        moments_median=median(results.per_seed("sampled, moments follow")),
-        mended_median=median(results.per_seed("sampled, sorting mended")),
-        equal_cosine=median(results.per_seed("sampled, equal L0")),
-        control_median=small(median(results.per_seed("all prefixes, independent"))),
-        control_absorption_median=median(results.of("standard, independent", "absorption")),
-        lean_sampled=median(results.per_seed("sampled", "child_to_parent")),
-        lean_true=median(results.per_seed("sampled, true L0", "child_to_parent")),
-        settled=f"{settled(results):,}",
-        live_sampled=round(median(live.per_seed("sampled")), 2),
-        live_all=round(median(live.per_seed("all prefixes")), 2),
-    )
 
 
 def settled(results: Results, within: float = 0.02) -> int:
