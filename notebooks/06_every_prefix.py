@@ -98,7 +98,6 @@ figure = chapter.draw_activations(results)
 # (best cosine below one half, or dead), with the share of seeds that miss any; *error* is the squared error of the full width, as a share of the
 # inputs' power; *penalty* is in units of the features. Latents are matched to features one to one by their decoder cosines (the original's figures match by activations).
 
-
 # %% tags=["hide-input"]
 HTML(chapter.table(results))
 

@@ -188,6 +188,10 @@ def test_trees_that_cannot_run_are_refused(tree, message, folder):
         parameters(tree, folder)
 
 
+def test_the_parameter_cell_is_formatted():
+    assert Parameters.cell().startswith('tree_path = ""  # tree file of your own')
+
+
 def test_how_often_nothing_fires():
     for tree in [*TREES.values(), family(0.3, 0.4), FeatureTree(0.5, PAIR, True, is_read_out=False)]:
         acts = tree.sample(20_000, torch.Generator().manual_seed(0))

@@ -91,6 +91,11 @@ class Parameters(Chapter):
     batch_size: int = given("batch_size", 200, meaning="inputs in a batch")
     seed: int = given("seed", 0, high=1e9)
 
+    @classmethod
+    def cell(cls) -> str:
+        """With the quotes that the formatter asks for."""
+        return super().cell().replace("''", '""')
+
     def check_together(self) -> None:
         """Refuse trees without a family, features that never fire, and batches that may begin with nothing."""
         super().check_together()
@@ -589,9 +594,10 @@ def draw_theory(against: Against) -> Figure:
     """
     toy = against.toy
     if not any(len(values) for values in against.cosine.values()):
+        why = ", and no SAE represents their parents" if toy.covered.any() else ""
         return in_words(
-            f"Theory covers {toy.covered.sum()} of the {len(toy.pairs)} pairs of {toy.name}, and an SAE represents the "
-            "parent of none of these: there is nothing to hold against it."
+            f"Theory covers {toy.covered.sum()} of the {len(toy.pairs)} pairs of {toy.name}{why}: there is nothing to "
+            "hold against it."
         )
     grid = torch.linspace(0, 1, 101, dtype=torch.float64)[:, None].expand(-1, len(toy.pairs))
     unit = torch.ones(toy.tree.n_features, dtype=torch.float64)
