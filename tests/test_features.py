@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -173,6 +174,32 @@ def test_without_hierarchy_keeps_the_rates_and_drops_the_dependence(tree):
     assert torch.allclose(rates, torch.tensor([0.3, 0.12, 0.12], dtype=torch.float64))
     joint = (states.acts * states.probs[:, None]).T @ states.acts
     assert joint[0, 1].item() == pytest.approx(0.3 * 0.12)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_firing_probabilities_are_those_of_the_states(exclusive):
+    grandchild = FeatureTree(0.5, magnitude_mean=3.0)
+    hidden = FeatureTree(0.8, (FeatureTree(0.25), grandchild), is_read_out=False)
+    mute = FeatureTree(0.2, (FeatureTree(0.5),), magnitude_mean=0.0)
+    tree = FeatureTree(0.9, (FeatureTree(0.3, (grandchild,)), hidden, mute), is_read_out=False)
+    if exclusive:
+        tree = replace(
+            tree, mutually_exclusive_children=True, children=(tree.children[0], replace(hidden, active_prob=0.4))
+        )
+    states = tree.states()
+    assert tree.firing_probabilities().tolist() == pytest.approx((states.probs @ (states.acts > 0).double()).tolist())
+    if not exclusive:
+        assert tree.firing_probabilities().tolist() == pytest.approx([0.27, 0.135, 0.18, 0.36, 0, 0.09])
+
+
+def test_firing_probabilities_of_a_tree_that_cannot_be_listed():
+    """A normal magnitude with mean 1 and deviation 1 is clipped to 0 with probability 0.1587."""
+    tree = FeatureTree(1.0, (FeatureTree(0.5, magnitude_std=1.0), *[FeatureTree(0.4)] * 40), is_read_out=False)
+    assert not tree.can_list()
+    assert tree.firing_probabilities().tolist() == pytest.approx([0.5 * 0.8413447, *[0.4] * 40])
+    shares = (tree.sample(20_000, torch.Generator().manual_seed(0)) > 0).double().mean(0)
+    assert (shares - tree.firing_probabilities()).abs().max() < 5 * (0.25 / 20_000) ** 0.5
+    assert without_hierarchy(tree).firing_probabilities().tolist() == pytest.approx([0.42067236, *[0.4] * 40])
 
 
 def test_dictionary_is_orthonormal_and_needs_room():

@@ -123,16 +123,6 @@ def test_a_slider_holds_every_frame_and_nothing_from_outside():
     assert "trained &lt;1&gt;" in page and "http" not in page
 
 
-def test_images_share_one_scale_and_name_every_row():
-    figure = figures.images({"a": np.eye(3), "b": -np.eye(3)}, ["x", "y", "z"], ["x", "y", "z"], breaks=[1])
-    drawn = [axis.images[0] for axis in figure.axes[:2]]
-    assert all(image.get_clim() == (-1, 1) and image.get_cmap().name == figures.DIVERGING for image in drawn)
-    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["x", "y", "z"]
-    assert len(figure.axes[0].lines) == 2, "a break across and one down"
-    loud = figures.images({"a": np.ones((2, 5)), "b": 3 * np.ones((2, 5))}, ["x", "y"], quantity="activation")
-    assert loud.axes[0].images[0].get_clim() == (0, 3)
-
-
 def test_clouds_hold_every_point_and_the_line():
     panel = {
         "xlabel": "x",
@@ -143,10 +133,3 @@ def test_clouds_hold_every_point_and_the_line():
     axis = figures.clouds([panel]).axes[0]
     assert [len(points.get_offsets()) for points in axis.collections] == [2, 1]
     assert axis.lines[0].get_ydata().tolist() == [0, 2]
-
-
-def test_histories_are_medians_over_seeds():
-    values = np.array([[1.0, 10.0], [2.0, 20.0], [9.0, 90.0]])
-    figure = figures.histories([0, 5], {"loss": {"a": values}, "L0": {"a": values}}, log=["L0"])
-    assert figure.axes[0].lines[0].get_ydata().tolist() == [2, 20]
-    assert [axis.get_yscale() for axis in figure.axes] == ["linear", "log"]

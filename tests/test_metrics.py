@@ -260,14 +260,3 @@ def test_each_its_own_asks_for_firing_everywhere_and_nowhere_else():
     swapped, missing = torch.tensor([[1, 0]]), torch.tensor([[0, -1]])
     assert metrics.each_its_own(acts[:1].flip(-1), swapped, features).tolist() == [True]
     assert metrics.each_its_own(acts[:1], missing, features).tolist() == [False]
-
-
-def test_the_interval_of_a_median_covers_it_as_often_as_it_says():
-    rng, truth, hits = np.random.default_rng(1), 0.0, 0
-    for _ in range(200):
-        low, high = metrics.median_interval(rng.normal(truth, 1, 30), resamples=400)
-        hits += low <= truth <= high
-    assert 180 <= hits <= 199
-    values = np.arange(9.0)
-    assert metrics.median_interval(values, values) == (0, 0), "paired: a seed is drawn for both"
-    assert metrics.median_interval(values + 0.5, values) == (0.5, 0.5)

@@ -154,6 +154,30 @@ class FeatureTree:
         visit(self, None)
         return found
 
+    def firing_probabilities(self) -> Float[Tensor, " features"]:
+        """How often each feature is active, in [0, 1], without listing states: a product along the path from the root.
+
+        Each node above contributes its `active_prob`, the feature itself also the chance that its magnitude is above 0.
+        """
+        found: list[float] = []
+
+        def visit(node: FeatureTree, above: float) -> None:
+            fires = above * node.active_prob
+            if node.is_read_out:
+                found.append(fires * node.loud_probability)
+            for child in node.children:
+                visit(child, fires)
+
+        visit(self, 1.0)
+        return torch.tensor(found, dtype=torch.float64)
+
+    @property
+    def loud_probability(self) -> float:
+        """The chance that the magnitude is above 0: below 1 where it varies and is clipped, 0 where it is 0 always."""
+        if self.magnitude_std == 0:
+            return float(self.magnitude_mean > 0)
+        return 0.5 * math.erfc(-self.magnitude_mean / (self.magnitude_std * 2**0.5))
+
     def count_states(self) -> int:
         """Upper bound on the number of states (before equal ones are merged), without enumerating them."""
         return self._count_firing() + (self.active_prob < 1)
@@ -367,8 +391,7 @@ def without_hierarchy(tree: FeatureTree) -> FeatureTree:
     One that fires more often than half of the time fires half of the time here: a parent then always has more variance
     than its children, and the best direction is unique.
     """
-    states = tree.states()
-    return independent((states.probs @ (states.acts > 0).double()).clamp_max(0.5).tolist())
+    return independent(tree.firing_probabilities().clamp_max(0.5).tolist())
 
 
 def overlapping(parent_probability: float, child_probability: float, both: float) -> States:

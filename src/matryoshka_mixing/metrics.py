@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
@@ -490,16 +489,3 @@ def resorted(sae: SAE, states: States, dictionary: Float[Tensor, "features d_in"
         b_enc=sae.b_enc.gather(-1, order),
         W_dec=sae.W_dec.gather(-2, order[..., None].expand_as(sae.W_dec)),
     )
-
-
-def median_interval(
-    values: Float[np.ndarray, " seeds"], other: Float[np.ndarray, " seeds"] | None = None, resamples: int = 4000
-) -> tuple[float, float]:
-    """95% bootstrap interval over seeds (percentiles) of the median of `values`, less that of `other` if given.
-
-    Seeds are drawn with replacement, the same for both, since a seed means the same start and batches.
-    """
-    drawn = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
-    medians = np.median(values[drawn], axis=1) - (0 if other is None else np.median(other[drawn], axis=1))
-    low, high = np.quantile(medians, [0.025, 0.975])
-    return float(low), float(high)

@@ -386,48 +386,6 @@ def cosine_maps(panels: Mapping[str, Mapping], quantity: str) -> Figure:
     return figure
 
 
-def images(
-    panels: Mapping[str, np.ndarray],
-    rows: Sequence[str],
-    columns: Sequence[str] | None = None,
-    *,
-    quantity: str = "cosine",
-    per_row: int = 3,
-    breaks: Sequence[int] = (),
-) -> Figure:
-    """Large matrices as colours alone, side by side.
-
-    Args:
-        panels: title of each panel and its values, shape (rows, columns).
-        rows, columns: their names; columns without names are inputs.
-        quantity: as in `heatmaps`.
-        per_row: panels in a row.
-        breaks: rows, and named columns, before which a line is drawn.
-    """
-    deep, across = -(-len(panels) // per_row), min(per_row, len(panels))
-    size = (2.9 * across + 1.5, (3.0 if columns else 2.6) * deep + (0.7 if columns else 0.3))
-    figure, axes = plt.subplots(deep, across, figsize=size, squeeze=False, sharex=True, sharey=True)
-    highest = 1.0 if quantity == "cosine" else max(float(np.max(matrix)) for matrix in panels.values())
-    low, colours = (-1.0, DIVERGING) if quantity == "cosine" else (0.0, SEQUENTIAL)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    for axis, (title, matrix) in zip(axes.flat, panels.items(), strict=False):
-        drawn = axis.imshow(matrix, cmap=colours, vmin=low, vmax=highest, aspect="auto", interpolation="nearest")
-        axis.set_title(title, fontsize=10)
-        for place in breaks:
-            axis.axhline(place - 0.5, color="0.45", lw=0.7)
-            if columns:
-                axis.axvline(place - 0.5, color="0.45", lw=0.7)
-        axis.set_yticks(range(len(rows)), rows, fontsize=7)
-        axis.set_xticks(range(len(columns)) if columns else [], columns or [], fontsize=7, rotation=90)
-        axis.tick_params(length=0)
-    if not columns:
-        figure.supxlabel("inputs", fontsize=10)
-    ticks = [-1, 0, 1] if quantity == "cosine" else None
-    figure.colorbar(drawn, ax=axes, label=quantity, shrink=0.9, aspect=18, ticks=ticks, pad=0.015)
-    return figure
-
-
 def clouds(panels: Sequence[Mapping], line: str = "theory") -> Figure:
     """Clouds of points, one a pair of features in one SAE, with theory as a line through them.
 
@@ -443,27 +401,6 @@ def clouds(panels: Sequence[Mapping], line: str = "theory") -> Figure:
             axis.scatter(x, y, s=16, alpha=0.5, lw=0, **look)
         axis.plot(*panel["curve"], color="black", lw=1.6, label=line)
         axis.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"])
-    axes[0, 0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
-    return figure
-
-
-def histories(steps: Sequence[int], panels: Mapping[str, Mapping[str, np.ndarray]], log: Sequence[str] = ()) -> Figure:
-    """What happens in training: medians over seeds as lines, the full range as bands.
-
-    Args:
-        steps: the recorded steps.
-        panels: for each panel (its name labels the axis) the arms and their values, shape (seeds, records).
-        log: names of panels with a logarithmic axis.
-    """
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.5 * len(panels), 3.4), squeeze=False)
-    for axis, (ylabel, arms) in zip(axes.flat, panels.items(), strict=True):
-        for i, (label, values) in enumerate(arms.items()):
-            axis.fill_between(steps, values.min(0), values.max(0), color=COLOURS[i], alpha=0.2, lw=0)
-            style = ("-", "--", ":", "-.")[i % 4]
-            axis.plot(steps, np.median(values, 0), color=COLOURS[i], ls=style, lw=1.8, label=label)
-        if ylabel in log:
-            axis.set_yscale("log")
-        axis.set(xlabel="step", ylabel=ylabel)
     axes[0, 0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
     return figure
 
