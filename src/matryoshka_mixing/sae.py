@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, SupportsIndex, get_args
 
 import torch
 from jaxtyping import Float
@@ -374,18 +374,20 @@ class SAE:
         """
         if not self.instances:
             raise IndexError("this is a single SAE; it has no instances to select.")
-        chosen = torch.arange(math.prod(self.instances)).reshape(self.instances)[index]
+        number = math.prod(self.instances)
+        chosen = torch.arange(number).reshape(self.instances)[index]
         if chosen.dtype != torch.int64:
             raise IndexError(f"{index!r} does not select instances.")
 
         def pick(tensor: Tensor) -> Tensor:
             tail = tensor.shape[len(self.instances) :]
-            return tensor.reshape(-1, *tail)[chosen.flatten()].reshape(*chosen.shape, *tail)
+            return tensor.reshape(number, *tail)[chosen.flatten()].reshape(*chosen.shape, *tail)
 
         config = self.config
         if isinstance(config, tuple):
             per = math.prod(self.instances[1:])
-            numbers = (chosen // per).reshape(chosen.shape[0] if chosen.ndim else 1, -1)
+            rows = chosen.shape[0] if chosen.ndim else 1
+            numbers = (chosen // per).reshape(rows, chosen.numel() // max(rows, 1)) if per else chosen
             if numbers.numel() and (numbers != numbers[:, :1]).any():
                 raise IndexError("these instances differ in configuration along more than their first axis.")
             config = tuple(config[int(row[0])] for row in numbers) if numbers.numel() else config[0]
@@ -462,7 +464,7 @@ def largest_of_batch(
     return torch.empty_like(flat).scatter_(-1, order, share).unflatten(-1, shape[-2:])
 
 
-def random_start(config: SAEConfig, seeds: Iterable[int], decoder_norm: float = 0.1) -> SAE:
+def random_start(config: SAEConfig, seeds: Iterable[SupportsIndex], decoder_norm: float = 0.1) -> SAE:
     """Random initialisation, one instance a seed, float64.
 
     Encoder directions are uniform on the unit sphere; the decoder holds the same directions with norm
@@ -473,7 +475,7 @@ def random_start(config: SAEConfig, seeds: Iterable[int], decoder_norm: float = 
     return _tied(rows, decoder_norm * rows, config)
 
 
-def start_near(directions: Float[Tensor, "*seeds d_sae d_in"], seeds: Iterable[int], noise: float = 0.1) -> SAE:
+def start_near(directions: Float[Tensor, "*seeds d_sae d_in"], seeds: Iterable[SupportsIndex], noise: float = 0.1) -> SAE:
     """A start near given directions (one a latent), one instance a seed, float64; a standard SAE until it is trained.
 
     To each direction comes Gaussian noise whose expected length is `noise` times the direction's own norm, so

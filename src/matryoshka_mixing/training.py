@@ -302,8 +302,9 @@ class _Job:
         self.most = self.size if listed is None else max(len(listed), 1) if self.exact or not self.size else min(
             self.size, len(listed)
         )  # fmt: skip
-        dictionary = torch.zeros(1, 0, 0) if setting.dictionary is None else setting.dictionary
-        self.dictionary = np.ascontiguousarray(dictionary.reshape(-1, features * sae.d_in).numpy(), dtype)
+        dictionary = torch.zeros(1, 1, 0) if setting.dictionary is None else setting.dictionary
+        dictionary = dictionary if dictionary.ndim == 3 else dictionary[None]
+        self.dictionary = np.ascontiguousarray(dictionary.flatten(1).numpy(), dtype)
         self.loss = _loss(setting)
         free = self.pack(start[number].map(torch.ones_like))
         if setting.held:
