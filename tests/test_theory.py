@@ -62,37 +62,6 @@ def test_children_always_undo_siblings_and_lean_away_from_the_parent_below_one_i
     assert parent < 0 and sibling < 0 < own
 
 
-@given(family_cases)
-@settings(max_examples=100, deadline=None)
-def test_a_budget_that_keeps_all_is_no_budget_and_one_that_keeps_none_makes_a_narrow_sae(case):
-    n, q, beta, _ = case
-    whole, none = (theory.budget_ratios(q, n, torch.tensor([s]).double(), beta)[0] for s in (1.0, 0.0))
-    assert torch.allclose(whole, torch.full_like(whole, theory.matryoshka_ratio(q, n, beta)), rtol=1e-9)
-    narrow = torch.full_like(none, theory.narrow_ratio(q, n))
-    assert none.isnan().all() or torch.allclose(none, narrow, rtol=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("n", "q", "beta", "share"), [(2, 0.4, 1.0, 0.9), (2, 0.4, 1.0, 0.5), (2, 0.2, 3.0, 0.6), (4, 0.2, 1.0, 0.8)]
-)
-def test_trained_batchtopk_saes_meet_the_theory_of_a_small_budget(n, q, beta, share):
-    p = 0.3
-    states, dictionary = family(p, q, n).states(), orthonormal_dictionary(n + 1, 8, torch.Generator().manual_seed(0))
-    k = p + share * n * p * q
-    sae = SAEConfig(8, (1, n + 1), (beta, 1.0), 0.0, False, False, activation="batchtopk", k=k)
-    run = train(Setting(sae, states, dictionary), start_near(dictionary, range(6), 0.05), TrainConfig(2000))
-    ratios = theory.budget_ratios(q, n, torch.tensor([share]).double(), beta)[0]
-    expected = torch.cat([torch.ones(1).double(), ratios.sort().values]) / (1 + ratios.square().sum()).sqrt()
-    found = metrics.decoder_cosines(run.sae, dictionary)[0, :, 0]
-    found = torch.cat([found[:, :1], found[:, 1:].sort(-1).values], -1)
-    assert torch.allclose(found, expected.expand_as(found), rtol=0, atol=1e-6)
-
-
-def test_the_theory_of_a_small_budget_is_silent_where_the_parent_would_be_dropped():
-    kept = torch.tensor([0.0, 0.3, 0.45, 0.5, 0.8, 1.0]).double()
-    assert theory.budget_ratios(0.4, 2, kept).isnan().all(-1).tolist() == [False, True, True, False, False, False]
-
-
 def test_an_inner_prefix_alone_is_the_narrow_sae():
     assert theory.matryoshka_ratio(0.3, 3, 1e9) == pytest.approx(theory.narrow_ratio(0.3, 3), rel=1e-8)
 

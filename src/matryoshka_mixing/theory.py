@@ -197,38 +197,6 @@ def unequal_ratios(
     return pulls / (high[..., None] - pulls)
 
 
-def budget_ratios(
-    child_probability: float, n_children: int, kept: Float[Tensor, "*points"], inner_weight: float = 1.0
-) -> Float[Tensor, "*points children"]:
-    """The ratios t_i of the parent's decoder under BatchTopK, for a budget that keeps too little.
-
-    For a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1) with n equal exclusive children. A child's
-    activations are the smallest, so they are dropped first, and one child at a time: the parent's decoder takes up what
-    is dropped, and leaves still less to the child. With a share s_i of child i's activations kept, the outer prefix is
-    exact on that share only, and the terms that hold the parent and miss the child weigh q (beta + 1 - s_i) in place of
-    q beta. Nothing is dropped (s_i = 1: `matryoshka_ratio`) when K is the true mean L0 or more.
-
-    Args:
-        child_probability: q, of each child given the parent.
-        n_children: n, at least 1.
-        kept: share of all the children's activations that is kept, in [0, 1]: (K - p) / (n p q) with p the parent's
-            probability.
-        inner_weight: beta.
-
-    Returns:
-        t_i for every child, the best kept one first. NaN where the child to be dropped next would be larger than the
-        parent on the parent alone, `2 - (u_0 + u_i)^2 > u_0^2` for the unit decoder u: then the parent's
-        activations are dropped, and this theory does not speak.
-    """
-    left = n_children * kept[..., None] - torch.arange(n_children, dtype=torch.float64)
-    pulls = child_probability * (inner_weight + 1 - left.clamp(0, 1))
-    ratios = unequal_ratios((1 - n_children * child_probability) * (1 + inner_weight), pulls)
-    edge = (n_children * kept).floor().clamp_max(n_children - 1).long()
-    at_edge = ratios.gather(-1, edge[..., None])[..., 0]
-    holds = 2 * (1 + ratios.square().sum(-1)) - (1 + at_edge).square() <= 1
-    return torch.where(holds[..., None], ratios, torch.nan)
-
-
 def inclusion_probabilities(chances: Sequence[float], draws: int) -> list[float]:
     """How likely each item is among `draws` drawn one after the other without replacement, with the given chances.
 
