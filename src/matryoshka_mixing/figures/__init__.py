@@ -3,7 +3,6 @@
 from matryoshka_mixing.figures.shared import (
     balance,
     basin_heatmaps,
-    best_of_curves,
     clouds,
     cosine_maps,
     extent,
@@ -12,13 +11,11 @@ from matryoshka_mixing.figures.shared import (
     images,
     learning_curves,
     log_scatter,
-    loss_and_recovery,
     loss_path,
     phase_maps,
     ranges,
     seed_strips,
     slider_heatmaps,
-    stacked_shares,
     theory_and_experiment,
 )
 from matryoshka_mixing.figures.style import COLOURS, DIVERGING, MARKERS, SEQUENTIAL, grid, use_style
@@ -30,7 +27,6 @@ __all__ = [
     "SEQUENTIAL",
     "balance",
     "basin_heatmaps",
-    "best_of_curves",
     "clouds",
     "cosine_maps",
     "extent",
@@ -40,13 +36,11 @@ __all__ = [
     "images",
     "learning_curves",
     "log_scatter",
-    "loss_and_recovery",
     "loss_path",
     "phase_maps",
     "ranges",
     "seed_strips",
     "slider_heatmaps",
-    "stacked_shares",
     "theory_and_experiment",
     "use_style",
 ]
