@@ -52,13 +52,13 @@ n_children = 2  # number of mutually exclusive children: a whole number from 2 t
 inner_weight = 1.0  # weight of the inner prefix in the loss (the outer one has weight 1): a number from 0.001 to 1000
 l1 = 0.03  # weight of the L1 penalty of the main runs: a number from 0 to 10
 d_model = 20  # dimension of the input, with room for parent and children: a whole number of at least 3
-n_seeds = 192  # random seeds; the main runs start six times as many, side runs one or two times: a whole number of at least 1
+n_seeds = 192  # random seeds, of which main runs start six times as many: a whole number of at least 1
 n_sweep_seeds = 16  # dictionaries; a sweep starts four seeds on each at every point: a whole number of at least 1
 seed = 6000  # number of the first seed: a whole number from 0 to 1e+09
 start_noise = 0.5  # noise of the starts near the truth, relative to the length of a feature: a number from 0 to 10
 n_steps = 2000  # training steps: a whole number of at least 1
 batch_size = 200  # inputs in a batch, in the sampled runs: a whole number of at least 1
-n_grid = 9  # sweeps of penalty, learning rate and start have half as many points, rounded up: a whole number of at least 3
+n_grid = 9  # sweeps of penalty, learning rate and start have half as many points: a whole number of at least 3
 
 # %% tags=["hide-input"]
 from IPython.display import HTML

@@ -40,9 +40,7 @@ class Parameters(Chapter):
     inner_weight: float = given("inner_weight", 1.0, high=1e3)
     l1: float = given("l1", 0.03, high=10, meaning="weight of the L1 penalty of the main runs")
     d_model: int = given("d_model", 20, low=3, meaning="dimension of the input, with room for parent and children")
-    n_seeds: int = given(
-        "n_seeds", 192, meaning="random seeds; the main runs start six times as many, side runs one or two times"
-    )
+    n_seeds: int = given("n_seeds", 192, meaning="random seeds, of which main runs start six times as many")
     n_sweep_seeds: int = given(
         "n_sweep_seeds", 16, meaning="dictionaries; a sweep starts four seeds on each at every point"
     )
@@ -50,9 +48,7 @@ class Parameters(Chapter):
     start_noise: float = given("start_noise", 0.5, high=10)
     n_steps: int = given("n_steps", 2000)
     batch_size: int = given("batch_size", 200)
-    n_grid: int = given(
-        "n_grid", 9, meaning="sweeps of penalty, learning rate and start have half as many points, rounded up"
-    )
+    n_grid: int = given("n_grid", 9, meaning="sweeps of penalty, learning rate and start have half as many points")
 
 
 # Theory
