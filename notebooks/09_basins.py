@@ -251,14 +251,14 @@ claims.glue(sampled_shift=chapter.sampled_shift(by_bias))
 # (a $\chi^2$ test of parent first or not against the dictionary: $p$ = {glue:text}`p_value`).
 
 # %%
-turned = chapter.turned_losses(toy)
+spread = chapter.turned_spread(toy)
 kinds = chapter.kinds_by_dictionary(toy, main)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Shares for the Matryoshka SAE with the penalty on each of the {glue:text}`n_bases` dictionaries, {glue:text}`n_each` random seeds a bar. Parent first goes from {glue:text}`least_first:.0%` to {glue:text}`most_first:.0%`, with strays from {glue:text}`least_strays:.1%` to {glue:text}`most_strays:.1%`.", "name": "fig-basins-dictionary"}, "image": {"alt": "Stacked bars, one a dictionary. All show the same order of kinds; their parts differ from bar to bar."}}
 figure = chapter.stacked_shares({"Matryoshka": chapter.dictionary_bars(kinds)}, width=7.6)
 
 # %% tags=["remove-cell"]
-p_value, spread = chapter.dictionary_p_value(kinds), chapter.spreads(turned)
+p_value = chapter.dictionary_p_value(kinds)
 claims.glue(p_value="not tested" if p_value != p_value else claims.number(p_value))
 first, strays, *_ = chapter.dictionary_bars(kinds).shares.T
 claims.glue(

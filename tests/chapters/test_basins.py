@@ -84,7 +84,7 @@ def test_every_allowed_value_makes_a_toy(values):
         assert start.W_enc.shape[:2] == (values["n_sweep_seeds"], 1) and start.W_enc.isfinite().all()
     last = values["n_sweep_seeds"] - 1
     assert torch.allclose(toy.dictionaries[last] @ toy.bases[last].T, toy.axes, atol=1e-12)
-    assert toy.exact.steps == values["n_steps"] and basins.n_points(toy) >= 2
+    assert toy.exact.steps == values["n_steps"] and toy.n_points >= 2
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_kinds_by_dictionary(toy, runs):
 
 
 def test_descent_does_not_see_the_axes_and_adam_does(toy):
-    spread = basins.spreads(basins.turned_losses(toy))
+    spread = basins.turned_spread(toy)
     assert spread["adam"].shape == (2,) and spread["adam"].min() > 1e-3
     assert spread["descent"].max() < 1e-7
 

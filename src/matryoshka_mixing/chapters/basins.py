@@ -186,6 +186,11 @@ class Toy:
         return max(1, self.chosen.n_seeds // len(self.bases))
 
     @property
+    def n_points(self) -> int:
+        """Points of the sweeps of penalty, learning rate and start."""
+        return (self.chosen.n_grid + 1) // 2
+
+    @property
     def both(self) -> tuple[SAEConfig, SAEConfig]:
         """The Matryoshka SAE and the standard SAE, with the penalty and without biases.
 
@@ -653,6 +658,11 @@ class Sweep:
     matryoshka: list[Found]
     standard: list[Found]
 
+    @classmethod
+    def of(cls, xlabel: str, amounts: list[str], found: list[Found]) -> Sweep:
+        """From what the Matryoshka SAE found at every amount, and then the standard one."""
+        return cls(xlabel, amounts, found[: len(amounts)], found[len(amounts) :])
+
     def converged(self, point: int) -> float:
         """Share of all SAEs at one amount that converged."""
         done = torch.cat([self.matryoshka[point].converged, self.standard[point].converged])
@@ -676,37 +686,33 @@ def sweep_extra(toy: Toy) -> Sweep:
         for kind in toy.both
         for extra in EXTRAS
     ]
-    found = explore(toy, configs, 4)
-    return Sweep("extra latents", [str(extra) for extra in EXTRAS], found[: len(EXTRAS)], found[len(EXTRAS) :])
+    return Sweep.of("extra latents", [str(extra) for extra in EXTRAS], explore(toy, configs, 4))
 
 
 def sweep_penalty(toy: Toy) -> Sweep:
     """Over the penalty, from 0 to 0.2."""
-    penalties = np.linspace(0, 0.2, n_points(toy))
-    found = explore(toy, [replace(kind, l1=float(penalty)) for kind in toy.both for penalty in penalties], 4)
-    names = [f"{penalty:g}" for penalty in penalties]
-    return Sweep("L1 penalty", names, found[: len(names)], found[len(names) :])
+    penalties = np.linspace(0, 0.2, toy.n_points)
+    configs = [replace(kind, l1=float(penalty)) for kind in toy.both for penalty in penalties]
+    return Sweep.of("L1 penalty", [f"{penalty:g}" for penalty in penalties], explore(toy, configs, 4))
 
 
 def sweep_rate(toy: Toy) -> Sweep:
     """Over the peak learning rate, from 0.001 to 0.1: one for a call."""
-    rates = np.geomspace(0.001, 0.1, n_points(toy))
+    rates = np.geomspace(0.001, 0.1, toy.n_points)
     pairs = [explore(toy, toy.both, 4, replace(toy.exact, lr=float(rate))) for rate in rates]
     return Sweep("learning rate", [f"{rate:.2g}" for rate in rates], *map(list, zip(*pairs, strict=True)))
 
 
 def sweep_norm(toy: Toy) -> Sweep:
     """Over the norm of the decoder's rows at the start, from 0.01 to 1, the encoder's being 1."""
-    norms = np.geomspace(0.01, 1, n_points(toy))
-    configs = [kind for kind in toy.both for _ in norms]
-    found = explore(toy, configs, 4, norms=[*norms, *norms])
-    names = [f"{norm:.2g}" for norm in norms]
-    return Sweep("decoder norm at the start", names, found[: len(names)], found[len(names) :])
+    norms = np.geomspace(0.01, 1, toy.n_points)
+    found = explore(toy, [kind for kind in toy.both for _ in norms], 4, norms=[*norms, *norms])
+    return Sweep.of("decoder norm at the start", [f"{norm:.2g}" for norm in norms], found)
 
 
 def sweep_biases(toy: Toy, runs: MainRuns) -> Sweep:
     """Over which biases are trained, and last with sampled batches and none."""
-    bare = [found for name, found in runs.arms.items() if name in list(runs.arms)[::2]]
+    bare = list(runs.arms.values())[::2]
     half = max(1, toy.each // 2)
     encoder, both = (explore(toy, with_biases(toy.both, True, decoder), half) for decoder in (False, True))
     sampling = replace(toy.exact, batch_size=toy.chosen.batch_size, seed=toy.chosen.seed)
@@ -714,11 +720,6 @@ def sweep_biases(toy: Toy, runs: MainRuns) -> Sweep:
     pairs = [bare, encoder, list(runs.biased.values()), both, sampled]
     names = ["none", "enc.", "dec.", "both", "sampled"]
     return Sweep("trained biases", names, *map(list, zip(*pairs, strict=True)))
-
-
-def n_points(toy: Toy) -> int:
-    """Points of the finer sweeps."""
-    return (toy.chosen.n_grid + 1) // 2
 
 
 def sampled_shift(biases: Sweep) -> float:
@@ -798,8 +799,8 @@ def dictionary_p_value(kinds: Int[Tensor, "bases seeds"]) -> float:
     return float(chi2_contingency(table).pvalue) if testable else math.nan
 
 
-def turned_losses(toy: Toy) -> dict[str, Float[Tensor, "bases starts"]]:
-    """The losses that the same Matryoshka starts end at, turned along with the dictionary, by optimiser.
+def turned_spread(toy: Toy) -> dict[str, Float[Tensor, " starts"]]:
+    """How far the losses of a Matryoshka start, turned along with the dictionary, lie apart in the end, by optimiser.
 
     "adam", and "descent": Adam with so large an epsilon that it is gradient descent with momentum.
     """
@@ -809,11 +810,7 @@ def turned_losses(toy: Toy) -> dict[str, Float[Tensor, "bases starts"]]:
     start = SAE.join([metrics.turned(relative, basis.T.contiguous()) for basis in toy.bases])
     settings = [Setting(matryoshka, toy.states, directions) for directions in toy.dictionaries]
     ways = {"adam": toy.exact, "descent": replace(toy.exact, eps=1e6, lr=2e5)}
-    return {name: train(settings, start, training).loss for name, training in ways.items()}
-
-
-def spreads(losses: Mapping[str, Float[Tensor, "bases starts"]]) -> dict[str, Float[Tensor, " starts"]]:
-    """How far the losses of each start lie apart between dictionaries."""
+    losses = {name: train(settings, start, training).loss for name, training in ways.items()}
     return {name: values.amax(0) - values.amin(0) for name, values in losses.items()}
 
 

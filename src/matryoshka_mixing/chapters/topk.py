@@ -338,10 +338,6 @@ class Comparison:
     readings: dict[tuple[str, str], Reading]
     converged: float
 
-    def live(self, name: str, start: str = RANDOM) -> int:
-        """In how many seeds every latent fires."""
-        return int(self.readings[name, start].all_live.sum())
-
     def mean(self) -> dict[str, Float[Tensor, " live"]]:
         """The first latent's cosine with the children, mean over them, in live seeds; by "name, start"."""
         return {", ".join(key): r.decoder[r.all_live, 0, 1:].mean(-1) for key, r in self.readings.items()}
@@ -364,7 +360,7 @@ class Comparison:
         """
         found, means = {}, self.mean()
         for name in ("ReLU", "BatchTopK", "TopK"):
-            found[f"n_live_{name.lower()}"] = self.live(name)
+            found[f"n_live_{name.lower()}"] = int(self.readings[name, RANDOM].all_live.sum())
             found[f"median_{name.lower()}"] = float(means[f"{name}, {RANDOM}"].median())
             found[f"siblings_{name.lower()}"] = float((self.siblings(name) <= -0.1).double().mean())
         return found
