@@ -215,6 +215,7 @@ def test_numbers_of_seeds_by_hand(toy):
     # The outer prefix is exact but for the penalty; the inner one misses the child, whose square is 1.
     assert float(one.loss[0]) == pytest.approx(0.24 + 0.03 * (2 * 0.3 + 0.24))
     assert one.below(float(one.loss[1]), toy.states.power).tolist() == [True, False, False]
+    assert not one.below(float(one.loss[0]) + 0.9e-4 * toy.states.power, toy.states.power).any(), "the same solution"
     assert basins.complements(one) == 0
     assert np.isnan(basins.complements(found(toy, signs=[(1, 1, -1)]))), "no live seed"
     assert np.isnan(found(toy).correlation), "one seed"
@@ -250,6 +251,7 @@ def test_solutions_are_told_in_a_table(toy):
     page = basins.solutions_table(toy, one, groups)
     assert "75.0%" in page and "parent first" in page and "too few live" in page
     assert page.count("<tr>") == 3 and "child to sibling" in page
+    assert page.count(" ></td>") == 4, "mixings and absorption are blank only where a latent is dead"
     figure = basins.draw_solutions(one, groups, toy.tree.names)
     assert [axis.get_title() for axis in figure.axes[:2]] == [
         f"1: 75% of seeds\nloss {groups[0].loss:.4f}, recovery 1.00",

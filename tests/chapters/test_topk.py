@@ -150,6 +150,8 @@ def test_tree_cosines_take_the_ranks_that_the_latents_ended_with():
     expected = theory.matryoshka_optimum(states, [0, 11, 12, 13], range(1, 21), [1.0] * 20)[1:]
     assert torch.allclose(predicted[0, :3], expected)
     assert measured[0].eq(0).all()
+    ratios = theory.unequal_ratios(0.4 * 9, tensor([0, 0.2, 0.4]))  # a child that comes in early pulls no more
+    assert torch.allclose(predicted[1, 1:3], (ratios / (1 + ratios.square().sum()).sqrt())[1:])
     assert measured[1].isnan().tolist() == predicted[1].isnan().tolist() == [True] + [False] * 8
     assert predicted[2].isnan().all() and measured[2].isnan().all()
 
