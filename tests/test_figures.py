@@ -73,32 +73,6 @@ def test_solutions_are_numbered_and_carry_their_recovery():
     ]
 
 
-def test_stacked_shares_fill_the_bar_and_leave_out_what_never_occurs():
-    panel = {"x": ["a", "b"], "xlabel": "knob", "shares": [[0.25, 0, 0.75], [1, 0, 0]]}
-    figure = figures.stacked_shares({"one": panel, "two": panel}, ["x", "never", "y"])
-    bars = figure.axes[0].patches
-    assert [(bar.get_y(), bar.get_height()) for bar in bars] == [(0, 0.25), (0, 1), (0.25, 0.75), (1, 0)]
-    assert texts(figure) == ["25%", "100%", "75%"] * 2
-    assert [entry.get_text() for entry in figure.legends[0].get_texts()] == ["y", "x"]
-    assert len({bar.get_hatch() for bar in bars}) == 2, "told apart without colour"
-
-
-def test_circles_sit_at_loss_and_recovery():
-    panel = {"loss": [-1e-12, 0.5], "low": [0.2, 0.1], "high": [0.4, 0.1], "share": [0.1, 0.4], "ticks": [0.0, 0.3],
-             "reference": (0.0, 0.9)}  # fmt: skip
-    axis = figures.loss_and_recovery({"a": panel}, per_row=1).axes[0]
-    circles = axis.collections[1]
-    assert circles.get_offsets().flatten().tolist() == pytest.approx([0, 0.3, 0.5, 0.1])
-    assert np.diff(circles.get_sizes()).item() == pytest.approx(1500 * 0.3)
-    assert axis.lines[1].get_xdata().tolist() == [0.0, 0.3]
-
-
-def test_curves_of_the_best_of_k():
-    figure = figures.best_of_curves({"y": {"a": ([1, 2], [0.1, 0.2]), "b": ([1], [0.3])}}, "k")
-    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[0.1, 0.2], [0.3]]
-    assert figure.axes[0].get_xscale() == "log" and figure.axes[0].get_ylabel() == "y"
-
-
 def test_strips_and_paths():
     figure = figures.seed_strips(
         {"a": np.array([0.1, 0.2]), "b": np.array([0.3])}, "cosine", reference=0.2, label="theory"

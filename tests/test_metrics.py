@@ -1,6 +1,4 @@
-import itertools
 
-import numpy as np
 import pytest
 import torch
 
@@ -235,21 +233,6 @@ def test_turning_changes_the_coordinates_and_nothing_else(dictionary):
     assert torch.allclose(turned.encode(x @ basis.T), acts)
     assert torch.allclose(turned.decode(acts), sae.decode(acts) @ basis.T)
     assert not torch.allclose(turned.decode(acts), sae.decode(acts))
-
-
-def test_the_best_of_k_against_every_draw():
-    loss, values = tensor([0.3, 0.1, 0.2, 0.1, 0.5]), tensor([1.0, 5.0, 3.0, 7.0, 0.0])
-    found = metrics.best_of(loss, values, range(1, 6))
-    for k in range(1, 6):
-        kept = []
-        for draw in itertools.combinations(range(5), k):
-            lowest = min(loss[i] for i in draw)
-            kept.append(np.mean([values[i] for i in draw if loss[i] == lowest]))
-        assert found[k - 1] == pytest.approx(np.mean(kept))
-    assert found[-1] == pytest.approx(6), "two share the lowest loss"
-    for wrong in (0, 6):
-        with pytest.raises(ValueError, match="from 1 to 5"):
-            metrics.best_of(loss, values, [wrong])
 
 
 def test_each_its_own_asks_for_firing_everywhere_and_nowhere_else():

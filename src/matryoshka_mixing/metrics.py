@@ -260,45 +260,6 @@ def turned(sae: SAE, basis: Float[Tensor, "*#instances d_in d_in"]) -> SAE:
     return replace(sae, W_enc=basis @ sae.W_enc, W_dec=sae.W_dec @ back, b_dec=b_dec)
 
 
-def best_of(
-    loss: Float[Tensor, " seeds"],
-    values: Float[Tensor, " seeds"],
-    counts: Sequence[int],
-    tie: float = 1e-7,
-) -> Float[Tensor, " counts"]:
-    """What to expect of a value when of k runs the one of lowest loss is kept, for each k in `counts`.
-
-    Exact over all ways to draw k of the N seeds, none twice: the seed of rank i (from 0) is the lowest of the k with
-    probability `C(N - 1 - i, k - 1) / C(N, k)`. Among runs of equal loss each is kept as often.
-
-    Args:
-        loss: of every seed.
-        values: what is asked of the run that is kept; 0 or 1 gives a probability.
-        counts: how many runs, each from 1 to the number of seeds.
-        tie: losses this close together count as equal.
-
-    Raises:
-        ValueError: if a count is outside its range.
-    """
-    n = len(loss)
-    if wrong := [k for k in counts if not 1 <= k <= n]:
-        raise ValueError(f"counts holds {wrong}; of {n} seeds from 1 to {n} can be drawn.")
-    order = torch.argsort(loss, stable=True)
-    group = (loss[order].diff() > tie).cumsum(0)
-    group = torch.cat([group.new_zeros(1), group])
-    values = values[order].double()
-    sums = torch.zeros(n, dtype=torch.float64).index_add_(0, group, values)
-    values = (sums / torch.bincount(group, minlength=n).clamp_min(1))[group]
-    ranks = torch.arange(n, dtype=torch.float64)
-    expected = []
-    for k in counts:
-        # The chance that all k lie beyond rank i falls by the factor (N - i - k) / (N - i) from one rank to the next.
-        beyond = torch.cumprod(((n - ranks - k) / (n - ranks)).clamp_min(0), 0)
-        chance = torch.cat([torch.ones(1, dtype=torch.float64), beyond[:-1]]) - beyond
-        expected.append((chance * values).sum())
-    return torch.stack(expected)
-
-
 @dataclass(frozen=True)
 class Reading:
     """Everything the chapters ask of trained SAEs, on every state of their data; see `read`."""

@@ -146,38 +146,6 @@ def unequal_ratios(
     return pulls / (high[..., None] - pulls)
 
 
-def budget_ratios(
-    child_probability: float, n_children: int, kept: Float[Tensor, "*points"], inner_weight: float = 1.0
-) -> Float[Tensor, "*points children"]:
-    """The ratios t_i of the parent's decoder under BatchTopK, for a budget that keeps too little.
-
-    For a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1) with n equal exclusive children. A child's
-    activations are the smallest, so they are dropped first, and one child at a time: the parent's decoder takes up what
-    is dropped, and leaves still less to the child. With a share s_i of child i's activations kept, the outer prefix is
-    exact on that share only, and the terms that hold the parent and miss the child weigh q (beta + 1 - s_i) in place of
-    q beta. Nothing is dropped (s_i = 1: `matryoshka_ratio`) when K is the true mean L0 or more.
-
-    Args:
-        child_probability: q, of each child given the parent.
-        n_children: n, at least 1.
-        kept: share of all the children's activations that is kept, in [0, 1]: (K - p) / (n p q) with p the parent's
-            probability.
-        inner_weight: beta.
-
-    Returns:
-        t_i for every child, the best kept one first. NaN where the child to be dropped next would be larger than the
-        parent on the parent alone, `2 - (u_0 + u_i)^2 > u_0^2` for the unit decoder u: then the parent's
-        activations are dropped, and this theory does not speak.
-    """
-    left = n_children * kept[..., None] - torch.arange(n_children, dtype=torch.float64)
-    pulls = child_probability * (inner_weight + 1 - left.clamp(0, 1))
-    ratios = unequal_ratios((1 - n_children * child_probability) * (1 + inner_weight), pulls)
-    edge = (n_children * kept).floor().clamp_max(n_children - 1).long()
-    at_edge = ratios.gather(-1, edge[..., None])[..., 0]
-    holds = 2 * (1 + ratios.square().sum(-1)) - (1 + at_edge).square() <= 1
-    return torch.where(holds[..., None], ratios, torch.nan)
-
-
 def inclusion_probabilities(chances: Sequence[float], draws: int) -> list[float]:
     """How likely each item is among `draws` drawn one after the other without replacement, with the given chances.
 
@@ -261,90 +229,6 @@ def one_latent_loss(
     caught = projected if biases else projected.clamp_min(0)
     power = (states.probs[:, None] * acts.square()).sum()
     return power - (states.probs * caught.square()).sum(-1)
-
-
-def starts_dead(n_children: int) -> float:
-    """How likely a random latent without biases fires on no input of a family: `(1 - 2^-(n + 1)) / (n + 1)`.
-
-    For magnitudes 1 and orthonormal features. Along the features a random encoder direction is a Gaussian vector z, and
-    the latent is dead if `z0 <= 0` and `z0 + zi <= 0` for every child i. Given z0 that has probability `Phi(-z0)^n`, so
-    with `u = Phi(z0)` the answer is the integral of `(1 - u)^n` from 0 to 1/2. For two children it is 7/24, the solid
-    angle of a cone with dihedral angles 120, 135 and 135 degrees. Without biases such a latent never gets a gradient.
-    """
-    return (1 - 0.5 ** (n_children + 1)) / (n_children + 1)
-
-
-def best_frame(
-    moments: Float[Tensor, "latents features features"], iterations: int = 2000
-) -> tuple[Float[Tensor, "latents features"], float]:
-    """Orthonormal directions e_i that maximise `sum_i e_i M_i e_i`, and that maximum.
-
-    Each step moves to the orthonormal frame nearest to the rows `M_i e_i` (their polar factor); the sum is convex, so
-    it never falls. Starts at the top eigenvector of the first matrix, and for each next one at the top eigenvector
-    across those before. A local maximum, which is what a solution is.
-
-    Args:
-        moments: symmetric matrices without negative eigenvalues, no more than features.
-        iterations: steps; the distance from the maximum shrinks by a constant factor in each.
-    """
-    frame = moments.new_zeros(moments.shape[:2])
-    for i, moment in enumerate(moments):
-        across = torch.eye(len(moment), dtype=moment.dtype) - frame[:i].T @ frame[:i]
-        frame[i] = top_eigenvector(across @ moment @ across)
-    for _ in range(iterations):
-        left, _, right = torch.linalg.svd(torch.einsum("ifg,ig->if", moments, frame), full_matrices=False)
-        frame = left @ right
-    return frame, float(torch.einsum("if,ifg,ig->", frame, moments, frame))
-
-
-def family_losses(states: States, inner_weight: float = 1.0) -> tuple[dict[str, float], dict[str, float]]:
-    """The losses of the solutions that have a name: of a standard SAE, and of a Matryoshka SAE of widths (1, n + 1).
-
-    For one parent with n exclusive children. The inputs are linearly independent, so an encoder without biases can give
-    every latent any activation on each of them: a solution is a table of activations with the best decoders for it.
-
-    Standard, k live latents: what rank k leaves (Eckart and Young 1936), the sum of the least n + 1 - k eigenvalues of
-    the second moment. For 2 < k < n + 1 it is only a lower bound, since activations may not be negative.
-
-    Matryoshka, weights (beta, 1). If the first latent is dead, the rest is a standard SAE. If it fires on every input,
-    and every other live latent completes one input in the outer prefix, a completed input weighs beta and another
-    1 + beta, and the loss is what the top eigenvector of that re-weighted moment leaves. A latent may also be shared by
-    two inputs that lean the same way: see `best_frame`.
-
-    Latents that cancel: the children's latents span the differences between siblings and lean, ever so little, toward
-    the parent alone, on which all of them fire loudly and cancel but for what it lacks. In the limit of unbounded
-    activations this completes the parent alone and, of every parent + child, all but its part in the plane of the
-    parent and the mean child: only that part weighs 1 + beta. No SAE attains the limit.
-
-    Args:
-        states: of one family with equal children.
-        inner_weight: beta.
-    """
-    parent, beta = 0, inner_weight
-    n, firing = states.acts.shape[1] - 1, states.acts[:, parent] > 0
-    alone = firing & (states.acts.sum(-1) == states.acts[:, parent])
-    pairs = [firing & (states.acts[:, child] > 0) for child in range(1, n + 1)]
-    least = torch.linalg.eigvalsh(second_moment(states)).clamp_min(0).cumsum(0).flip(0).tolist() + [0.0]
-
-    def completing(*completed: Tensor) -> float:
-        weights = 1 + beta - sum(one.double() for one in completed) * firing
-        return float(torch.linalg.eigvalsh(second_moment(states, weights))[:-1].sum())
-
-    mean_child = states.acts[:, 1:].mean(-1, keepdim=True).expand(-1, n)
-    plane = States(torch.cat([states.acts[:, :1], mean_child], 1), states.probs)
-    in_plane = torch.linalg.eigvalsh(second_moment(plane, 1 + beta - alone.double()))[:-1].sum()
-    shared = torch.stack([(1 + beta) * second_moment(states), second_moment(states, (alone | pairs[0]).double())])
-    matryoshka = {
-        "latents that cancel (a limit)": float(in_plane) + beta * (states.power - plane.power),
-        "parent first, every child completed": completing(*pairs),
-        "parent alone completed, and all children but one": completing(alone, *pairs[1:]),
-        "one latent shared by parent alone and a child": (1 + beta) * states.power - best_frame(shared)[1],
-        "one child completed": completing(pairs[0]),
-        "parent alone completed": completing(alone),
-        "first latent only": completing(),
-    }
-    matryoshka |= {f"first latent dead, {k} others live": beta * states.power + least[k] for k in range(n + 1)}
-    return {f"{k} live": least[k] for k in range(n + 2)}, matryoshka
 
 
 def absorbed_loss(states: States, l1: float) -> float:

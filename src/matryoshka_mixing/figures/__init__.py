@@ -2,18 +2,15 @@
 
 from matryoshka_mixing.figures.shared import (
     basin_heatmaps,
-    best_of_curves,
     clouds,
     cosine_maps,
     heatmaps,
     learning_curves,
     log_scatter,
-    loss_and_recovery,
     loss_path,
     phase_maps,
     seed_strips,
     slider_heatmaps,
-    stacked_shares,
     theory_and_experiment,
 )
 from matryoshka_mixing.figures.style import COLOURS, DIVERGING, MARKERS, SEQUENTIAL, grid, use_style
@@ -24,19 +21,16 @@ __all__ = [
     "MARKERS",
     "SEQUENTIAL",
     "basin_heatmaps",
-    "best_of_curves",
     "clouds",
     "cosine_maps",
     "grid",
     "heatmaps",
     "learning_curves",
     "log_scatter",
-    "loss_and_recovery",
     "loss_path",
     "phase_maps",
     "seed_strips",
     "slider_heatmaps",
-    "stacked_shares",
     "theory_and_experiment",
     "use_style",
 ]
