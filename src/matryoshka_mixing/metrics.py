@@ -533,60 +533,6 @@ def outcome(
     return torch.where(reading.live[..., : widths[0]].any(-1), kind, 5)
 
 
-def firing_code(
-    acts: Float[Tensor, "*instances states d_sae"], tolerance: float = SILENT
-) -> Int[Tensor, "*instances d_sae"]:
-    """Which states each latent fires on, as one number: the sum of 2^s over its states s; 0 for a dead latent."""
-    powers = 2 ** torch.arange(acts.shape[-2], device=acts.device)
-    return ((acts > tolerance) * powers[:, None]).sum(-2)
-
-
-def explained(
-    sae: SAE,
-    states: States,
-    dictionary: Float[Tensor, "features d_in"],
-    directions: Float[Tensor, "directions features"],
-) -> Float[Tensor, "*instances directions"]:
-    """Share of each direction's expected square that the whole SAE reconstructs: at most 1, below 0 where it hurts.
-
-    Args:
-        sae: parameters with any leading axes.
-        states: the data.
-        dictionary: the true directions, orthonormal.
-        directions: unit vectors in feature space; the identity asks for the features themselves.
-    """
-    x = states.inputs(dictionary)
-    rest = (x - sae.decode(sae.encode(x, states.probs))) @ dictionary.T @ directions.T
-    power = states.probs @ (states.acts @ directions.T).square()
-    return 1 - (states.probs[:, None] * rest.square()).sum(-2) / power
-
-
-def first_reached(
-    values: Float[Tensor, "records seeds directions"], steps: Sequence[int], level: float
-) -> Float[Tensor, "seeds directions"]:
-    """The first recorded step at which a value is at least `level`; infinite where none is."""
-    reached = values >= level
-    when = torch.tensor(steps, dtype=torch.float64)[reached.int().argmax(0)]
-    return torch.where(reached.any(0), when, torch.inf)
-
-
-def resorted(sae: SAE, states: States, dictionary: Float[Tensor, "features d_in"]) -> SAE:
-    """The same SAE with its latents in the order of their share in the reconstruction, largest first.
-
-    The share is `E[acts^2] ||W_dec||^2`, by which the original code of Nabeshima (2024) re-sorts during training
-    (there a running mean over batches, here exact).
-    """
-    acts = sae.encode(states.inputs(dictionary), states.probs)
-    share = (states.probs[:, None] * acts.square()).sum(-2) * sae.W_dec.square().sum(-1)
-    order = share.argsort(dim=-1, descending=True, stable=True)
-    return replace(
-        sae,
-        W_enc=sae.W_enc.gather(-1, order[..., None, :].expand_as(sae.W_enc)),
-        b_enc=sae.b_enc.gather(-1, order),
-        W_dec=sae.W_dec.gather(-2, order[..., None].expand_as(sae.W_dec)),
-    )
-
-
 def median_interval(
     values: Float[np.ndarray, " seeds"], other: Float[np.ndarray, " seeds"] | None = None, resamples: int = 4000
 ) -> tuple[float, float]:
