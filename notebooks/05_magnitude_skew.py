@@ -51,9 +51,7 @@
 
 # %% tags=["parameters"]
 parent_probability = 0.3  # probability that the parent fires: a number from 1e-06 to 1
-child_probability = (
-    0.5  # probability of the child given the parent: a number from 1e-06 to 0.999
-)
+child_probability = 0.5  # chance of the child given the parent: a number from 1e-06 to 0.999
 parent_magnitude = 2.0  # activation of the parent when it fires: a number from 0.001 to 1000
 child_magnitude = 10.0  # activation of the child when it fires: a number from 0.001 to 1000
 inner_weight = 1.0  # weight of the inner prefix in the loss (the outer one has weight 1): a number of at least 0.001
@@ -116,14 +114,12 @@ claims.glue(n_still_fires=int((loud.first_on_both & loud.absorbs).sum()))
 claims.glue(act_alone=act_alone, act_sum=act_sum)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines with the true features, in the most frequent live solution of random seeds. With the loud child the Matryoshka's first latent has a median cosine of {glue:text}`child_cosine:.3f` with the child and {glue:text}`parent_cosine:.3f` with the parent (median over live seeds).", "name": "fig-skew-decoder"}, "image": {"alt": "Four heat maps of two latents by two features. With a loud child the first Matryoshka latent is almost the child with a small part of the parent; with equal magnitudes it is mostly the parent."}}
-child_cosine, parent_cosine = (
-    float(loud.first_with(name).median()) for name in ("child", "parent")
-)
-claims.glue(child_cosine=child_cosine, parent_cosine=parent_cosine)
+claims.glue(child_cosine=loud.first_with("child").median().item())
+claims.glue(parent_cosine=loud.first_with("parent").median().item())
 figure = chapter.draw_decoders(shown)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Activations of the same SAEs on every state. With the loud child the latent that matches the parent is silent on the sum in {glue:text}`n_absorbed` of {glue:text}`n_live` live random seeds of the Matryoshka ({glue:text}`n_seeds` started).", "name": "fig-skew-acts"}, "image": {"alt": "Four heat maps of activation, three states by two latents. With the loud child one latent fires on parent plus child and the other on the parent alone."}}
-claims.glue(n_live=int(loud.live.sum()), n_absorbed=int(loud.absorbed.sum()))
+claims.glue(n_live=len(loud.absorbed), n_absorbed=int(loud.absorbed.sum()))
 figure = chapter.draw_activations(shown)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of live seeds that absorb the parent (grey: no live seed). From random starts with equal magnitudes, {glue:text}`rate_equal:.0%` absorb in the Matryoshka and {glue:text}`rate_standard_equal:.0%` in the standard SAE with the penalty; with the loud child and no penalty, {glue:text}`rate_loud:.0%` and {glue:text}`rate_standard_free:.0%`.", "name": "fig-skew-shares"}, "image": {"alt": "A heat map of shares: four SAEs by two cases and two kinds of start."}}
@@ -158,10 +154,9 @@ gentle = chapter.gentle_run(setup)
 
 # %% tags=["remove-cell"]
 near = runs["Matryoshka", "near the truth", "loud"]
-claims.glue(
-    near_child=float(near.reading.decoder[:, 0, 1].median()), n_near_live=int(near.live.sum())
-)
-claims.glue(n_gentle_live=int(gentle.live.sum()), n_gentle_absorbed=int(gentle.absorbed.sum()))
+near_child = near.reading.decoder[:, 0, 1].median().item()
+claims.glue(near_child=near_child, n_near_live=int(near.live.sum()))
+claims.glue(n_gentle_live=len(gentle.absorbed), n_gentle_absorbed=int(gentle.absorbed.sum()))
 
 # %% [markdown]
 # **Sampled batches** of {glue:text}`batch_size` inputs, for the Matryoshka without a penalty and the standard SAE
@@ -205,7 +200,7 @@ child_lead = chapter.learned(setup, fresh, "loud", setup.beginning.snapshots).le
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of each feature's expected square that is reconstructed, over training: medians over live random seeds of the main runs, the middle half shaded. The median step at which 90% is reached is {glue:text}`when_child:.0f` for the loud child and {glue:text}`when_parent:.0f` for its parent.", "name": "fig-skew-learned"}, "image": {"alt": "Panels of two curves each. With a loud child the child's share rises before the parent's; with equal magnitudes it does not."}}
 when = chapter.learned_in_main(setup, runs)
 loud_lead, control_lead = when["Matryoshka", "loud"].lead, when["Matryoshka", "equal"].lead
-when_parent, when_child = when["Matryoshka", "loud"].when.nanmedian(0).values.tolist()
+when_parent, when_child = (steps.median().item() for steps in when["Matryoshka", "loud"].when.T)
 alone = chapter.begins_alone(setup)[fresh.live]
 first, late = child_lead >= 1.5, (child_lead < 1.5) & fresh.absorbed
 claims.glue(n_main_well_first=int((loud_lead >= 1.5).sum()))
@@ -244,16 +239,15 @@ figure = chapter.draw_learned(when, setup.steps)
 laws = chapter.laws(setup)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Step at which 90% of a feature is reconstructed, against its expected square (left) and against the eigenvalue that it waits for (right); medians over live seeds, each point a feature of one setting. Rank correlations: {glue:text}`rank_gd_square:.2f` and {glue:text}`rank_gd_eigen:.2f` by gradient descent, {glue:text}`rank_adam_square:.2f` and {glue:text}`rank_adam_eigen:.2f` by Adam.", "name": "fig-skew-laws"}, "image": {"alt": "Four scatter plots on logarithmic axes. Times fall along a line against the awaited eigenvalue. Against the expected square one parent lies far off the line."}}
-gd_square, gd_eigen, adam_square, adam_eigen = laws.values()
-claims.glue(rank_gd_square=gd_square.rank, spread_gd_square=gd_square.spread)
-claims.glue(
-    rank_gd_eigen=gd_eigen.rank, spread_gd_eigen=gd_eigen.spread, slope_gd_eigen=gd_eigen.power
+names = ("gd_square", "gd_eigen", "adam_square", "adam_eigen")
+for name, law in zip(names, laws.values(), strict=True):
+    claims.glue(
+        **{f"rank_{name}": law.rank, f"spread_{name}": law.spread, f"slope_{name}": law.power}
+    )
+times = np.concatenate(
+    [laws[trainer, "expected square"].times for trainer in setup.law_schedules]
 )
-claims.glue(rank_adam_square=adam_square.rank, spread_adam_square=adam_square.spread)
-claims.glue(rank_adam_eigen=adam_eigen.rank, spread_adam_eigen=adam_eigen.spread)
-claims.glue(slope_adam_eigen=adam_eigen.power)
-claims.glue(n_law_points=gd_eigen.times.numel() + adam_eigen.times.numel())
-claims.glue(n_law_missing=int(sum(law.times.isinf().sum() for law in (gd_eigen, adam_eigen))))
+claims.glue(n_law_points=times.size, n_law_missing=int(np.isinf(times).sum()))
 figure = chapter.draw_laws(laws)
 
 # %% [markdown]
@@ -277,29 +271,19 @@ figure = chapter.draw_laws(laws)
 phase = chapter.phase_runs(setup)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of live Matryoshka SAEs that absorb the parent; grey cells have none. Random starts: {glue:text}`share_below:.1%` absorb left of both Matryoshka lines, {glue:text}`share_between:.0%` between them and {glue:text}`share_above:.0%` right of both. Near the truth: {glue:text}`near_share_below:.1%`, {glue:text}`near_share_between:.0%` and {glue:text}`near_share_above:.0%`.", "name": "fig-skew-phase"}, "image": {"alt": "Two maps over magnitude ratio and child probability. To the right of the lines the parent is absorbed, to the left it is not. From near the truth the boundary is the rightmost line, and lies beyond it where the child is frequent; from random starts it is a band between the outer two."}}
-figure = chapter.draw_maps(
-    setup,
-    {title: chapter.share_map(cells) for title, cells in phase.items()},
-    "share that absorbs",
-)
+shares = {title: chapter.share_map(cells) for title, cells in phase.items()}
+figure = chapter.draw_maps(setup, shares, "share that absorbs")
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "What the first latent became, where it fires on both states: its decoder cosine with the child, from the parent (0) over a mixture to the child (1). Medians over seeds with both latents live; grey cells have none.", "name": "fig-skew-first"}, "image": {"alt": "Two maps of the cosine of the first latent with the child, rising smoothly from lower left to upper right, with the theory's lines along its middle."}}
 firsts = {title: chapter.first_map(cells) for title, cells in phase.items()}
 figure = chapter.draw_maps(setup, firsts, "first latent's cosine with the child")
 
 # %% tags=["remove-cell"]
-random, near = (chapter.region_shares(setup, cells) for cells in phase.values())
-claims.glue(share_below=random["below"], near_share_below=near["below"])
-claims.glue(share_between=random["between"], near_share_between=near["between"])
-claims.glue(share_above=random["above"], near_share_above=near["above"])
-claims.glue(share_below_done=random["below done"], near_share_below_done=near["below done"])
-claims.glue(share_above_done=random["above done"], near_share_above_done=near["above done"])
-claims.glue(share_live=random["live"], near_share_live=near["live"])
-claims.glue(share_converged=random["converged"], near_share_converged=near["converged"])
-share_late, share_late_sum, share_late_done = chapter.late_shares(setup, phase)
-claims.glue(
-    share_late=share_late, share_late_sum=share_late_sum, share_late_done=share_late_done
-)
+for prefix, cells in zip(("share", "near_share"), phase.values(), strict=True):
+    shares = chapter.region_shares(setup, cells)
+    claims.glue(**{f"{prefix}_{name}": share for name, share in shares.items()})
+late, late_sum, late_done = chapter.late_shares(setup, phase)
+claims.glue(share_late=late, share_late_sum=late_sum, share_late_done=late_done)
 claims.glue(map_dim=chapter.MAP_DIM)
 
 # %% [markdown]
@@ -330,10 +314,9 @@ standard = chapter.standard_run(setup)
 done = standard.live & standard.converged
 kept = done & ~standard.absorbs
 twins = chapter.fires_only_on(standard.reading.acts, chapter.SUM).all(-1)
-claims.glue(standard_converged=float(standard.converged[standard.live].double().mean()))
-claims.glue(
-    standard_done=float(standard.absorbs[done].double().mean()), standard_share=standard.share
-)
+claims.glue(standard_converged=standard.converged[standard.live].double().mean().item())
+claims.glue(standard_done=standard.absorbs[done].double().mean().item())
+claims.glue(standard_share=standard.share)
 claims.glue(n_standard_kept=int(kept.sum()), n_twins=int((kept & twins).sum()))
 claims.glue(saving_case=chapter.absorption_saving(setup.case_ratio, p.child_probability))
 claims.glue(saving_equal=chapter.absorption_saving(1.0, p.child_probability))
@@ -371,12 +354,12 @@ varied = chapter.varied_runs(setup)
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of the inputs with the child that leave the parent's latent silent (left) and the cosine of the child's latent with the child (right), against the relative standard deviation of both magnitudes: medians over live seeds with bars over all. In the random Matryoshka the share falls from {glue:text}`vary_first:.0%` to between {glue:text}`vary_low:.0%` and {glue:text}`vary_high:.0%`, in the standard SAE to {glue:text}`vary_standard:.0%`.", "name": "fig-skew-vary"}, "image": {"alt": "Two panels against the spread of the magnitudes. Absorption falls as the spread grows, less in the Matryoshka; the cosine with the child stays near one."}}
 random = varied["Matryoshka, random"]
 vary_low, vary_high = random.ends
+claims.glue(vary_low=vary_low, vary_high=vary_high)
+claims.glue(vary_first=random.absorption[0].nanmedian().item())
+claims.glue(vary_child=random.child[-1].nanmedian().item())
 claims.glue(
-    vary_first=float(random.absorption[0].nanmedian()), vary_low=vary_low, vary_high=vary_high
+    vary_standard=varied["standard + penalty, random"].absorption[-1].nanmedian().item()
 )
-claims.glue(vary_child=float(random.child[-1].nanmedian()))
-standard_last = varied["standard + penalty, random"].absorption[-1]
-claims.glue(vary_standard=float(standard_last.nanmedian()))
 figure = chapter.draw_varied(setup.spreads, varied)
 
 # %% [markdown]
@@ -428,17 +411,18 @@ for case in setup.cases:
 #
 # ## What it means for a practitioner
 #
-# 1. Compare $q\,r^2$ with 1, not magnitudes alone: a child at {glue:text}`case_ratio:.3g` times its parent's magnitude takes the
-#    first latent once it fires on more than {glue:text}`turn_low:.1%` to {glue:text}`turn_high:.1%` of the parent's inputs,
-#    and a child no louder than its parent never does.
-# 2. Past that boundary the Matryoshka loss does not protect: {glue:text}`share_above:.0%` of the live random SAEs there absorb, and
-#    in the thread's case {glue:text}`share_heavy:.0%` with 16 times the weight on the inner prefix and
-#    {glue:text}`share_sorted:.0%` with re-sorting.
-# 3. The damage is local: in the twenty-feature tree the loud child silences its parent's latent on {glue:text}`tree_first:.0%` of its
-#    inputs, and the other children silence theirs on {glue:text}`tree_others:.0%`.
+# 1. Compare $q\,r^2$ with 1, not magnitudes alone: a child at {glue:text}`case_ratio:.3g` times its parent's
+#    magnitude takes the first latent once it fires on more than {glue:text}`turn_low:.1%` to
+#    {glue:text}`turn_high:.1%` of the parent's inputs, and a child no louder than its parent never does.
+# 2. Past that boundary the Matryoshka loss does not protect: {glue:text}`share_above:.0%` of the live random SAEs
+#    there absorb, and in the thread's case {glue:text}`share_heavy:.0%` with 16 times the weight on the inner prefix
+#    and {glue:text}`share_sorted:.0%` with re-sorting.
+# 3. The damage is local: in the twenty-feature tree the loud child silences its parent's latent on
+#    {glue:text}`tree_first:.0%` of its inputs, and the other children silence theirs on {glue:text}`tree_others:.0%`.
 # 4. Magnitudes that vary make absorption partial: at a standard deviation of half the mean the parent's latent misses
-#    {glue:text}`vary_low:.0%` to {glue:text}`vary_high:.0%` of the child's inputs, and the child's latent keeps a cosine of {glue:text}`vary_child:.2f` with
-#    the child, so a parent's latent that is silent does not say that the parent is absent.
+#    {glue:text}`vary_low:.0%` to {glue:text}`vary_high:.0%` of the child's inputs, and the child's latent keeps a
+#    cosine of {glue:text}`vary_child:.2f` with the child, so a parent's latent that is silent does not say that the
+#    parent is absent.
 #
 # ## The verdict
 #
@@ -475,20 +459,18 @@ halves = {
     "undecided": "too near half to call",
 }
 low, high = first_outcome.interval or (np.nan, np.nan)
-beta, ratio = p.inner_weight, setup.case_ratio
-claims.glue(magnitude_skew=magnitude_skew, case_ratio=ratio)
-claims.glue(child_first_outcome=halves[first_outcome.outcome])
+claims.glue(magnitude_skew=magnitude_skew, child_first_outcome=halves[first_outcome.outcome])
 claims.glue(child_first_low=low, child_first_high=high)
-claims.glue(
-    turn_low=chapter.skew_turn(ratio, beta, 1 + beta),
-    turn_high=chapter.skew_turn(ratio, 1 + beta, beta),
-)
+beta, ratio = p.inner_weight, setup.case_ratio
+claims.glue(case_ratio=ratio, turn_low=chapter.skew_turn(ratio, beta, 1 + beta))
+claims.glue(turn_high=chapter.skew_turn(ratio, 1 + beta, beta))
 
 # %% [markdown]
 # ## What would change our mind
 #
 # Live seeds whose parent's latent keeps firing beside the loud child; a boundary off the lines; absorption of a
-# parent by a quiet child, or with equal magnitudes, in the Matryoshka. Each is a criterion above or a number of the phase diagram.
+# parent by a quiet child, or with equal magnitudes, in the Matryoshka. Each is a criterion above or a number of the
+# phase diagram.
 #
 # ## Rerun it
 #

@@ -436,11 +436,11 @@ def test_shares_in_regions_count_live_seeds_there():
         cells, reading=replace(cells.reading, absorption=torch.tensor([1.0, 0.0]).double().expand(len(rows), 2))
     )
     shares = chapter.region_shares(setup, one)
-    assert shares["above"] == shares["above done"] == 0.5 and math.isnan(shares["below"])
+    assert shares["above"] == shares["above_done"] == 0.5 and math.isnan(shares["below"])
     assert shares["live"] == pytest.approx(float(above.double().mean())) and shares["converged"] == 1
     assert chapter.late_shares(setup, {"": one}) == (0.5, 1, 1)
     undone = replace(one, converged=torch.zeros(len(rows), 2).bool())
-    assert math.isnan(chapter.region_shares(setup, undone)["above done"])
+    assert math.isnan(chapter.region_shares(setup, undone)["above_done"])
     assert chapter.late_shares(setup, {"": one, "more": undone}) == (0.5, 1, 0.5)
 
 

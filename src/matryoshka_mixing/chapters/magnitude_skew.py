@@ -26,7 +26,7 @@ from matryoshka_mixing.metrics import Reading
 from matryoshka_mixing.parameters import Chapter, given
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.theory import child_decoder, second_moment, top_eigenvector
-from matryoshka_mixing.training import Setting, TrainConfig, Trained, train
+from matryoshka_mixing.training import Setting, TrainConfig, train
 
 NAMES, PARENTS = ["parent", "child"], [None, 0]
 STATES = ["nothing", "parent", "parent + child"]
@@ -52,7 +52,7 @@ class Parameters(Chapter):
 
     parent_probability: float = given("parent_probability", 0.3)
     child_probability: float = given(
-        "child_probability", 0.5, meaning="probability of the child given the parent", high=0.999
+        "child_probability", 0.5, high=0.999, meaning="chance of the child given the parent"
     )
     parent_magnitude: float = given("parent_magnitude", 2.0)
     child_magnitude: float = given("child_magnitude", 10.0)
@@ -329,15 +329,21 @@ class Found:
         return self.reading.decoder[self.live][:, 0, NAMES.index(feature)]
 
 
-def found(
-    run: Trained,
-    states: States | Sequence[States],
-    dictionary: Float[Tensor, "2 d_model"],
-    which: int | slice = slice(None),
-) -> Found:
-    """Read one setting of a run on its states, or all of them, each on its own."""
-    reading = metrics.read(run.sae[which], states, dictionary, PARENTS)
-    return Found(reading, run.converged[which], run.path[:, which])
+Runs = Mapping[tuple[str, str, str], Found]
+"""The main runs by (kind, start, case)."""
+
+
+def trained(settings: Sequence[Setting], start: SAE, schedule: TrainConfig) -> list[Found]:
+    """Train SAEs of parent and child on their states side by side, and read each setting apart."""
+    run = train(settings, start, schedule)
+    readings = [metrics.read(run.sae[i], s.data, s.dictionary, PARENTS) for i, s in enumerate(settings)]
+    return [Found(reading, run.converged[i], run.path[:, i]) for i, reading in enumerate(readings)]
+
+
+def trained_in_cells(sae: SAEConfig, cells: Sequence[States], dictionary: Float[Tensor, "2 d_model"], *how) -> Found:
+    """Train one SAE on the states of every cell, and read all at once: axes (cells, seeds). `how` as for `trained`."""
+    run = train([Setting(sae, states, dictionary) for states in cells], *how)
+    return Found(metrics.read(run.sae, cells, dictionary, PARENTS), run.converged, run.path)
 
 
 def fires_only_on(
@@ -353,7 +359,7 @@ def typical(seeds: Found) -> int:
     """The first seed of the most frequent solution, by which latent fires where, among live seeds if there are any."""
     pool = torch.nonzero(seeds.live)[:, 0]
     pool = pool if len(pool) else torch.arange(len(seeds.live))
-    fires = (seeds.reading.acts[pool] > metrics.SILENT).mT.flip(-1).flatten(1).int()
+    fires = (seeds.reading.acts[pool] > metrics.SILENT).flatten(1).int()
     _, where, counts = torch.unique(fires, dim=0, return_inverse=True, return_counts=True)
     return int(pool[(where == counts.argmax()).int().argmax()])
 
@@ -410,13 +416,12 @@ def main_runs(setup: Setup) -> dict[tuple[str, str, str], Found]:
     schedules = {"random": replace(setup.exact, snapshots=setup.steps), "near the truth": setup.exact}
     results = {}
     for start, schedule in schedules.items():
-        run = train(settings, setup.starts[start], schedule)
-        for i, (kind, case) in enumerate(keys):
-            results[kind, start, case] = found(run, setup.cases[case], setup.dictionary, i)
+        each = zip(keys, trained(settings, setup.starts[start], schedule), strict=True)
+        results |= {(kind, start, case): some for (kind, case), some in each}
     return results
 
 
-def report(runs: Mapping[tuple[str, str, str], Found]) -> str:
+def report(runs: Runs) -> str:
     """How many SAEs converged from each kind of start, and in how many of each kind both latents fire."""
     lines = []
     for chosen in dict.fromkeys(start for _, start, _ in runs):
@@ -429,18 +434,17 @@ def report(runs: Mapping[tuple[str, str, str], Found]) -> str:
 
 def gentle_run(setup: Setup) -> Found:
     """The Matryoshka on the loud case from near the truth, at a tenth of the learning rate."""
-    return found(train(setup.loud, setup.near_truth, setup.gentle), setup.cases["loud"], setup.dictionary, 0)
+    return trained([setup.loud], setup.near_truth, setup.gentle)[0]
 
 
 def sampled_runs(setup: Setup) -> dict[tuple[str, str], Found]:
     """The loud case in sampled batches, by (kind, start); near the truth at a tenth of the learning rate."""
-    kinds, loud = ("Matryoshka", "standard, penalty"), setup.cases["loud"]
-    settings = [Setting(setup.kinds[kind], loud, setup.dictionary) for kind in kinds]
+    kinds = ("Matryoshka", "standard, penalty")
+    settings = [replace(setup.loud, sae=setup.kinds[kind]) for kind in kinds]
     rates, results = {"random": setup.exact.lr, "near the truth": setup.gentle.lr}, {}
     for start, lr in rates.items():
-        run = train(settings, setup.starts[start], replace(setup.sampled, lr=lr))
-        for i, kind in enumerate(kinds):
-            results[kind, start] = found(run, loud, setup.dictionary, i)
+        each = zip(kinds, trained(settings, setup.starts[start], replace(setup.sampled, lr=lr)), strict=True)
+        results |= {(kind, start): some for kind, some in each}
     return results
 
 
@@ -456,9 +460,7 @@ def nearest_solutions(
     return nearest.values, [list(solutions)[i] for i in nearest.indices]
 
 
-def theory_check(
-    setup: Setup, runs: Mapping[tuple[str, str, str], Found]
-) -> tuple[float, dict[tuple[str, str], dict[str, int]]]:
+def theory_check(setup: Setup, runs: Runs) -> tuple[float, dict[tuple[str, str], dict[str, int]]]:
     """Hold every Matryoshka of the main runs without a penalty against the closed forms.
 
     Returns:
@@ -503,7 +505,7 @@ def learned(setup: Setup, seeds: Found, case: str, steps: Sequence[int]) -> Lear
     return Learned(first_reached(share, steps, LEARNED).clamp_max(steps[-1]), share)
 
 
-def learned_in_main(setup: Setup, runs: Mapping[tuple[str, str, str], Found]) -> dict[tuple[str, str], Learned]:
+def learned_in_main(setup: Setup, runs: Runs) -> dict[tuple[str, str], Learned]:
     """When both features are learned in the random main runs, by (kind, case)."""
     return {
         (kind, case): learned(setup, runs[kind, "random", case], case, setup.steps)
@@ -513,8 +515,7 @@ def learned_in_main(setup: Setup, runs: Mapping[tuple[str, str, str], Found]) ->
 
 def fresh_run(setup: Setup) -> Found:
     """The beginning of training of the Matryoshka on the loud case, on fresh random seeds."""
-    run = train(setup.loud, setup.fresh_start, setup.beginning)
-    return found(run, setup.cases["loud"], setup.dictionary, 0)
+    return trained([setup.loud], setup.fresh_start, setup.beginning)[0]
 
 
 def begins_alone(setup: Setup) -> Bool[Tensor, " seeds"]:
@@ -553,22 +554,19 @@ class Law:
 
 def laws(setup: Setup) -> dict[tuple[str, str], Law]:
     """What predicts the time, in standard SAEs without a penalty, by (trainer, number)."""
-    standard, states, results = setup.kinds["standard"], setup.law_states, {}
-    settings = [Setting(standard, some, setup.dictionary) for some in states]
-    moments = [second_moment(some) for some in states]
-    numbers = {
-        "expected square": torch.stack([moment.diagonal() for moment in moments]),
-        "awaited eigenvalue": torch.stack([awaited_eigenvalues(moment) for moment in moments]),
-    }
+    standard, results = setup.kinds["standard"], {}
+    settings = [Setting(standard, states, setup.dictionary) for states in setup.law_states]
     for trainer, schedule in setup.law_schedules.items():
-        run = train(settings, random_start(standard, setup.sweep_seeds[::2]), schedule)
-        seeds = found(run, states, setup.dictionary)
-        kept, times = seeds.live.any(-1), []
-        for i in torch.nonzero(kept).flatten().tolist():
-            share = explained(seeds.path[:, i, seeds.live[i]], states[i], setup.dictionary)
-            times.append(first_reached(share, schedule.snapshots, LEARNED).median(0).values)
-        table = torch.stack(times) if times else torch.zeros(0, 2, dtype=torch.float64)
-        results |= {(trainer, number): Law.of(sizes[kept], table) for number, sizes in numbers.items()}
+        rows = [torch.zeros(0, 3, 2, dtype=torch.float64)]
+        each = trained(settings, random_start(standard, setup.sweep_seeds[::2]), schedule)
+        for states, seeds in zip(setup.law_states, each, strict=True):
+            if seeds.live.any():
+                share, moment = explained(seeds.path[:, seeds.live], states, setup.dictionary), second_moment(states)
+                times = first_reached(share, schedule.snapshots, LEARNED).median(0).values
+                rows.append(torch.stack([moment.diagonal(), awaited_eigenvalues(moment), times])[None])
+        squares, awaited, times = torch.cat(rows).unbind(1)
+        results[trainer, "expected square"] = Law.of(squares, times)
+        results[trainer, "awaited eigenvalue"] = Law.of(awaited, times)
     return results
 
 
@@ -581,21 +579,19 @@ def phase_runs(setup: Setup) -> dict[str, Found]:
     From near the truth at a quarter of the learning rate, so that the loud child's own latent lives.
     """
     sae, half = setup.small["Matryoshka"], setup.half
-    settings = [Setting(sae, states, setup.plane) for states in setup.cells]
     near = start_near(setup.plane, setup.few, setup.p.start_noise)
     starts = {
         "Matryoshka, random": (random_start(sae, setup.sweep_seeds[::2]), half),
         "Matryoshka, near the truth": (near, replace(half, lr=half.lr / 4)),
     }
-    return {title: found(train(settings, *how), setup.cells, setup.plane) for title, how in starts.items()}
+    return {title: trained_in_cells(sae, setup.cells, setup.plane, *how) for title, how in starts.items()}
 
 
 def standard_run(setup: Setup) -> Found:
     """The standard SAE with the penalty in the coarse cells, shape (cells, seeds)."""
     sae = setup.small["standard, penalty"]
-    settings = [Setting(sae, states, setup.plane) for states in setup.coarse]
-    run = train(settings, random_start(sae, setup.sweep_seeds[::3]), setup.exact)
-    return found(run, setup.coarse, setup.plane)
+    start = random_start(sae, setup.sweep_seeds[::3])
+    return trained_in_cells(sae, setup.coarse, setup.plane, start, setup.exact)
 
 
 def turns(inner_weight: float) -> dict[str, tuple[Float[np.ndarray, " x"], Float[np.ndarray, " x"]]]:
@@ -630,7 +626,7 @@ def regions(setup: Setup) -> dict[str, Bool[Tensor, " cells"]]:
 
 
 def region_shares(setup: Setup, cells: Found) -> dict[str, float]:
-    """In each region the share of live seeds that absorb, and the same of those that have converged ("... done").
+    """In each region the share of live seeds that absorb, and the same of those that have converged ("..._done").
 
     Besides the share of all seeds that are "live" and that have "converged".
     """
@@ -638,14 +634,16 @@ def region_shares(setup: Setup, cells: Found) -> dict[str, float]:
     for name, inside in regions(setup).items():
         chosen = inside[:, None] & cells.live
         shares[name] = float(cells.absorbs[chosen].double().mean())
-        shares[f"{name} done"] = float(cells.absorbs[chosen & cells.converged].double().mean())
+        shares[f"{name}_done"] = float(cells.absorbs[chosen & cells.converged].double().mean())
     return shares
 
 
 def late_shares(setup: Setup, phase: Mapping[str, Found]) -> tuple[float, float, float]:
-    """Live seeds above both lines that do not absorb: their share; of these, how many fire as "both, sum" does, and
-    how many have converged.
-    """  # noqa: D205
+    """The share of live seeds above both lines that do not absorb, and what they are.
+
+    Returns:
+        The share; and of these seeds, how many fire as "both, sum" does, and how many have converged.
+    """
     above, rows = regions(setup)["above"][:, None], []
     for cells in phase.values():
         as_sum = cells.first_on_both & fires_only_on(cells.reading.acts, SUM)[..., 1]
@@ -763,29 +761,23 @@ def order_runs(setup: Setup, random: Found, near: Found) -> dict[tuple[str, str]
         setup: of the chapter.
         random, near: the runs as above, from random starts and from near the truth, which come first.
     """
-    loud, dictionary, some = setup.cases["loud"], setup.dictionary, len(setup.third)
-    results = {("as above", "random"): random, ("as above", "near the truth"): near}
+    some, results = len(setup.third), {("as above", "random"): random, ("as above", "near the truth"): near}
     heavy = replace(setup.loud, sae=replace(setup.loud.sae, weights=(HEAVY * setup.p.inner_weight, 1.0)))
     starts = [(setup.starts["random"][:some], setup.exact), (setup.starts["near the truth"], setup.gentle)]
     for start, how in zip(setup.starts, starts, strict=True):
-        results[setup.heavy_name, start] = found(train(heavy, *how), loud, dictionary, 0)
+        results[setup.heavy_name, start] = trained([heavy], *how)[0]
 
     segment = TrainConfig(max(1, setup.p.n_steps // N_SORTS), lr=setup.exact.lr / 4, warmup=0, cooldown=0)
     sae, twice = SAE.join([setup.starts["random"][:some], setup.near_truth[:some]]), [setup.loud] * 2
     for _ in range(N_SORTS):
-        sae = train(twice, resorted(sae, loud, dictionary), segment).sae
-    run = train(twice, sae, setup.exact)
-    for i, start in enumerate(setup.starts):
-        results["re-sorted", start] = found(run, loud, dictionary, i)
+        sae = train(twice, resorted(sae, setup.cases["loud"], setup.dictionary), segment).sae
+    from_random, from_truth = trained(twice, sae, setup.exact)
+    results |= {("re-sorted", "random"): from_random, ("re-sorted", "near the truth"): from_truth}
 
     wide = replace(setup.loud.sae, widths=(2, 3), weights=None)
-    run = train(
-        [Setting(replace(wide, l1=l1), loud, dictionary) for l1 in (0.0, setup.p.l1)],
-        random_start(wide, setup.third), setup.exact,
-    )  # fmt: skip
-    for i, name in enumerate(("widths 2 and 3", "widths 2 and 3, penalty")):
-        results[name, "random"] = found(run, loud, dictionary, i)
-    return results
+    settings = [replace(setup.loud, sae=replace(wide, l1=l1)) for l1 in (0.0, setup.p.l1)]
+    free, penalised = trained(settings, random_start(wide, setup.third), setup.exact)
+    return results | {("widths 2 and 3", "random"): free, ("widths 2 and 3, penalty", "random"): penalised}
 
 
 # Figures
@@ -793,9 +785,8 @@ def order_runs(setup: Setup, random: Found, near: Found) -> dict[tuple[str, str]
 
 def draw_decoders(panels: Mapping[str, Found]) -> Figure:
     """Decoder cosines in the most frequent solution of each panel's seeds."""
-    return figures.heatmaps(
-        {title: some.reading.decoder[typical(some)].numpy() for title, some in panels.items()}, NAMES, width=3.2
-    )
+    cosines = {title: some.reading.decoder[typical(some)].numpy() for title, some in panels.items()}
+    return figures.heatmaps(cosines, NAMES, width=3.2)
 
 
 def draw_activations(panels: Mapping[str, Found]) -> Figure:
@@ -804,7 +795,7 @@ def draw_activations(panels: Mapping[str, Found]) -> Figure:
     return figures.heatmaps(acts, ["latent 0", "latent 1"], STATES, quantity="activation", width=3.2)
 
 
-def draw_shares(runs: Mapping[tuple[str, str, str], Found]) -> Figure:
+def draw_shares(runs: Runs) -> Figure:
     """Share of live seeds that absorb, for every kind of SAE, case and start of the main runs."""
     kinds, starts, cases = (list(dict.fromkeys(names)) for names in zip(*runs, strict=True))
     columns = [(start, case) for case in cases for start in starts]
@@ -845,7 +836,7 @@ def draw_curves(
     return figure
 
 
-def draw_order(setup: Setup, runs: Mapping[tuple[str, str, str], Found]) -> Figure:
+def draw_order(setup: Setup, runs: Runs) -> Figure:
     """Decoder cosines of both latents with the parent, the child and their sum, in the random main runs."""
     total = torch.nn.functional.normalize(setup.cases["loud"].acts[SUM:], dim=-1)
     targets, panels = torch.cat([torch.eye(2, dtype=torch.float64), total]), {}
@@ -861,16 +852,14 @@ def draw_order(setup: Setup, runs: Mapping[tuple[str, str, str], Found]) -> Figu
 
 def draw_learned(when: Mapping[tuple[str, str], Learned], steps: Sequence[int]) -> Figure:
     """Share of each feature's expected square that is reconstructed, over training, a panel a (kind, case)."""
-    panels = {
-        ", ".join(key): dict(zip(NAMES, some.share.movedim(-1, 0).numpy(), strict=True)) for key, some in when.items()
-    }
+    panels = {", ".join(k): dict(zip(NAMES, w.share.movedim(-1, 0).numpy(), strict=True)) for k, w in when.items()}
     return draw_curves(panels, steps, "share reconstructed")
 
 
-def draw_laws(found: Mapping[tuple[str, str], Law]) -> Figure:
+def draw_laws(laws: Mapping[tuple[str, str], Law]) -> Figure:
     """When each feature is learned against each number, on logarithmic axes; a panel a (trainer, number)."""
-    figure, axes = figures.grid(len(found), 2, (4.3, 3.2))
-    for axis, ((trainer, number), law) in zip(axes, found.items(), strict=True):
+    figure, axes = figures.grid(len(laws), 2, (4.3, 3.2))
+    for axis, ((trainer, number), law) in zip(axes, laws.items(), strict=True):
         reached = law.times.isfinite()
         times = torch.where(reached, law.times, torch.nan).numpy()
         for i, name in enumerate(NAMES):
@@ -930,17 +919,11 @@ def draw_company(rates: Mapping[tuple[str, str, str], Company]) -> Figure:
 
 def draw_varied(spreads: Float[np.ndarray, " spreads"], runs: Mapping[str, Varied]) -> Figure:
     """Absorption, and the child's latent, against the spread of the magnitudes."""
-
-    def panel(ylabel: str, points: Mapping[str, Tensor]) -> dict:
-        series = [{"label": label, "x": spreads, "points": some} for label, some in points.items()]
-        return {"xlabel": "standard deviation / mean of the magnitudes", "ylabel": ylabel, "series": series}
-
-    return figures.theory_and_experiment(
-        [
-            panel("absorption rate", {label: run.absorption for label, run in runs.items()}),
-            panel("child's latent with the child", {label: run.child for label, run in runs.items()}),
-        ]
-    )
+    panels = []
+    for ylabel, name in [("absorption rate", "absorption"), ("child's latent with the child", "child")]:
+        series = [{"label": label, "x": spreads, "points": getattr(run, name)} for label, run in runs.items()]
+        panels.append({"xlabel": "standard deviation / mean of the magnitudes", "ylabel": ylabel, "series": series})
+    return figures.theory_and_experiment(panels)
 
 
 def draw_options(runs: Mapping[tuple[str, str], Found]) -> Figure:
