@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
-import matplotlib.patheffects
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -298,93 +297,3 @@ def _edges(centres: np.ndarray, log: bool) -> np.ndarray:
     half = np.diff(places).mean() / 2
     edges = np.append(places - half, places[-1] + half)
     return np.exp(edges) if log else edges
-
-
-def phase_maps(
-    panels: Mapping[str, np.ndarray],
-    x: np.ndarray,
-    y: np.ndarray,
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    xlabel: str,
-    ylabel: str,
-    *,
-    quantity: str,
-    mark: tuple[float, float] | None = None,
-) -> Figure:
-    """Colour maps over the plane of two settings, with theory's curves over them.
-
-    Args:
-        panels: title of each panel and its values, shape (len(y), len(x)); NaN cells are grey.
-        x: positions on the horizontal axis, evenly spaced in their logarithm to base 2.
-        y: positions on the vertical axis, evenly spaced.
-        curves: label of each curve and its x and y; what lies outside the axes is cut off.
-        xlabel, ylabel: names of the axes.
-        quantity: name of the values; one that holds "cosine" gets the diverging colours (-1 to 1), another the
-            sequential ones (0 to 1).
-        mark: a point to mark with a star.
-    """
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.9 * len(panels) + 1.2, 4.7), sharey=True, squeeze=False)
-    low, colours = (-1, DIVERGING) if "cosine" in quantity else (0, SEQUENTIAL)
-    for axis, (title, values) in zip(axes.flat, panels.items(), strict=True):
-        axis.set_facecolor("0.8")
-        axis.set_xscale("log", base=2)
-        mesh = axis.pcolormesh(x, y, np.ma.masked_invalid(values), vmin=low, vmax=1, cmap=colours, shading="nearest")
-        limits = axis.get_xlim(), axis.get_ylim()
-        for i, (label, (along, up)) in enumerate(curves.items()):
-            inside = np.where((up >= y[0]) & (up <= y[-1]), up, np.nan)
-            # A white edge keeps the line visible on dark cells.
-            edge = [mpl.patheffects.withStroke(linewidth=3.6, foreground="white")]
-            axis.plot(along, inside, color="0.1", ls=("-", "--", ":")[i % 3], lw=1.8, label=label, path_effects=edge)
-        if mark:
-            axis.plot(
-                *mark, marker="*", ms=13, color=COLOURS[1], mec="white", mew=1, ls="none", label="the thread's case"
-            )
-        axis.set(title=title, xlabel=xlabel, xlim=limits[0], ylim=limits[1])
-        axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axes[0, 0].set_ylabel(ylabel)
-    figure.colorbar(mesh, ax=axes, label=quantity, aspect=25, pad=0.015)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(panels), fontsize=9)
-    return figure
-
-
-def learning_curves(panels: Mapping[str, Mapping[str, np.ndarray]], steps: Sequence[int], ylabel: str) -> Figure:
-    """Curves over training, two panels in a row: the median over seeds with the middle half of them shaded.
-
-    Args:
-        panels: title of each panel, and in it the label of each curve and its values, shape (steps, seeds).
-        steps: the training steps, drawn on a logarithmic axis.
-        ylabel: name of the vertical axis.
-    """
-    rows = -(-len(panels) // 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(8.6, 2.9 * rows + 0.5), sharex=True, sharey=True, squeeze=False)
-    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
-        for i, (label, values) in enumerate(curves.items()):
-            if not values.shape[1]:
-                continue  # no seed to show
-            low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
-            axis.plot(steps, middle, color=COLOURS[i], ls=("-", "--", ":")[i % 3], lw=2, label=label)
-            axis.fill_between(steps, low, high, color=COLOURS[i], alpha=0.15, lw=0)
-        axis.axhline(0, color="0.6", lw=0.8, zorder=0)
-        axis.set(title=title, xscale="log")
-    for axis in axes[-1]:
-        axis.set_xlabel("training step")
-    for axis in axes[:, 0]:
-        axis.set_ylabel(ylabel)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
-    return figure
-
-
-def log_scatter(panels: Sequence[Mapping], per_row: int = 2) -> Figure:
-    """Points on two logarithmic axes; each panel has `title`, `xlabel`, `ylabel` and `series`: label, then x and y."""
-    rows = -(-len(panels) // per_row)
-    figure, axes = plt.subplots(rows, per_row, figsize=(4.3 * per_row, 3.2 * rows), squeeze=False)
-    for axis, panel in zip(axes.flat, panels, strict=False):
-        for i, (label, (x, y)) in enumerate(panel["series"].items()):
-            axis.scatter(x, y, s=30, marker=MARKERS[i], color=COLOURS[i], ec="white", lw=0.5, label=label)
-        some = any(np.isfinite(np.asarray(values)).all(0).any() for values in map(np.stack, panel["series"].values()))
-        scale = "log" if some else "linear"  # a logarithmic axis cannot be empty
-        axis.set(title=panel["title"], xlabel=panel["xlabel"], ylabel=panel["ylabel"], xscale=scale, yscale=scale)
-        axis.legend(fontsize=9)
-    return figure
