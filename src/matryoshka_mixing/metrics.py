@@ -396,5 +396,3 @@ def outcome(
     kind = torch.where(covers, strays.long(), torch.where(silent, 2, 3))
     kind = torch.where(reading.live.sum(-1) < len(parents), 4, kind)
     return torch.where(reading.live[..., : widths[0]].any(-1), kind, 5)
-
-

@@ -475,7 +475,9 @@ def random_start(config: SAEConfig, seeds: Iterable[SupportsIndex], decoder_norm
     return _tied(rows, decoder_norm * rows, config)
 
 
-def start_near(directions: Float[Tensor, "*seeds d_sae d_in"], seeds: Iterable[SupportsIndex], noise: float = 0.1) -> SAE:
+def start_near(
+    directions: Float[Tensor, "*seeds d_sae d_in"], seeds: Iterable[SupportsIndex], noise: float = 0.1
+) -> SAE:
     """A start near given directions (one a latent), one instance a seed, float64; a standard SAE until it is trained.
 
     To each direction comes Gaussian noise whose expected length is `noise` times the direction's own norm, so
