@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -441,6 +441,38 @@ def orthonormal_dictionary(
     if isinstance(seed, torch.Generator):
         seed = int(torch.randint(1 << 62, (), generator=seed))
     return _random.orthonormal(n_features, d_model, seed, _random.DICTIONARY)
+
+
+def orthonormal_dictionaries(
+    n_features: int, d_model: int, seeds: Iterable[int]
+) -> Float[Tensor, "seeds features d_model"]:
+    """`orthonormal_dictionary` of each seed.
+
+    Adam is not rotation-invariant: a share of seeds that all have one dictionary would be a share of that dictionary.
+    """
+    return torch.stack([orthonormal_dictionary(n_features, d_model, seed) for seed in seeds])
+
+
+def equal_cosine_dictionary(
+    n_features: int, cosine: float, d_model: int, seed: int | torch.Generator
+) -> Float[Tensor, "features d_model"]:
+    """Unit directions of which every two have the same cosine, in a random frame, one row a feature, float64.
+
+    The rows of the Cholesky factor of their Gram matrix, in random orthonormal axes: cosine 0 gives
+    `orthonormal_dictionary` of the same seed.
+
+    Raises:
+        ValueError: if `d_model` is smaller than `n_features`, or no such directions exist.
+    """
+    lowest = -1 / (n_features - 1) if n_features > 1 else -1.0
+    if not lowest < cosine < 1:
+        raise ValueError(
+            f"cosine is {cosine}; {n_features} independent directions can have every pairwise cosine only between "
+            f"{lowest:g} and 1 (both left out)."
+        )
+    frame = orthonormal_dictionary(n_features, d_model, seed)
+    gram = torch.full((n_features, n_features), float(cosine), dtype=torch.float64).fill_diagonal_(1.0)
+    return torch.linalg.cholesky(gram) @ frame
 
 
 def retuned(tree: FeatureTree, name: str, **changes: float) -> FeatureTree:

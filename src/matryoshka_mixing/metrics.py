@@ -218,7 +218,7 @@ def basins(loss: Float[Tensor, " seeds"], live_latents: Bool[Tensor, "seeds d_sa
 def solutions(
     sae: SAE,
     states: States,
-    dictionary: Float[Tensor, "features d_in"],
+    dictionary: Float[Tensor, "*#seeds features d_in"],
     config: SAEConfig,
     tolerance: float = 0.01,
 ) -> list[Basin]:
@@ -232,7 +232,7 @@ def solutions(
     Args:
         sae: parameters with one leading axis, the seeds.
         states: the data. Where inputs are alike for another reason than that siblings are, more may be merged.
-        dictionary: the true directions.
+        dictionary: the true directions, of all seeds or of each its own.
         config: the SAEs' configuration; prefixes of weight 0 are left out.
         tolerance: how far two errors may lie apart, as a share of the longest input's square (our default).
     """
@@ -240,7 +240,7 @@ def solutions(
     widths = [width for width, used in zip(config.widths, trained, strict=True) if used]
     loss, fires = sae.loss(x, states.probs, config), live(sae.encode(x, states.probs))
     alive = torch.stack([fires[:, :width].sum(-1) for width in widths], -1)
-    lengths = x.square().sum(-1)
+    lengths = x.square().sum(-1).reshape(-1, len(states))[0]  # alike on all dictionaries
     tables = sae.errors(x, widths, states.probs).mT / lengths.max()
     alike = torch.stack([states.probs, lengths], -1).mul(1e9).round().unique(dim=0, return_inverse=True)[1]
     for group in alike.unique():

@@ -266,7 +266,7 @@ def _fitting(settings: list[Setting], start: SAE, config: TrainConfig, dtype: to
     if threads < 1:
         raise ValueError(f"threads is {threads}; it must be at least 1.")
     if len(start.instances) == 1:
-        start = replace(start.map(lambda p: p.expand(len(settings), *p.shape)), config=start._each[0])
+        start = start.with_config(start._each[0]).map(lambda p: p.expand(len(settings), *p.shape))
     if len(start.instances) != 2 or start.W_enc.shape != (len(settings), start.instances[1], first.d_in, first.d_sae):
         raise ValueError(
             f"start.W_enc has shape {tuple(start.W_enc.shape)}; for {len(settings)} setting(s) with "
