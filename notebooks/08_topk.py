@@ -122,7 +122,7 @@ compared = chapter.compare(toy)
 # %% tags=["remove-cell"]
 claims.glue(n_started=chapter.MORE * p.n_seeds, **compared.counts())
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Cosine of the first latent with a child (mean over children), every live seed a point; line: theory. Medians from random starts: BatchTopK {glue:text}`median_batchtopk:.3f`, TopK {glue:text}`median_topk:.3f`, ReLU {glue:text}`median_relu:.3f`. Negative values with biases are complements: the decoder bias carries the family and the latent takes it away.", "name": "fig-topk-strips"}, "image": {"alt": "Strips of points. From near the truth all three activations sit on the line of theory; random seeds sit on it or a little above it. With biases part of the random seeds are negative."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Cosine of the first latent with a child (mean over children), every live seed a point; line: theory. Medians from random starts: BatchTopK {glue:text}`median_batchtopk:.3f`, TopK {glue:text}`median_topk:.3f`, ReLU {glue:text}`median_relu:.3f`. Negative values with biases are complements: the decoder bias carries the family and the latent takes it away.", "name": "fig-topk-strips"}, "image": {"alt": "Strips of points. From near the truth all three activations sit on the line of theory; random seeds sit on it or near it. With biases part of the random seeds are negative."}}
 figure = chapter.draw_comparison(toy, compared)
 
 # %% [markdown]
