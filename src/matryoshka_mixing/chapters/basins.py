@@ -729,15 +729,17 @@ class Bars:
     shares: Float[np.ndarray, "bars kinds"]
 
 
-def stacked_shares(panels: Mapping[str, Bars], width: float = 4.3) -> Figure:
+def stacked_shares(panels: Mapping[str, Bars], width: float = 4.3, across: int = 2) -> Figure:
     """What the seeds end in, as stacked bars; kinds that never occur are left out of the legend.
 
     Args:
         panels: by title.
         width: of a panel, in inches.
+        across: panels in a row.
     """
     n = len(panels)
-    figure, axes = grid(n, 2, (width, 3), figsize=(width * min(2, n), 3 * -(-n // 2) + 0.8), sharey=True)
+    size = width * min(across, n), 3 * -(-n // across) + 0.8
+    figure, axes = grid(n, across, (width, 3), figsize=size, sharey=True)
     # Dark to light, so that neighbours differ in grey as well as in hue.
     colours = [COLOURS[i] for i in (0, 2, 3, 8, 9)] + [(0.85, 0.85, 0.85)]
     hatches = ("", "..", "//", "", "\\\\", "xx")
@@ -754,7 +756,7 @@ def stacked_shares(panels: Mapping[str, Bars], width: float = 4.3) -> Figure:
             floor = floor + height
         axis.set_xticks(bars, panel.names, fontsize=9)
         axis.set(title=title, xlabel=panel.xlabel, ylim=(0, 1))
-    for axis in axes[::2]:
+    for axis in axes[::across]:
         axis.set_ylabel("share of seeds")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3, fontsize=9)
