@@ -213,7 +213,7 @@ claims.glue(absorbed_wide=by_extra.standard[-1].share("absorbed"))
 # %%
 by_rate, by_norm = chapter.sweep_rate(toy), chapter.sweep_norm(toy)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Shares against the peak learning rate (top) and the norm of the decoder's rows at the start, the encoder's being 1 (bottom); {glue:text}`n_sweep` random seeds a bar. From the lowest to the highest rate the share of Matryoshka seeds with too few live latents goes from {glue:text}`few_slow:.0%` to {glue:text}`few_fast:.0%`: presumably because long steps push latents below zero on every input. After {glue:text}`n_steps` steps {glue:text}`slow_done:.0%` of all SAEs have converged at the lowest rate and {glue:text}`fast_done:.0%` at the highest. From the smallest to the largest start, parent first goes from {glue:text}`first_small:.0%` to {glue:text}`first_large:.0%`.", "name": "fig-basins-rate"}, "image": {"alt": "Four panels of stacked bars. In the Matryoshka SAE the largest learning rate leaves more seeds with too few live latents and fewer parent first; starts with a large decoder likewise, less strongly. The standard SAE hardly changes."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Shares against the peak learning rate (top) and the norm of the decoder's rows at the start, the encoder's being 1 (bottom); {glue:text}`n_sweep` random seeds a bar. From the lowest to the highest rate the share of Matryoshka seeds with too few live latents goes from {glue:text}`few_slow:.0%` to {glue:text}`few_fast:.0%`: presumably because long steps push latents below zero on every input. After {glue:text}`n_steps` steps {glue:text}`slow_done:.0%` of all SAEs have converged at the lowest rate and {glue:text}`fast_done:.0%` at the highest. From the smallest to the largest start, parent first goes from {glue:text}`first_small:.0%` to {glue:text}`first_large:.0%`.", "name": "fig-basins-rate"}, "image": {"alt": "Four panels of stacked bars. In the Matryoshka SAE the largest learning rate leaves more seeds with too few live latents and fewer parent first; starts with a large decoder likewise, less strongly. The standard SAE hardly changes, but for strays at the lowest rate."}}
 figure = chapter.stacked_shares(by_rate.bars() | by_norm.bars(": start"))
 
 # %% tags=["remove-cell"]
@@ -253,11 +253,12 @@ spread = chapter.turned_spread(toy)
 kinds = chapter.kinds_by_dictionary(toy)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Kinds of outcome of the Matryoshka SAE with the penalty on each of {glue:text}`n_dictionaries` dictionaries, {glue:text}`n_each` random starts a bar. With strays goes from {glue:text}`least_strays:.1%` to {glue:text}`most_strays:.1%` under Adam: {glue:text}`part_adam` of this variance is the dictionary's. Under gradient descent it is {glue:text}`part_descent`.", "name": "fig-basins-dictionary"}, "image": {"alt": "Two panels of stacked bars, one bar a dictionary, Adam and gradient descent. All bars show the same order of kinds; their parts differ from bar to bar. Under Adam the thin part with strays is missing on some dictionaries; under gradient descent it is there on all."}}
-figure = chapter.stacked_shares({name: chapter.dictionary_bars(found) for name, found in kinds.items()}, width=6.4)
+bars = {name: chapter.dictionary_bars(found) for name, found in kinds.items()}
+figure = chapter.stacked_shares(bars, width=7.6, across=1)
 
 # %% tags=["remove-cell"]
 strays = "with strays"
-shares = chapter.dictionary_bars(kinds["Adam"]).shares[:, metrics.OUTCOMES.index(strays)]
+shares = bars["Adam"].shares[:, metrics.OUTCOMES.index(strays)]
 claims.glue(least_strays=float(shares.min()), most_strays=float(shares.max()))
 claims.glue(n_dictionaries=p.n_sweep_seeds, n_each=p.n_seeds)
 same = metrics.same_loss(spread["Adam"], 0.0, toy.states.power)
