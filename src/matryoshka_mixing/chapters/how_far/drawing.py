@@ -116,8 +116,9 @@ def _levels(explored: Explored, theory: Expected) -> list[dict]:
     dictionary, grandchildren = explored.factor.settings[0].dictionary, [2, 3, 5, 6]
     upper = _of_pairs("parent's latent with a child", explored, theory, [0, 3])
     deeper = _of_pairs("child's latent with a grandchild", explored, theory, [1, 2, 4, 5])
-    lines = torch.stack([rows[0] @ dictionary.T for rows in theory.decoders])
-    trained = metrics.decoder_cosines(explored.run.sae, dictionary)[..., 0, grandchildren].mean(-1)
+    lines = torch.stack([rows[0] @ dictionary[0].T for rows in theory.decoders])
+    cosines = metrics.decoder_cosines(explored.run.sae, dictionary[None, : explored.near.shape[1]])
+    trained = cosines[..., 0, grandchildren].mean(-1)
     across = {"points": trained, "line_y": lines[:, grandchildren].mean(-1)}
     return [upper, deeper, upper | {"label": "parent's latent with a grandchild"} | across]
 
