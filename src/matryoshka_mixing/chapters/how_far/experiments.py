@@ -176,6 +176,11 @@ class Effect:
         return extent(self.near[:, 0])
 
 
+def by_size(effects: Mapping[str, Effect]) -> list[str]:
+    """The names, the largest effect first; effects that are the same to four digits keep their order."""
+    return sorted(effects, key=lambda name: -round(effects[name].moves, 4))
+
+
 @dataclass(frozen=True)
 class Explored:
     """A factor and the SAEs that were trained on it.
@@ -463,4 +468,4 @@ def effect_table(effects: Mapping[str, Effect]) -> pd.DataFrame:
         }
         for name, effect in effects.items()
     }
-    return pd.DataFrame(rows).T.loc[sorted(effects, key=lambda name: effects[name].moves, reverse=True)]
+    return pd.DataFrame(rows).T.loc[by_size(effects)]
