@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from matryoshka_mixing import features, figures, metrics
+from matryoshka_mixing import claims, features, figures, metrics
 from matryoshka_mixing.features import States
 from matryoshka_mixing.figures import COLOURS, DIVERGING, SEQUENTIAL
 from matryoshka_mixing.parameters import Chapter, given
@@ -160,7 +160,7 @@ class Setup:
         self.p, q, a, b = p, p.child_probability, p.parent_magnitude, p.child_magnitude
         self.power, self.case_ratio = a**2 + q * b**2, b / a
         self.cases = {case: pair_states(p.parent_probability, q, a, x) for case, x in [("loud", b), ("equal", a)]}
-        self.ratios = 2.0 ** np.linspace(-2, 4, 4 * p.n_grid - 3)
+        self.ratios = 2.0 ** np.linspace(-2, 4, 3 * p.n_grid - 2)
         self.chances = np.linspace(0.02, 0.98, 2 * p.n_grid - 1)
         self.cells = [self.scaled(y, x) for y in self.chances for x in self.ratios]
         self.law_states = [self.scaled(q, r) for r in np.geomspace(0.5, 8, p.n_grid)]
@@ -290,6 +290,12 @@ def fires_only_on(
     wanted = torch.zeros(acts.shape[-2], 1, dtype=torch.bool)
     wanted[list(states)] = True
     return ((acts > tolerance) == wanted).all(-2)
+
+
+def told(value: float | Tensor, form: str = ".0%") -> str:
+    """A number for prose, in this form ("" as in `claims.number`); NaN, which is that of no seed, is "none"."""
+    value = float(value)
+    return "none" if math.isnan(value) else f"{value:{form}}" if form else claims.number(value)
 
 
 def typical(seeds: Found) -> int:
@@ -436,12 +442,12 @@ def phase_runs(setup: Setup) -> dict[str, Found]:
 
     From near the truth at a tenth of the learning rate, so that the loud child's own latent lives.
     """
-    some, few = setup.sweep_seeds[::2], setup.sweep_seeds[::4]
+    few = setup.sweep_seeds[::4]
     matryoshka, standard = (
         [(setup.kinds[kind], states) for states in setup.cells] for kind in ("Matryoshka", "standard, penalty")
     )
     return {
-        "Matryoshka, random": setup.fit(matryoshka, "random", some, setup.exact),
+        "Matryoshka, random": setup.fit(matryoshka, "random", setup.sweep_seeds, setup.exact),
         "Matryoshka, near the truth": setup.fit(matryoshka, "near the truth", few, setup.gentle),
         "standard + penalty, random": setup.fit(standard, "random", few, setup.exact),
     }
@@ -583,7 +589,7 @@ def draw_learned(when: Mapping[tuple[str, str], Float[Tensor, "live records 2"]]
             axis.plot(steps, middle, **look)
             axis.fill_between(steps, low, high, color=COLOURS[i], alpha=0.15, lw=0)
         axis.axhline(0, color="0.6", lw=0.8, zorder=0)
-        axis.set(title=", ".join(title), xscale="log")
+        axis.set(title=", ".join(title), xscale="log", xlim=(steps[0] / 1.3, 1.3 * steps[-1]))
     for axis in axes[-2:]:
         axis.set_xlabel("training step")
     for axis in axes[::2]:
