@@ -263,7 +263,7 @@ for name, rank in zip(names, laws.values(), strict=True):
 # %%
 phase = chapter.phase_runs(setup)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of live Matryoshka SAEs that absorb the parent; grey cells have none. Random starts: {glue:text}`share_below` absorb left of both Matryoshka lines, {glue:text}`share_between` between them and {glue:text}`share_above` right of both. Near the truth: {glue:text}`near_share_below`, {glue:text}`near_share_between` and {glue:text}`near_share_above`.", "name": "fig-skew-phase"}, "image": {"alt": "Two maps over magnitude ratio and child probability. To the right of the lines the parent is absorbed, to the left it is not. From near the truth the boundary is the rightmost line, and lies beyond it where the child is frequent; from random starts it is a band between the outer two."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of live Matryoshka SAEs that absorb the parent; grey cells have none. Random starts: {glue:text}`share_below` absorb left of both Matryoshka lines, {glue:text}`share_between` between them and {glue:text}`share_above` right of both. Near the truth: {glue:text}`near_share_below`, {glue:text}`near_share_between` and {glue:text}`near_share_above`.", "name": "fig-skew-phase"}, "image": {"alt": "Two maps over magnitude ratio and child probability. To the right of the lines the parent is absorbed, to the left it is not. From near the truth the boundary is the rightmost line, and lies beyond it where the child is frequent; from random starts it is a band between the outer two; where the child is quietest no random seed is live."}}
 *matryoshka, penalised = phase
 shares = {title: chapter.share_map(phase[title]) for title in matryoshka}
 figure = chapter.draw_maps(setup, shares, "share that absorbs")
@@ -283,13 +283,13 @@ for prefix, title in zip(("share", "near_share"), matryoshka, strict=True):
 # between their lines both outcomes should occur, and outside the lines one. The thread's line lies between them.
 # The caption counts.
 #
-# **Where they part.** Right of both lines not every SAE from near the truth absorbs. Those that do not have not
-# arrived: where the child is frequent, the first latent is close to the sum already, and the second has little left to
-# write and learns it slowly. Among live SAEs that have converged, the shares right of both lines are
-# {glue:text}`share_above_done` from random starts and {glue:text}`near_share_above_done` from near the truth,
-# and left of both {glue:text}`share_below_done` and {glue:text}`near_share_below_done`. Of all SAEs
-# {glue:text}`share_converged` and {glue:text}`near_share_converged` have converged, and in
-# {glue:text}`share_live` and {glue:text}`near_share_live` both latents are alive.
+# **Where they part.** Right of both lines not every SAE from near the truth absorbs. Those that do not are still on
+# their way: where the child is frequent, the first latent is close to the sum already, and the second has little left
+# to write and learns it slowly. Among live SAEs that have converged, the shares right of both lines are
+# {glue:text}`share_above_done` from random starts and {glue:text}`near_share_above_done` from near the truth, and left
+# of both {glue:text}`share_below_done` and {glue:text}`near_share_below_done`. Of all SAEs
+# {glue:text}`share_converged` and {glue:text}`near_share_converged` have converged, and in {glue:text}`share_live` and
+# {glue:text}`near_share_live` both latents are alive.
 #
 # **The standard SAE** in the same plane has no first latent and no such line. Its penalty pays for absorption at
 # every ratio, since on the sum one latent of the sum's length replaces two. For a quiet child the saving is small, and
@@ -312,8 +312,8 @@ figure = chapter.draw_maps(setup, {penalised: chapter.share_map(standard)}, "sha
 # In the post's tree of twenty features {cite:p}`nabeshima2024code`, with all of its magnitudes 1, one child of the
 # first parent is raised to the thread's ratio (twenty latents, every prefix in the loss, no penalty, random starts,
 # sampled batches of {glue:text}`batch_size`). In the pair, both magnitudes vary from input to input, normally and with
-# a standard deviation of {glue:text}`spread:.1f` times the mean (clipped at 0): then the parent's latent can be of use on
-# inputs that hold the child, where the parent is louder than the sum's latent expects. The table has the share of a
+# a standard deviation of {glue:text}`spread:.1f` times the mean (clipped at 0): then the parent's latent can be of use
+# on inputs that hold the child, where the parent is louder than the sum's latent expects. The table has the share of a
 # child's inputs that leave its parent's latent silent, as a mean over live seeds.
 #
 # | | live seeds of {glue:text}`n_sweep_seeds` | loud child | other children |
