@@ -231,8 +231,8 @@ figure = chapter.draw_balance(chapter.group_pulls(setup, pulls[median]), tree.na
 # can remove {glue:text}`same_factor:.2f` of the blamed weight here, the second {glue:text}`even_factor:.2f`.
 
 # %%
-tables, possible = chapter.removals(setup)
-removed, without = chapter.remove(setup, tables)
+removals, possible = chapter.removals(setup)
+removed, without = chapter.intervene(setup, removals)
 clean, *controls = without.values()
 kept = chapter.kept([control["near"] for control in controls], possible)
 
@@ -260,18 +260,19 @@ figure = chapter.draw_removed({"whole loss": {"near": near, "random": random}} |
 # the decoder only.
 
 # %%
-reach = chapter.limit_reach(setup)
-own, own_random = (reading.mixing.own[reading.all_live].amin(-1) for reading in reach.readings["encoder only"].values())
+reached, reach = chapter.intervene(setup, chapter.reaches(setup))
+own, own_random = (r.mixing.own[r.all_live].amin(-1) for r in reach["encoder only"].values())
 lean = clean["near"].mixing.child_to_parent[clean["near"].all_live]
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines with an L1 penalty when the blamed terms reach everything, nothing, the encoder only or the decoder only. Above each: the median absorption rate, and its value in live random seeds. Seeds of median loss, from near the truth.", "name": "fig-why-absorb"}, "image": {"alt": "Four heat maps. With the whole loss the parent is mixed and nothing is absorbed. Without the blamed terms the parent is clean but each child's latent holds the parent: absorption. Encoder only: nearly the true features and no absorption. Decoder only: absorption again."}}
+absorbed = {(name, kind): chapter.absorption(r) for name in reach for kind, r in reach[name].items()}
 claims.glue(
     l1=p.l1,
-    absorption_whole=float(reach.absorption("everything", "near").median()),
-    absorption_removed=float(reach.absorption("nothing", "near").median()),
-    absorption_encoder=told(reach.absorption("encoder only", "near"), form=".2f"),
-    absorption_decoder=told(reach.absorption("decoder only", "near"), form=".2f"),
-    absorption_encoder_random=told(reach.absorption("encoder only", "random"), form=".2f"),
+    absorption_whole=float(absorbed["everything", "near"].median()),
+    absorption_removed=float(absorbed["nothing", "near"].median()),
+    absorption_encoder=told(absorbed["encoder only", "near"], form=".2f"),
+    absorption_decoder=told(absorbed["decoder only", "near"], form=".2f"),
+    absorption_encoder_random=told(absorbed["encoder only", "random"], form=".2f"),
     own_encoder=told(own, form=".3f"),
     own_encoder_random=told(own_random, form=".3f"),
     n_partial_live=len(own_random),
@@ -279,7 +280,7 @@ claims.glue(
     lean_low=told(lean, torch.min, ".2f"),
     lean_high=told(lean, torch.max, ".2f"),
 )
-figure = chapter.draw_reach(reach, tree.names)
+figure = chapter.draw_reach(reached["near"], reach, tree.names)
 
 # %% [markdown]
 # Where the terms reach the decoder alone the absorption rate is {glue:text}`absorption_decoder`: a latent that the
@@ -458,7 +459,7 @@ prefix_pull = claims.judge(
         "imbalance": imbalance,
         "dose_gap": doses.gap,
         "child_cosine_without_others": kept,
-        "converged": chapter.converged(near_run, random_run, *removed, *dosed.values()),
+        "converged": chapter.converged(near_run, random_run, *removed.values(), *dosed.values()),
     },
     started={"child_cosine_without_the_terms": len(clean["random"].live)},
 )
@@ -475,8 +476,8 @@ sibling_undo = claims.judge(
         "sibling_cosine_with_a_mixed_parent": mixed.child_to_sibling.amax(-1),
         "sibling_cosine_with_a_clean_parent": chapter.siblings(held_clean["random"]),
         "held_gap": held_gap,
-        "sibling_cosine_with_a_free_parent": chapter.siblings(reach.readings["everything"]["near"], in_size=False),
-        "converged": chapter.converged(*held.values(), held_free, held_sweep, *reach.runs.values()),
+        "sibling_cosine_with_a_free_parent": chapter.siblings(reach["everything"]["near"], in_size=False),
+        "converged": chapter.converged(*held.values(), held_free, held_sweep, *(run[:1] for run in reached.values())),
     },
     started={"sibling_cosine_with_a_clean_parent": len(held_clean["random"].live)},
 )

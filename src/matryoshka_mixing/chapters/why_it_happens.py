@@ -74,6 +74,9 @@ class Run:
         """Activations on every state, by setting."""
         return [sae.encode(one.data.inputs(one.dictionary)) for sae, one in zip(self.sae, self.settings, strict=True)]
 
+    def __getitem__(self, some: slice) -> Run:
+        return Run(self.settings[some], self.sae[some], self.loss[some], self.converged[some])
+
     def keeps_a4(self, latents: Int[Tensor, "settings seeds features"] | None = None) -> Bool[Tensor, "settings seeds"]:
         """Assumption A4: whether each feature's latent fires on all inputs that hold it, and on no others.
 
@@ -285,7 +288,7 @@ def unit_parent(ratios: Float[Tensor, "*points children"]) -> Float[Tensor, "*po
 
 def dose(setup: Setup, factors: Float[Tensor, " doses"]) -> dict[str, Run]:
     """Train with the blamed terms multiplied by each factor, from the sweep's starts of either kind."""
-    terms = [{"terms": torch.where(setup.blamed, factor, 1.0)} for factor in factors]
+    terms = [{"terms": scaled(setup.blamed, factor)} for factor in factors.tolist()]
     return {kind: setup.fit(start, *terms) for kind, start in setup.sweep.items()}
 
 
@@ -430,33 +433,37 @@ def draw_balance(groups: Mapping[str, Float[Tensor, " features"]], names: Sequen
 # (b) Without the blamed terms
 
 
-def removals(setup: Setup) -> tuple[dict[str, Float[Tensor, "prefixes states"]], list[float]]:
+def removals(setup: Setup) -> tuple[dict[str, dict[str, Tensor]], list[float]]:
     """Factors on the terms that remove the blamed ones, or others that weigh as much.
 
     The first control takes the weight from the same inputs in the outer prefix, the second evenly from all other terms
     on the parent.
 
     Returns:
-        The factors by name, and what share of the blamed weight each control can remove, at most 1.
+        Changes of the setting by name, and what share of the blamed weight each control can remove, at most 1.
     """
     terms, blamed = setup.terms, setup.blamed
-    weight = terms[blamed].sum()
     same_inputs, others = blamed.flip(0), ~blamed & (setup.states.acts[:, 0] > 0)
     groups = {"same inputs, outer prefix": same_inputs, "all other terms, evenly": others}
-    weights = [terms[group].sum() for group in groups.values()]
-    tables = {"blamed terms removed": torch.where(blamed, 0.0, 1.0).double()}
-    for (label, group), own in zip(groups.items(), weights, strict=True):
-        tables[f"control: {label}"] = torch.where(group, 1 - (weight / own).clamp_max(1), 1.0)
-    return tables, [float((own / weight).clamp_max(1)) for own in weights]
+    share = [float(terms[group].sum() / terms[blamed].sum()) for group in groups.values()]
+    changes = {"blamed terms removed": {"terms": scaled(blamed, 0)}}
+    for (label, group), own in zip(groups.items(), share, strict=True):
+        changes[f"control: {label}"] = {"terms": scaled(group, max(0, 1 - 1 / own))}
+    return changes, [min(1.0, own) for own in share]
 
 
-def remove(
-    setup: Setup, tables: Mapping[str, Float[Tensor, "prefixes states"]]
-) -> tuple[list[Run], dict[str, dict[str, Reading]]]:
-    """Train with each of these factors on the terms; returns the runs, and readings by label and kind of start."""
-    runs = {kind: setup.fit(start, *({"terms": one} for one in tables.values())) for kind, start in setup.tried.items()}
-    readings = {label: {kind: setup.read(run.sae[i]) for kind, run in runs.items()} for i, label in enumerate(tables)}
-    return list(runs.values()), readings
+def scaled(group: Bool[Tensor, "prefixes states"], factor: float) -> Float[Tensor, "prefixes states"]:
+    """This factor on a group of terms, and 1 on the others."""
+    return torch.where(group, float(factor), 1.0).double()
+
+
+def intervene(
+    setup: Setup, changes: Mapping[str, Mapping[str, object]]
+) -> tuple[dict[str, Run], dict[str, dict[str, Reading]]]:
+    """Train with each change of the setting: runs by kind of start; readings by change, then by kind of start."""
+    runs = {kind: setup.fit(start, *changes.values()) for kind, start in setup.tried.items()}
+    found = enumerate(changes)
+    return runs, {label: {kind: setup.read(run.sae[i]) for kind, run in runs.items()} for i, label in found}
 
 
 def mixed_in(reading: Reading) -> Float[Tensor, " live_seeds"]:
@@ -483,63 +490,32 @@ def draw_removed(readings: Mapping[str, Mapping[str, Reading]]) -> Figure:
     return figures.seed_strips(strips, "largest |cosine| with a child")
 
 
-REACHES = {"everything": (1, 1), "nothing": (0, 0), "encoder only": (1, 0), "decoder only": (0, 1)}
-"""What the blamed terms may reach: whether the encoder, and whether the decoder."""
+def reaches(setup: Setup) -> dict[str, dict[str, object]]:
+    """With an L1 penalty: the blamed terms, and their part of the penalty, reach everything, nothing, or one part."""
+    reached = {"everything": (1, 1), "nothing": (0, 0), "encoder only": (1, 0), "decoder only": (0, 1)}
+    return {
+        name: {"l1": setup.p.l1, "terms": scaled(setup.blamed, e), "decoder_terms": scaled(setup.blamed, d)}
+        for name, (e, d) in reached.items()
+    }
 
 
-@dataclass(frozen=True)
-class Reach:
-    """SAEs with an L1 penalty in which the blamed terms, and their part of the penalty, reach a part.
+def absorption(reading: Reading) -> Float[Tensor, " live_seeds"]:
+    """The absorption rate of live seeds."""
+    return reading.absorption[reading.all_live]
 
-    Attributes:
-        runs: by kind of start, with a setting for each of `REACHES`.
-        readings: by what they reach, then by kind of start.
+
+def draw_reach(run: Run, reach: Mapping[str, Mapping[str, Reading]], names: Sequence[str]) -> Figure:
+    """Decoder cosines of the seed of median loss for every reach, with the median absorption rates.
+
+    Args:
+        run: from near the truth.
+        reach: readings, by reach and kind of start.
+        names: of the features.
     """
-
-    runs: dict[str, Run]
-    readings: dict[str, dict[str, Reading]]
-
-    def absorption(self, reach: str, kind: str) -> Float[Tensor, " live_seeds"]:
-        """The absorption rates of live seeds."""
-        reading = self.readings[reach][kind]
-        return reading.absorption[reading.all_live]
-
-
-def limit_reach(setup: Setup) -> Reach:
-    """Train from the tried starts with blamed terms that reach everything, nothing, the encoder or the decoder.
-
-    A spare latent behind the parent's, which is 0 and so stays 0, cuts the inner prefix into two that reconstruct
-    alike: one for the blamed terms, whose weights for the encoder and for the decoder are set, and one for the others.
-    """
-    p, n, blamed = setup.p, setup.tree.n_features, setup.blamed[0]
-    terms, own = torch.stack([~blamed, blamed, torch.ones_like(blamed)]).double(), [0, *range(2, n + 1)]
-
-    def weights(reached: int) -> tuple[float, ...]:
-        return (p.inner_weight, reached * p.inner_weight, 1.0)
-
-    reaches = [
-        {"weights": weights(encoder), "decoder_weights": weights(decoder)} for encoder, decoder in REACHES.values()
-    ]
-    runs, readings = {}, {reach: {} for reach in REACHES}
-    for kind, start in setup.tried.items():
-        encoder, decoder = torch.zeros(2, len(start), n + 1, p.d_model, dtype=torch.float64)
-        encoder[:, own], decoder[:, own] = start.W_enc.mT, start.W_dec
-        common = {"terms": terms, "l1": p.l1, "widths": (1, 2, n + 1), "dictionary": setup.directions[: len(start), :n]}
-        wide = SAE(encoder.mT, torch.zeros(encoder.shape[:2]).double(), decoder, start.b_dec)
-        runs[kind] = setup.fit(wide, *(common | reach for reach in reaches))
-        for reach, sae in zip(REACHES, runs[kind].sae, strict=True):
-            narrow = SAE(sae.W_enc[..., own], sae.b_enc[..., own], sae.W_dec[..., own, :], sae.b_dec)
-            readings[reach][kind] = setup.read(narrow)
-    return Reach(runs, readings)
-
-
-def draw_reach(reach: Reach, names: Sequence[str]) -> Figure:
-    """Decoder cosines of the seed of median loss for every reach, with the median absorption rates."""
     panels = {}
-    for (name, readings), typical in zip(reach.readings.items(), middle(reach.runs["near"].loss), strict=True):
-        near, random = (told(reach.absorption(name, kind), form=".2f") for kind in KINDS)
-        title = f"reach {name}\nabsorption {near} (random {random})"
-        panels[title] = readings["near"].decoder[typical].numpy()
+    for (name, readings), cosines, typical in zip(reach.items(), run.cosines, middle(run.loss), strict=True):
+        near, random = (told(absorption(readings[kind]), form=".2f") for kind in KINDS)
+        panels[f"reach {name}\nabsorption {near} (random {random})"] = cosines[typical].numpy()
     return figures.heatmaps(panels, names, per_row=2, width=3)
 
 
