@@ -48,6 +48,7 @@ from IPython.display import HTML
 from matryoshka_mixing import claims, features, metrics, notebook, theory
 from matryoshka_mixing.chapters import why_it_happens as chapter
 from matryoshka_mixing.chapters.why_it_happens import told
+from torch.nn.functional import normalize
 
 p = notebook.begin(globals())
 
@@ -98,7 +99,7 @@ chapter.both_sides(
 # that hold the parent's latent, for the parent alone). For any $u$ with non-negative entries this SAE can be written down:
 
 # %%
-u = chapter.random_units(20, tree.n_features, generator)
+u = normalize(torch.rand(20, tree.n_features, generator=generator).double(), dim=-1)
 losses = [chapter.completed(v).loss(states.acts, states.probs, matryoshka) for v in u]
 reduced = chapter.reduced_loss(states, setup.omega, u)
 chapter.both_sides("the loss at 20 random decoders of the parent", torch.stack(losses), reduced)
@@ -147,7 +148,7 @@ chapter.both_sides("arrow and quadratic", t, quadratic)
 # %%
 uneven, uneven_sae = chapter.uneven_family(p, generator)
 omega = theory.prefix_weights(uneven, range(6), uneven_sae.widths, uneven_sae.weights)
-(v,) = chapter.random_units(1, 6, generator)
+v = normalize(torch.rand(6, generator=generator).double(), dim=-1)
 chapter.both_sides(
     "unequal: the loss at a random decoder of the parent",
     chapter.completed(v).loss(uneven.acts, uneven.probs, uneven_sae),
@@ -188,24 +189,26 @@ chapter.both_sides("the first child's decoder", first_child / first_child.norm()
 # %%
 factors = torch.linspace(0, 4, p.n_grid, dtype=torch.float64)
 dosed = chapter.dose(setup, factors)
-doses = chapter.read_doses(setup, factors, dosed)
+doses, open_doses = chapter.read_doses(setup, dosed)
+from_theory = dosed["near"].cosines[..., 0, :] - chapter.dosed_decoders(setup, factors)[:, None, 0]
+dose_gap = chapter.largest(from_theory.abs().amax(-1), ~doses[0].isnan())
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Turning the blamed terms up and down. Without them (0) the parent is clean: its largest cosine with a child, over {glue:text}`n_sweep_seeds` seeds, is {glue:text}`dose_zero`. Filled points: from near the truth, medians with bars over the seeds that keep A4 (above 0 all but {glue:text}`n_dose_stray` of {glue:text}`n_dosed`); their largest distance of the parent's decoder from theory, over all doses, is {glue:text}`dose_gap`. Open circles: the {glue:text}`n_dose_random` of {glue:text}`n_dosed` random runs that reach the same loss and keep A4. A child's decoder at dose 0 is not shown: it is not unique there, as told below.", "name": "fig-why-dose"}, "image": {"alt": "Two panels against the factor on the blamed terms. The parent's cosine with a child rises from zero along a curve; the child's cosine with its sibling falls below zero, and with the parent is slightly negative. Points lie on the lines."}}
 claims.glue(
     n_sweep_seeds=p.n_sweep_seeds,
     dose_zero=told(dosed["near"].cosines[0, :, 0, 1:].abs(), torch.max),
-    dose_gap=told(doses.gap),
-    n_dose_stray=int(doses.points[0, 1:].isnan().sum()),
-    n_dosed=doses.points[0, 1:].numel(),
-    n_dose_random=int((~doses.open_points[0, 1:].isnan()).sum()),
+    dose_gap=told(dose_gap),
+    n_dose_stray=int(doses[0, 1:].isnan().sum()),
+    n_dosed=doses[0, 1:].numel(),
+    n_dose_random=int((~open_doses[0, 1:].isnan()).sum()),
 )
-figure = chapter.draw_doses(doses)
+figure = chapter.draw_doses(setup, factors, [doses, open_doses])
 
 # %% [markdown]
 # Move the slider: theory on the left; on the right the trained SAE whose loss is the median of its seeds.
 
 # %% tags=["hide-input"]
-HTML(chapter.dose_slider(doses, tree.names))
+HTML(chapter.dose_slider(setup, factors, dosed["near"]))
 
 # %% [markdown]
 # ## Intervention (a): which terms pull, and which hold back
@@ -260,7 +263,7 @@ figure = chapter.draw_removed({"whole loss": {"near": near, "random": random}} |
 # the decoder only.
 
 # %%
-reached, reach = chapter.intervene(setup, chapter.reaches(setup))
+limited, reach = chapter.intervene(setup, chapter.reaches(setup))
 own, own_random = (r.mixing.own[r.all_live].amin(-1) for r in reach["encoder only"].values())
 lean = clean["near"].mixing.child_to_parent[clean["near"].all_live]
 
@@ -273,14 +276,14 @@ claims.glue(
     absorption_encoder=told(absorbed["encoder only", "near"], form=".2f"),
     absorption_decoder=told(absorbed["decoder only", "near"], form=".2f"),
     absorption_encoder_random=told(absorbed["encoder only", "random"], form=".2f"),
-    own_encoder=told(own, form=".3f"),
-    own_encoder_random=told(own_random, form=".3f"),
+    own_encoder=told(own, form=".4f"),
+    own_encoder_random=told(own_random, form=".4f"),
     n_partial_live=len(own_random),
     n_partial=n_tried,
     lean_low=told(lean, torch.min, ".2f"),
     lean_high=told(lean, torch.max, ".2f"),
 )
-figure = chapter.draw_reach(reached["near"], reach, tree.names)
+figure = chapter.draw_reach(limited["near"], reach, tree.names)
 
 # %% [markdown]
 # Where the terms reach the decoder alone the absorption rate is {glue:text}`absorption_decoder`: a latent that the
@@ -336,11 +339,11 @@ figure = chapter.draw_held(held_sweep, mixtures)
 ranks = chapter.by_rank(setup)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The parent's cosine with each of five equal children, by the rank of the child's latent. With all prefixes the largest distance from theory is {glue:text}`rank_gap` in the {glue:text}`n_rank` of {glue:text}`n_sweep_seeds` seeds that keep A4. With sampled prefixes medians differ from the theory of expected weights by at most {glue:text}`drawn_gap:.4f`; bars are the range over seeds.", "name": "fig-why-rank"}, "image": {"alt": "Two rising series of points over rank, each on its line: later children are mixed in more; the rise is less steep with sampled prefixes."}}
-(full, full_line), (drawn, drawn_line) = ranks.values()
+full, drawn = ((series["points"].T, series["line_y"]) for series in ranks)
 claims.glue(
-    n_rank=int((~full[:, 0].isnan()).sum()),
-    rank_gap=told((full - full_line).abs(), torch.max),
-    drawn_gap=float((drawn.median(0).values - drawn_line).abs().max()),
+    n_rank=int((~full[0][:, 0].isnan()).sum()),
+    rank_gap=told((full[0] - full[1]).abs(), torch.max),
+    drawn_gap=float((drawn[0].median(0).values - drawn[1]).abs().max()),
     rank_total=float(p.n_children * p.child_probability),
 )
 figure = chapter.draw_ranks(ranks)
@@ -413,23 +416,25 @@ claims.glue(
 
 # %% tags=["hide-input"]
 limits = chapter.break_assumptions(setup)
-ends = chapter.where_starts_end(setup, near_run, random_run)
+solution = float(near_run.loss[0].median())
+noises, reached_near = chapter.noisier(setup, solution)
+reached = metrics.same_loss(random_run.loss[0], solution, states.power).double()
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Where the theory ends. Largest drift over each panel: penalty {glue:text}`drift_penalty`, biases {glue:text}`drift_biases`, two overlapping children {glue:text}`drift_overlap`, directions that are not orthogonal {glue:text}`drift_oblique`. Trained from near the truth; medians with bars over all seeds, in the panels on overlap and directions over those that keep A4. Last panel: the share of starts that end at the theory's solution, by the noise of the start; dashed: of all random starts, dead ones included, {glue:text}`reached_random:.2f` do.", "name": "fig-why-limits"}, "image": {"alt": "Five small panels. The penalty moves the child's cosine with the parent off its line; oblique directions and overlap follow the dashed lines; biases matter where the parent fires often; the share of starts that reach the solution falls with noise toward that of random starts."}}
 for key, limit in limits.items():
-    claims.glue(**{f"drift_{key}": told(chapter.farthest(limit.values, limit.lines), form=".3f")})
-    if limit.dashed is not None:
-        claims.glue(**{f"{key}_gap": told(chapter.farthest(limit.values, limit.dashed))})
+    claims.glue(**{f"drift_{key}": told(chapter.farthest(limit))})
+    if key in ("overlap", "oblique"):
+        claims.glue(**{f"{key}_gap": told(chapter.farthest(limit, "dashed_y"))})
 claims.glue(
-    overlap_up_to=float(limits["overlap"].x[-1]),
-    reached_random=float(ends.random_reached.double().mean()),
-    reached_live=told(ends.random_reached[random.all_live].double(), torch.mean, ".2f"),
-    drift_random=told(ends.drift[random.all_live], form=".3f"),
+    overlap_up_to=float(limits["overlap"]["series"][0]["x"][-1]),
+    reached_random=float(reached.mean()),
+    reached_live=told(reached[random.all_live], torch.mean, ".2f"),
+    drift_random=told(chapter.drift(setup, random)),
     n_random=len(random.live),
     n_random_live=int(random.all_live.sum()),
-    n_lower=int(ends.lower.sum()),
+    n_lower=int((random_run.loss[0] < solution - 1e-4 * states.power).sum()),
 )
-figure = chapter.draw_limits(limits, ends)
+figure = chapter.draw_limits(limits, noises, reached_near, float(reached.mean()))
 
 # %% [markdown]
 # A **penalty** shrinks activations, so a child takes back less of the parent. **Two children that overlap** and come in
@@ -457,7 +462,7 @@ prefix_pull = claims.judge(
         "child_cosine_without_the_terms_near_truth": chapter.mixed_in(clean["near"]),
         "child_cosine_without_the_terms": chapter.mixed_in(clean["random"]),
         "imbalance": imbalance,
-        "dose_gap": doses.gap,
+        "dose_gap": dose_gap,
         "child_cosine_without_others": kept,
         "converged": chapter.converged(near_run, random_run, *removed.values(), *dosed.values()),
     },
@@ -477,7 +482,7 @@ sibling_undo = claims.judge(
         "sibling_cosine_with_a_clean_parent": chapter.siblings(held_clean["random"]),
         "held_gap": held_gap,
         "sibling_cosine_with_a_free_parent": chapter.siblings(reach["everything"]["near"], in_size=False),
-        "converged": chapter.converged(*held.values(), held_free, held_sweep, *(run[:1] for run in reached.values())),
+        "converged": chapter.converged(*held.values(), held_free, held_sweep, *(run[:1] for run in limited.values())),
     },
     started={"sibling_cosine_with_a_clean_parent": len(held_clean["random"].live)},
 )

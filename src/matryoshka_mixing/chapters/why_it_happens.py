@@ -228,11 +228,6 @@ def both_sides(what: str, left: Float[Tensor, "*shape"], right: Float[Tensor, "*
     print(f"{what}: largest difference {claims.number(float((left - right).abs().max()))}")
 
 
-def random_units(n: int, n_features: int, generator: torch.Generator) -> Float[Tensor, "n features"]:
-    """Random unit vectors without a negative entry."""
-    return torch.nn.functional.normalize(torch.rand(n, n_features, dtype=torch.float64, generator=generator), dim=-1)
-
-
 def completed(u: Float[Tensor, " features"]) -> SAE:
     """The SAE with this decoder of the parent whose children's latents carry exactly what is left.
 
@@ -292,82 +287,54 @@ def dose(setup: Setup, factors: Float[Tensor, " doses"]) -> dict[str, Run]:
     return {kind: setup.fit(start, *terms) for kind, start in setup.sweep.items()}
 
 
-@dataclass(frozen=True)
-class Doses:
-    """What becomes of the decoders when the blamed terms are scaled.
-
-    Attributes:
-        factors: on the blamed terms.
-        points: the cosines of `COSINES` for the first child, from near the truth; NaN where A4 fails.
-        open_points: the same of random starts; NaN also where the loss is another.
-        fine, lines: finer factors, and theory there.
-        theory, trained: all decoders at every dose, by theory and of the seed of median loss.
-        gap: largest distance of a parent's decoder from theory, where A4 holds.
-    """
-
-    factors: Float[Tensor, " doses"]
-    points: Float[Tensor, "3 doses seeds"]
-    open_points: Float[Tensor, "3 doses seeds"]
-    fine: Float[Tensor, " points"]
-    lines: Float[np.ndarray, "3 points"]
-    theory: Float[Tensor, "doses latents features"]
-    trained: Float[Tensor, "doses latents features"]
-    gap: float
-
-
-def read_doses(setup: Setup, factors: Float[Tensor, " doses"], runs: Mapping[str, Run]) -> Doses:
-    """Hold the trained SAEs of every dose against theory; `runs` are from `dose`."""
+def dosed_decoders(setup: Setup, factors: Float[Tensor, " doses"]) -> Float[Tensor, "doses latents features"]:
+    """All decoders by theory, with the blamed terms multiplied by each factor."""
     alone, weights = arrow(theory.second_moment(setup.states, setup.omega))
-    near, random = runs["near"], runs["random"]
-
-    def ratios(factors: Tensor) -> Tensor:
-        return theory.unequal_ratios(alone, factors[:, None] * weights)
-
-    def three(run: Run, counts: Tensor | bool = True) -> tuple[Tensor, Tensor]:
-        reading = setup.read(run.sae)
-        mixed = reading.decoder[..., 0, 1:], reading.mixing.child_to_sibling, reading.mixing.child_to_parent
-        fires = run.keeps_a4(reading.latents) & counts
-        return torch.where(fires, torch.stack([pairs[..., 0] for pairs in mixed]), torch.nan), fires
-
-    points, fires = three(near)
-    same = metrics.same_loss(random.loss, near.loss.median(1, keepdim=True).values, setup.states.power)
-    by_theory, fine = all_decoders(ratios(factors)), torch.linspace(0, float(factors.max()), 200).double()
-    return Doses(
-        factors,
-        points,
-        three(random, same)[0],
-        fine,
-        np.array([three_lines(t, setup.p.n_children) for t in ratios(fine)[:, 0].tolist()]).T,
-        by_theory,
-        near.cosines[torch.arange(len(factors)), middle(near.loss)],
-        largest((near.cosines[..., 0, :] - by_theory[:, None, 0]).abs().amax(-1), fires),
-    )
+    return all_decoders(theory.unequal_ratios(alone, factors[:, None] * weights))
 
 
-def draw_doses(doses: Doses) -> Figure:
+def three_cosines(
+    setup: Setup, run: Run, counts: Bool[Tensor, "settings seeds"] | bool = True
+) -> Float[Tensor, "3 settings seeds"]:
+    """The cosines of `COSINES` for the first child; NaN in SAEs that do not count, or do not keep A4."""
+    reading = setup.read(run.sae)
+    mixed = reading.decoder[..., 0, 1:], reading.mixing.child_to_sibling, reading.mixing.child_to_parent
+    shown = run.keeps_a4(reading.latents) & counts
+    return torch.where(shown, torch.stack([pairs[..., 0] for pairs in mixed]), torch.nan)
+
+
+def read_doses(setup: Setup, runs: Mapping[str, Run]) -> list[Float[Tensor, "3 doses seeds"]]:
+    """`three_cosines` from near the truth; and of random starts, of which those with the same loss count."""
+    same = metrics.same_loss(runs["random"].loss, runs["near"].loss.median(1, keepdim=True).values, setup.states.power)
+    return [three_cosines(setup, runs["near"]), three_cosines(setup, runs["random"], same)]
+
+
+def draw_doses(
+    setup: Setup, factors: Float[Tensor, " doses"], points: Sequence[Float[Tensor, "3 doses seeds"]]
+) -> Figure:
     """The three cosines against the factor. A child's decoder without blamed terms is not unique, and not drawn."""
-    panels = []
+    fine, panels = torch.linspace(0, float(factors.max()), 200).double(), []
+    decoders = dosed_decoders(setup, fine)
+    lines = [decoders[:, 0, 1], decoders[:, 1, 2], decoders[:, 1, 0]]
     for which, first in ([0], 0), ([1, 2], 1):
-        points, open_points = doses.points[:, first:], doses.open_points[:, first:]
-        panel = _panel(which, doses.factors[first:], points, doses.fine, doses.lines, open_points)
+        panel = _panel(which, factors[first:], points[0][:, first:], fine, lines)
+        for series, i in zip(panel["series"], which, strict=True):
+            series["open_points"] = points[1][i, first:]
         panels.append(panel | {"xlabel": "factor on the blamed terms"})
     return figures.theory_and_experiment(panels)
 
 
-def dose_slider(doses: Doses, names: Sequence[str]) -> str:
-    """All decoders against the factor, as HTML with a slider."""
-    shown = {"theory": doses.theory.numpy(), "trained": doses.trained.numpy()}
+def dose_slider(setup: Setup, factors: Float[Tensor, " doses"], near: Run) -> str:
+    """All decoders against the factor, by theory and of the seed of median loss, as HTML with a slider."""
+    trained = near.cosines[torch.arange(len(factors)), middle(near.loss)]
+    shown, names = {"theory": dosed_decoders(setup, factors).numpy(), "trained": trained.numpy()}, setup.tree.names
     rows = [f"latent {k}" for k in range(len(names))]
-    stops = doses.factors.tolist()
-    return figures.slider_heatmaps("dose-slider", "factor on the blamed terms", stops, shown, names, rows)
+    return figures.slider_heatmaps("dose-slider", "factor on the blamed terms", factors.tolist(), shown, names, rows)
 
 
-def _panel(which: Sequence[int], x, points, line_x, lines, open_points=None) -> dict:
+def _panel(which: Sequence[int], x, points, line_x, lines) -> dict:
     """A panel of `figures.theory_and_experiment` with some of the three cosines."""
     series = [{"label": COSINES[i], "x": x, "line_x": line_x, "line_y": lines[i], "points": points[i]} for i in which]
-    for entry, i in zip(series, which, strict=True):
-        if open_points is not None:
-            entry["open_points"] = open_points[i]
     return {"series": series, "ylabel": "decoder cosine"}
 
 
@@ -567,36 +534,31 @@ def draw_held(run: Run, mixtures: Float[Tensor, "mixtures children"]) -> Figure:
 # Later children, and random prefixes
 
 
-def by_rank(setup: Setup) -> dict[str, tuple[Float[Tensor, "seeds 5"], Float[Tensor, " 5"]]]:
+def by_rank(setup: Setup) -> list[dict]:
     """Train five equal children with every prefix in every step, and with the full width and two others drawn anew.
 
     Returns:
-        For both the parent's cosine with each child, in order of their latents, in every seed (with all prefixes NaN
-        where A4 fails), and by theory.
+        For both the parent's cosine with each child against the rank of the child's latent, as series of
+        `figures.theory_and_experiment`: in every seed (with all prefixes NaN where A4 fails), and by theory.
     """
     p, widths, chances = setup.p, (1, 2, 3, 4, 5, 6), np.diff(np.sqrt(np.arange(6))).tolist()
     states = family(p.parent_probability, min(1.0, p.n_children * p.child_probability) / 5, 5).states()
     start, five = setup.close(6, p.n_sweep_seeds), {"widths": widths, "data": states}
     every = setup.fit(start, five | {"weights": None})
     drawn = setup.fit(start, five | {"weights": (*chances, 1.0), "drawn": 2}, lr=0.01, cooldown=0.9)
-
-    def line(weights: Sequence[float]) -> Tensor:
-        return theory.matryoshka_optimum(states, range(6), widths, weights)[1:]
-
     full = torch.where(every.keeps_a4()[0, :, None], every.cosines[0, :, 0, 1:], torch.nan)
-    return {
-        "all prefixes": (full, line([1.0] * 6)),
-        "sampled prefixes": (drawn.cosines[0, :, 0, 1:], line([*theory.inclusion_probabilities(chances, 2), 1.0])),
-    }
+    x, found = np.arange(1, 6), []
+    for label, values, weights in [
+        ("all prefixes", full, [1.0] * 6),
+        ("sampled prefixes", drawn.cosines[0, :, 0, 1:], [*theory.inclusion_probabilities(chances, 2), 1.0]),
+    ]:
+        line = theory.matryoshka_optimum(states, range(6), widths, weights)[1:]
+        found.append({"label": label, "x": x, "line_x": x, "line_y": line, "points": values.T})
+    return found
 
 
-def draw_ranks(ranks: Mapping[str, tuple[Float[Tensor, "seeds 5"], Float[Tensor, " 5"]]]) -> Figure:
+def draw_ranks(series: Sequence[dict]) -> Figure:
     """The cosine with each child against the rank of its latent."""
-    x = np.arange(1, 6)
-    series = [
-        {"label": label, "x": x, "line_x": x, "line_y": line, "points": values.T}
-        for label, (values, line) in ranks.items()
-    ]
     labels = {"xlabel": "rank of the child's latent", "ylabel": "parent's cosine with the child"}
     return figures.theory_and_experiment([{"series": series} | labels])
 
@@ -712,23 +674,18 @@ def draw_signs(unequal: LeanMap, penalty: LeanMap, inner_weight: float) -> Figur
 def lean_curve(
     setup: Setup, label: str, x: np.ndarray, fine: np.ndarray, n: int, change: Callable, ratio: Callable
 ) -> tuple[dict, float]:
-    """Train n equal children along a sweep from near the truth.
+    """Train n equal children along a sweep from near the truth, with theory over a finer one.
 
-    Args:
-        setup: the set-up.
-        label: what the figure calls the sweep.
-        x, fine: where to train, and where to draw theory.
-        n: number of children.
-        change, ratio: at any x, what is changed of the setting, and the parent's ratio t by theory.
+    `change` gives what is changed of the setting at any x, `ratio` the parent's ratio t there, by theory.
 
     Returns:
-        The children's mean cosine with the parent, for `figures.theory_and_experiment`, and the largest distance of a
-        median over seeds from theory.
+        The children's mean cosine with the parent, as a series of `figures.theory_and_experiment`, and the largest
+        distance of a median over seeds from theory.
     """
     values = setup.fit(setup.close(n + 1), *map(change, x.tolist())).cosines[..., 1:, 0].mean(-1)
     at, line = (np.array([theory.child_cosines(ratio(at), n)[0] for at in points.tolist()]) for points in (x, fine))
     series = {"label": label, "x": x, "points": values, "line_x": fine, "line_y": line}
-    return series, farthest(values.numpy(), at)
+    return series, float(np.abs(values.median(-1).values.numpy() - at).max())
 
 
 def more_children(setup: Setup, n: int) -> tuple[dict, float]:
@@ -776,28 +733,11 @@ def rare_children(setup: Setup) -> tuple[Run, Float[Tensor, " children"]]:
 # How far the theory reaches
 
 
-@dataclass(frozen=True)
-class Limit:
-    """One assumption broken more and more, for two equal children.
-
-    Attributes:
-        xlabel, x: what is broken, and how much.
-        values: the cosines of `COSINES`, means over the two children; NaN for SAEs left out.
-        lines: the closed forms, which know nothing of it.
-        dashed: the eigenvector in input space, where it is defined.
-    """
-
-    xlabel: str
-    x: Float[np.ndarray, " points"]
-    values: Float[np.ndarray, "3 points seeds"]
-    lines: Float[np.ndarray, "3 points"]
-    dashed: Float[np.ndarray, "3 points"] | None = None
-
-
-def farthest(values: Float[np.ndarray, "*lines points seeds"], lines: Float[np.ndarray, "*lines points"]) -> float:
-    """Largest distance of a median over seeds from its line, NaN left out; NaN where no seed is left."""
-    known = ~np.isnan(values).all(-1)
-    return float(np.abs(np.nanmedian(values[known], -1) - lines[known]).max()) if known.any() else NAN
+def farthest(panel: dict, line: str = "line_y") -> float:
+    """Largest distance of a panel's medians over seeds from its lines, NaN left out; NaN where no seed is left."""
+    points, lines = (np.stack([np.asarray(one[key]) for one in panel["series"]]) for key in ("points", line))
+    known = ~np.isnan(points).all(-1)
+    return float(np.abs(np.nanmedian(points[known], -1) - lines[known]).max()) if known.any() else NAN
 
 
 def in_input_space(setting: Setting) -> list[float]:
@@ -810,8 +750,13 @@ def in_input_space(setting: Setting) -> list[float]:
     return [float(u @ basis[1]), float(child @ basis[2]), float(child @ basis[0])]
 
 
-def break_assumptions(setup: Setup) -> dict[str, Limit]:
-    """Sweep the penalty, the children's overlap, the angle between directions, and the parent's rate with biases."""
+def break_assumptions(setup: Setup) -> dict[str, dict]:
+    """Break one assumption more and more, for two equal children: panels of `figures.theory_and_experiment`.
+
+    Swept are the penalty, the children's overlap, the angle between directions, and the parent's rate with biases.
+    Points are means over the two children, and solid lines the closed forms, which know nothing of it; dashed is the
+    eigenvector in input space, where it is defined.
+    """
     p, q, start = setup.p, setup.p.child_probability, setup.close(3)
     biases = {"encoder_bias": True, "decoder_bias": True}
 
@@ -831,72 +776,42 @@ def break_assumptions(setup: Setup) -> dict[str, Limit]:
     line = np.array(three_lines(theory.matryoshka_ratio(q, 2, p.inner_weight), 2))
     pair, found = {"data": family(p.parent_probability, q).states()}, {}
     for key, (xlabel, low, high, change) in sweeps.items():
-        x, dashed = np.linspace(low, high, p.n_grid), None
+        x = np.linspace(low, high, p.n_grid)
         run = setup.fit(start, *(pair | change(at) for at in x.tolist()))
-        every = run.cosines
+        every, straight = run.cosines, key in ("overlap", "oblique")
         sibling = (every[..., 1, 2] + every[..., 2, 1]) / 2
         values = torch.stack([every[..., 0, 1:].mean(-1), sibling, every[..., 1:, 0].mean(-1)])
-        if key in ("overlap", "oblique"):  # a penalty and biases may silence a latent, and are shown all the same
+        if straight:  # a penalty and biases may silence a latent, and are shown all the same
             values = torch.where(run.keeps_a4(), values, torch.nan)
-            dashed = np.array([in_input_space(one) for one in run.settings]).T
-        found[key] = Limit(xlabel, x, values.numpy(), np.tile(line[:, None], p.n_grid), dashed)
+        found[key] = _panel([0, 1, 2], x, values, x, np.tile(line[:, None], p.n_grid)) | {"xlabel": xlabel}
+        dashed = zip(*map(in_input_space, run.settings), strict=True) if straight else ()
+        for series, one in zip(found[key]["series"], dashed, strict=False):
+            series["dashed_y"] = one
     return found
 
 
-@dataclass(frozen=True)
-class Ends:
-    """Where starts end.
-
-    Attributes:
-        noises, reached: noise of starts near the truth, and whether each ends at the theory's solution.
-        random_reached: whether each random start does.
-        lower: whether it ends with a lower loss.
-        drift: its largest distance from the three mixings of theory.
-    """
-
-    noises: Float[np.ndarray, " noises"]
-    reached: Bool[Tensor, "noises seeds"]
-    random_reached: Bool[Tensor, " random"]
-    lower: Bool[Tensor, " random"]
-    drift: Float[Tensor, " random"]
-
-
-def where_starts_end(setup: Setup, near: Run, random: Run) -> Ends:
-    """Train from ever noisier starts; `near` and `random` are the main runs, the first of which finds the solution."""
-    p, n, power = setup.p, setup.tree.n_features, setup.states.power
-    noises = np.linspace(0.25, 3, p.n_grid)
-    start = SAE.stack([setup.near_truth(p.n_sweep_seeds, noise, n) for noise in noises.tolist()])
-    run = setup.fit(start, *[{}] * p.n_grid)
-    solution, mixing = near.loss[0].median(), setup.read(random.sae[0]).mixing
+def drift(setup: Setup, reading: Reading) -> Float[Tensor, " live_seeds"]:
+    """The largest distance of each live seed from the three mixings of theory."""
+    p, mixing = setup.p, reading.mixing
     lines = three_lines(theory.matryoshka_ratio(p.child_probability, p.n_children, p.inner_weight), p.n_children)
     found = mixing.parent_to_child, mixing.child_to_sibling, mixing.child_to_parent
-    return Ends(
-        noises,
-        metrics.same_loss(run.loss, solution, power),
-        metrics.same_loss(random.loss[0], solution, power),
-        random.loss[0] < solution - 1e-4 * power,
-        torch.cat([(value - line).abs() for value, line in zip(found, lines, strict=True)], -1).amax(-1),
-    )
+    gaps = [(value - line).abs() for value, line in zip(found, lines, strict=True)]
+    return torch.cat(gaps, -1).amax(-1)[reading.all_live]
 
 
-def draw_limits(limits: Mapping[str, Limit], ends: Ends) -> Figure:
-    """The three cosines as each assumption is broken, and the share of starts that reach the solution."""
-    panels = []
-    for limit in limits.values():
-        panel = _panel([0, 1, 2], limit.x, limit.values, limit.x, limit.lines) | {"xlabel": limit.xlabel}
-        for entry, dashed in zip(panel["series"], limit.dashed if limit.dashed is not None else [], strict=False):
-            entry["dashed_y"] = dashed
-        panels.append(panel)
-    level = np.full(len(ends.noises), float(ends.random_reached.double().mean()))
-    series = {
-        "label": "starts near the truth", "x": ends.noises, "points": ends.reached.double().mean(-1, keepdim=True),
-        "line_x": ends.noises, "dashed_y": level,
-    }  # fmt: skip
-    panels.append(
-        {
-            "xlabel": "noise of the start / length of a feature",
-            "ylabel": "share at theory's solution",
-            "series": [series],
-        }
-    )
-    return figures.theory_and_experiment(panels, per_row=2)
+def noisier(setup: Setup, solution: float) -> tuple[Float[np.ndarray, " noises"], Float[Tensor, " noises"]]:
+    """Train from ever noisier starts near the truth: the noises, and the share of starts that end at this loss."""
+    noises, n = np.linspace(0.25, 3, setup.p.n_grid), setup.tree.n_features
+    start = SAE.stack([setup.near_truth(setup.p.n_sweep_seeds, noise, n) for noise in noises.tolist()])
+    loss = setup.fit(start, *[{}] * len(noises)).loss
+    return noises, metrics.same_loss(loss, solution, setup.states.power).double().mean(-1)
+
+
+def draw_limits(
+    limits: Mapping[str, dict], noises: Float[np.ndarray, " noises"], shares: Float[Tensor, " noises"], level: float
+) -> Figure:
+    """The three cosines as each assumption is broken, and the share of starts at the solution; dashed: random ones."""
+    series = {"label": "starts near the truth", "x": noises, "points": shares[:, None], "line_x": noises}
+    labels = {"xlabel": "noise of the start / length of a feature", "ylabel": "share at theory's solution"}
+    ends = labels | {"series": [series | {"dashed_y": np.full(len(noises), level)}]}
+    return figures.theory_and_experiment([*limits.values(), ends], per_row=2)
