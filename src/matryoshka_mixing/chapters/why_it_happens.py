@@ -347,7 +347,7 @@ def balance(setup: Setup, run: Run) -> tuple[Float[Tensor, "seeds 2 states featu
     The pull of a term is minus its gradient: `2 * weight * activation * (x - x_m)`.
 
     Returns:
-        The pull of every term along every feature. Then, in seeds in which something pulls toward each child: of all
+        The pull of every term along every feature. Then, in live seeds in which something pulls toward each child: of all
         that does, the share of the blamed terms, for the child where it is smallest; and the largest sum of all pulls,
         relative to the blamed ones (NaN without such a seed).
     """
@@ -357,7 +357,7 @@ def balance(setup: Setup, run: Run) -> tuple[Float[Tensor, "seeds 2 states featu
     parts = 2 * setup.terms[..., None] * acts[:, None, :, :1] * rest
     toward = parts[..., 1:].clamp_min(0)
     by_blamed, total = (toward * setup.blamed[..., None]).sum((-3, -2)), toward.sum((-3, -2))
-    known = (total > 0).all(-1)
+    known = (total > 0).all(-1) & metrics.live(acts).all(-1)
     imbalance = parts.sum((-3, -2)).abs().amax(-1) / by_blamed.amin(-1)
     return parts, (by_blamed / total).amin(-1)[known], largest(imbalance, known)
 
