@@ -255,7 +255,7 @@ figure = chapter.draw_removed({"whole loss": {"near": near, "random": random}} |
 # the loss is then zero for a whole family of solutions, clean and absorbing alike (the trained child cosines with the
 # parent lie between {glue:text}`lean_low` and {glue:text}`lean_high`). A small penalty decides between
 # them: with an L1 penalty of {glue:text}`l1:.3f`, on the whole loss, the median absorption rate is
-# {glue:text}`absorption_whole:.2f` from near the truth; without the blamed terms it is
+# {glue:text}`absorption_whole:.2f` from near the truth; without the blamed terms, and their part of the penalty, it is
 # {glue:text}`absorption_removed:.2f`.
 #
 # So **the terms that mix are the terms that prevent absorption**. They act on two things: on the encoder (fire beside the child)
@@ -381,12 +381,11 @@ figure = chapter.draw_signs(by_pair, by_l1, p.inner_weight)
 # children and on the weight of the inner prefix:
 
 # %% tags=["hide-input"]
-by_total, total_gaps = zip(*(chapter.more_children(setup, n) for n in range(2, 6)), strict=True)
-by_weight, weight_gap = chapter.by_inner_weight(setup)
+leans, gaps = chapter.lean_curves(setup)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Size of the child's cosine with the parent: over the probability that some child is on, for 2 to 5 equal children (left), and over the weight of the inner prefix (right). It vanishes where a child is never on and where one is always on. Lines: theory; points: medians with bars over all seeds, from near the truth. Largest distance of a median from its line: {glue:text}`many_gap`.", "name": "fig-why-lean"}, "image": {"alt": "Left: curves that dip below zero between probabilities 0 and 1, less deep for more children. Right: a curve that dips and comes back toward zero as the inner prefix weighs more. Points lie on the lines."}}
-claims.glue(many_gap=told(max(*total_gaps, weight_gap)))
-figure = chapter.draw_leans(by_total, by_weight)
+claims.glue(many_gap=told(max(gaps)))
+figure = chapter.draw_leans(leans)
 
 # %% [markdown]
 # **The positive case, shown.** One common child with nine tenths of the default total probability, and the rest shared by
@@ -396,14 +395,14 @@ figure = chapter.draw_leans(by_total, by_weight)
 
 # %%
 rare_run, rare_theory = chapter.rare_children(setup)
-rare_fires, leans = rare_run.keeps_a4()[0], rare_run.cosines[0, :, 1:, 0]
+rare_fires, rare_leans = rare_run.keeps_a4()[0], rare_run.cosines[0, :, 1:, 0]
 
 # %% tags=["remove-cell"]
 claims.glue(
     n_rare=int(rare_fires.sum()),
     rare_theory=float(rare_theory[-1]),
-    rare_trained=told(leans[rare_fires, 1:], form="+.3f"),
-    common_trained=told(leans[rare_fires, 0], form="+.3f"),
+    rare_trained=told(rare_leans[rare_fires, 1:], form="+.3f"),
+    common_trained=told(rare_leans[rare_fires, 0], form="+.3f"),
 )
 
 # %% [markdown]
@@ -508,7 +507,7 @@ child_to_parent = claims.judge(
         "child_to_parent_size": leaning.abs().amax(-1) / chapter.siblings(near, in_size=False).abs(),
         "child_to_parent_random": random_lean[random.all_live & fresh],
         "sign_agreement": by_pair.agreement,
-        "positive_case": leans[metrics.live(rare_run.acts[0]).all(-1), 1:].amin(-1),
+        "positive_case": rare_leans[metrics.live(rare_run.acts[0]).all(-1), 1:].amin(-1),
         "theory_gap": by_pair.gap,
         "control_child_to_parent": control_lean.abs().amax(-1),
         "converged": chapter.converged(near_run, random_run, control_run, by_pair.run, rare_run),

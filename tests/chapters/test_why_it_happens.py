@@ -165,8 +165,7 @@ def everything(p):
     drawn = [chapter.draw_reach(runs["near"], reach, setup.tree.names), chapter.draw_held(held, mixtures)]
     drawn += [chapter.draw_ranks(chapter.by_rank(setup))]
     drawn += [chapter.draw_signs(chapter.map_unequal(setup), chapter.map_penalty(setup), p.inner_weight)]
-    by_total = [chapter.more_children(setup, n)[0] for n in range(2, 6)]
-    drawn += [chapter.draw_leans(by_total, chapter.by_inner_weight(setup)[0])]
+    drawn += [chapter.draw_leans(chapter.lean_curves(setup)[0])]
     chapter.rare_children(setup)
     chapter.drift(setup, setup.read(random.sae[0]))
     limits = chapter.break_assumptions(setup)
@@ -482,14 +481,13 @@ def test_the_maps_have_the_predicted_signs(setup):
 
 
 def test_children_lean_away_from_their_parent_by_theory(setup):
-    by_total, gaps = zip(*(chapter.more_children(setup, n) for n in range(2, 6)), strict=True)
-    by_weight, gap = chapter.by_inner_weight(setup)
+    (*by_total, by_weight), gaps = chapter.lean_curves(setup)
     assert [series["label"] for series in by_total] == [f"{n} children" for n in range(2, 6)]
-    assert max(*gaps[:2], gap) < 1e-3
+    assert max(gaps[0], gaps[1], gaps[4]) < 1e-3
     assert all((series["line_y"] < 0).all() for series in by_total)
     lowest = [series["line_y"].min() for series in by_total]
     assert lowest == sorted(lowest), "less deep for more children"
-    left, right = chapter.draw_leans(by_total, by_weight).axes
+    left, right = chapter.draw_leans([*by_total, by_weight]).axes
     assert labels(left) == [series["label"] for series in by_total] and right.get_xscale() == "log"
     middle = by_weight["points"].median(-1).values.tolist()
     assert right.containers[0][0].get_ydata().tolist() == pytest.approx(middle)

@@ -293,20 +293,18 @@ def dosed_decoders(setup: Setup, factors: Float[Tensor, " doses"]) -> Float[Tens
     return all_decoders(theory.unequal_ratios(alone, factors[:, None] * weights))
 
 
-def three_cosines(
-    setup: Setup, run: Run, counts: Bool[Tensor, "settings seeds"] | bool = True
-) -> Float[Tensor, "3 settings seeds"]:
-    """The cosines of `COSINES` for the first child; NaN in SAEs that do not count, or do not keep A4."""
-    reading = setup.read(run.sae)
-    mixed = reading.decoder[..., 0, 1:], reading.mixing.child_to_sibling, reading.mixing.child_to_parent
-    shown = run.keeps_a4(reading.latents) & counts
-    return torch.where(shown, torch.stack([pairs[..., 0] for pairs in mixed]), torch.nan)
-
-
 def read_doses(setup: Setup, runs: Mapping[str, Run]) -> list[Float[Tensor, "3 doses seeds"]]:
-    """`three_cosines` from near the truth; and of random starts, of which those with the same loss count."""
-    same = metrics.same_loss(runs["random"].loss, runs["near"].loss.median(1, keepdim=True).values, setup.states.power)
-    return [three_cosines(setup, runs["near"]), three_cosines(setup, runs["random"], same)]
+    """The cosines of `COSINES` for the first child, of either kind of start; NaN where A4 fails.
+
+    Of the random ones only those count that have the loss of the median seed from near the truth.
+    """
+    solution, found = runs["near"].loss.median(1, keepdim=True).values, []
+    for kind, run in runs.items():
+        reading, same = setup.read(run.sae), metrics.same_loss(run.loss, solution, setup.states.power)
+        mixed = reading.decoder[..., 0, 1:], reading.mixing.child_to_sibling, reading.mixing.child_to_parent
+        counts = run.keeps_a4(reading.latents) & (same | (kind == "near"))
+        found.append(torch.where(counts, torch.stack([pairs[..., 0] for pairs in mixed]), torch.nan))
+    return found
 
 
 def draw_doses(
@@ -347,9 +345,9 @@ def balance(setup: Setup, run: Run) -> tuple[Float[Tensor, "seeds 2 states featu
     The pull of a term is minus its gradient: `2 * weight * activation * (x - x_m)`.
 
     Returns:
-        The pull of every term along every feature. Then, in live seeds in which something pulls toward each child: of all
-        that does, the share of the blamed terms, for the child where it is smallest; and the largest sum of all pulls,
-        relative to the blamed ones (NaN without such a seed).
+        The pull of every term along every feature. Then, in live seeds in which something pulls toward each child: the
+        blamed terms' share of it, for the child where it is smallest; and the largest sum of all pulls, relative to the
+        blamed ones (NaN without such a seed).
     """
     sae, dictionary, acts = run.sae[0], run.settings[0].dictionary, run.acts[0]
     rest = [setup.states.inputs(dictionary) - sae.decode(acts, width) for width in setup.sae.widths]
@@ -671,48 +669,42 @@ def draw_signs(unequal: LeanMap, penalty: LeanMap, inner_weight: float) -> Figur
     return figures.cosine_maps(panels, "child's cosine with the parent")
 
 
-def lean_curve(
-    setup: Setup, label: str, x: np.ndarray, fine: np.ndarray, n: int, change: Callable, ratio: Callable
-) -> tuple[dict, float]:
-    """Train n equal children along a sweep from near the truth, with theory over a finer one.
+def lean_curves(setup: Setup) -> tuple[list[dict], list[float]]:
+    """The children's mean cosine with the parent along sweeps, from near the truth, as series of a figure.
 
-    `change` gives what is changed of the setting at any x, `ratio` the parent's ratio t there, by theory.
+    For 2 to 5 equal children over the probability that any is on; last, for the family of the set-up, over the weight
+    of the inner prefix.
 
     Returns:
-        The children's mean cosine with the parent, as a series of `figures.theory_and_experiment`, and the largest
-        distance of a median over seeds from theory.
+        The series, for `figures.theory_and_experiment`, and of each the largest distance of a median from theory.
     """
-    values = setup.fit(setup.close(n + 1), *map(change, x.tolist())).cosines[..., 1:, 0].mean(-1)
-    at, line = (np.array([theory.child_cosines(ratio(at), n)[0] for at in points.tolist()]) for points in (x, fine))
-    series = {"label": label, "x": x, "points": values, "line_x": fine, "line_y": line}
-    return series, float(np.abs(values.median(-1).values.numpy() - at).max())
+    p, found, gaps = setup.p, [], []
 
+    def add(label: str, n: int, x: np.ndarray, fine: np.ndarray, change: Callable, ratio: Callable) -> None:
+        values = setup.fit(setup.close(n + 1), *map(change, x.tolist())).cosines[..., 1:, 0].mean(-1)
+        at, line = (np.array([theory.child_cosines(ratio(one), n)[0] for one in some.tolist()]) for some in (x, fine))
+        found.append({"label": label, "x": x, "points": values, "line_x": fine, "line_y": line})
+        gaps.append(float(np.abs(values.median(-1).values.numpy() - at).max()))
 
-def more_children(setup: Setup, n: int) -> tuple[dict, float]:
-    """`lean_curve` for n equal children, over the probability that any is on."""
-    p = setup.p
-    return lean_curve(
-        setup, f"{n} children", np.linspace(0.05, 0.95, p.n_grid), np.linspace(0.001, 0.999, 200), n,
-        lambda total: {"data": family(p.parent_probability, total / n, n).states()},
-        lambda total: theory.matryoshka_ratio(total / n, n, p.inner_weight),
-    )  # fmt: skip
-
-
-def by_inner_weight(setup: Setup) -> tuple[dict, float]:
-    """`lean_curve` for the family of the set-up, over the weight of the inner prefix."""
-    p = setup.p
-    return lean_curve(
-        setup, "children as in the setup", np.geomspace(0.1, 10, p.n_grid), np.geomspace(0.1, 10, 200), p.n_children,
+    for n in range(2, 6):
+        add(
+            f"{n} children", n, np.linspace(0.05, 0.95, p.n_grid), np.linspace(0.001, 0.999, 200),
+            lambda total, n=n: {"data": family(p.parent_probability, total / n, n).states()},
+            lambda total, n=n: theory.matryoshka_ratio(total / n, n, p.inner_weight),
+        )  # fmt: skip
+    add(
+        "children as in the setup", p.n_children, np.geomspace(0.1, 10, p.n_grid), np.geomspace(0.1, 10, 200),
         lambda beta: {"weights": (beta, 1.0)},
         lambda beta: theory.matryoshka_ratio(p.child_probability, p.n_children, beta),
     )  # fmt: skip
+    return found, gaps
 
 
-def draw_leans(by_total: Sequence[dict], by_weight: dict) -> Figure:
+def draw_leans(series: Sequence[dict]) -> Figure:
     """The children's cosine with the parent, over their total probability and over the inner weight."""
     panels = [
-        {"xlabel": "probability of any child given the parent", "series": by_total},
-        {"xlabel": "weight of the inner prefix", "log": True, "series": [by_weight]},
+        {"xlabel": "probability of any child given the parent", "series": series[:-1]},
+        {"xlabel": "weight of the inner prefix", "log": True, "series": series[-1:]},
     ]
     return figures.theory_and_experiment([panel | {"ylabel": "child's cosine with the parent"} for panel in panels])
 
