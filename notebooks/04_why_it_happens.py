@@ -45,10 +45,11 @@ n_grid = 9  # points on the axis of each sweep: a whole number from 3 to 1000
 # %% tags=["hide-input"]
 import torch
 from IPython.display import HTML
+from torch.nn.functional import normalize
+
 from matryoshka_mixing import claims, features, metrics, notebook, theory
 from matryoshka_mixing.chapters import why_it_happens as chapter
 from matryoshka_mixing.chapters.why_it_happens import told
-from torch.nn.functional import normalize
 
 p = notebook.begin(globals())
 
