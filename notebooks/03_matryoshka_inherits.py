@@ -49,6 +49,7 @@ n_grid = 9  # points on the axis of each sweep: a whole number from 3 to 1000
 
 # %% tags=["hide-input"]
 from IPython.display import HTML
+
 from matryoshka_mixing import claims, figures, metrics, notebook
 from matryoshka_mixing.chapters import matryoshka_inherits as chapter
 
