@@ -36,19 +36,20 @@
 parent_probability = 0.3  # probability that the parent fires: a number from 1e-06 to 1
 child_probability = 0.4  # probability of each child given the parent, at most 1/n_children: a number from 1e-06 to 0.5
 n_children = 2  # number of mutually exclusive children: a whole number from 2 to 12
-inner_weight = 1.0  # weight of the inner prefix in the loss (the outer one has weight 1): a number from 0.001 to 1000
 l1 = 0.0  # weight of the L1 penalty (the closed forms assume 0): a number from 0 to 10
 d_model = 20  # dimension of the input, at least n_children + 1: a whole number from 3 to 1000
 n_seeds = 192  # random seeds for each experiment: a whole number from 1 to 10000
 n_sweep_seeds = 16  # random seeds at each point of a sweep: a whole number from 1 to 10000
-seed = 0  # number of the first seed: a whole number from 0 to 1e+09
+seed = 0  # number of the first seed: a whole number from 0 to 1000000000
 start_noise = 0.5  # noise of the starts near the truth, relative to the length of a feature: a number from 0 to 10
-n_steps = 2000  # training steps: a whole number from 1 to 1e+06
-batch_size = 200  # inputs in a batch, in the sampled runs: a whole number from 1 to 1e+06
+n_steps = 2000  # training steps: a whole number from 1 to 1000000
+batch_size = 200  # inputs in a batch, in the sampled runs: a whole number from 1 to 1000000
 n_grid = 9  # points on the axis of each sweep: a whole number from 3 to 1000
+inner_weight = 1.0  # weight of the inner prefix in the loss (the outer one has weight 1): a number from 0.001 to 1000
 
 # %% tags=["hide-input"]
 from IPython.display import HTML
+
 from matryoshka_mixing import claims, figures, metrics, notebook
 from matryoshka_mixing.chapters import matryoshka_inherits as chapter
 

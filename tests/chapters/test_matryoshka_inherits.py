@@ -174,9 +174,12 @@ def test_the_walk_ends_at_the_loss_of_the_trained_sae(exact):
     walk = chapter.walk(P, SETUP)
     assert int(walk.loss.argmin()) == 100
     assert float(walk.loss[100]) == pytest.approx(float(exact["near the truth"].loss.min()), abs=1e-4)
-    assert float(walk.loss[100]) == pytest.approx(
-        theory.family_losses(SETUP.states)[1]["parent first, every child completed"]
-    )
+    # By hand: parent alone in both prefixes, parent + child in the inner one.
+    alone, child = 0.3 * 0.2, 0.3 * 0.8
+    clean = theory.matryoshka_ratio(0.4, 2) * tensor([0, 1, 1]) + tensor([1, 0, 0])
+    unit = clean / clean.norm()
+    errors = [1 - float(unit @ tensor(state)) ** 2 / sum(state) for state in ([1, 0, 0], [1, 1, 0])]
+    assert float(walk.loss[100]) == pytest.approx(2 * alone * errors[0] + child * 2 * errors[1])
     axis = chapter.draw_walk(walk).axes[0]
     assert axis.lines[0].get_ydata()[100] == pytest.approx(1 - walk.saving)
 
