@@ -53,7 +53,7 @@ tree, states = setup.tree, setup.states
 # %% [markdown]
 # Two kinds of start. *Random*: unit encoder directions, the decoder a tenth of them. *Near the truth*: the true
 # directions plus noise of {glue:text}`start_noise:.2f` times their length. Both train on the exact expected loss over
-# the {glue:text}`n_states` states, in float64.
+# the {glue:text}`n_states` states, in float64. Each random seed draws its own directions, start and batches.
 
 # %%
 exact = setup.fit_both()
@@ -104,7 +104,7 @@ claims.glue(**{f"{name}_loss": loss for name, loss in losses.items()})
 # ## How robust
 #
 # {numref}`fig-absorb-sweeps` varies the penalty and the child's probability: the absorption rate should not hang on
-# either.
+# either. These runs take twice as many steps, since under a small penalty random starts settle late.
 
 # %%
 swept_random = chapter.sweep(p, setup, "random")

@@ -59,7 +59,8 @@ tree, states = setup.tree, setup.states
 # %% [markdown]
 # Two kinds of start. *Random*: unit encoder directions, the decoder a tenth of them. *Near the truth*: the
 # parent's direction plus noise of {glue:text}`start_noise:.2f` times its length. Both train on the exact
-# expected loss over the {glue:text}`n_states` states, in float64.
+# expected loss over the {glue:text}`n_states` states, in float64. Each random seed draws its own directions, start and
+# batches.
 
 # %%
 exact = setup.fit_both()

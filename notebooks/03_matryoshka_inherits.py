@@ -62,7 +62,8 @@ tree, states = setup.tree, setup.states
 # %% [markdown]
 # Two kinds of start. *Random*: unit encoder directions, the decoder a tenth of them. *Near the truth*: the true
 # directions plus noise of {glue:text}`start_noise:.2f` times their length, parent first. Both train on the exact
-# expected loss over the {glue:text}`n_states` states, in float64.
+# expected loss over the {glue:text}`n_states` states, in float64. Each random seed draws its own directions, start and
+# batches.
 
 # %%
 exact = setup.fit_both()
@@ -75,6 +76,7 @@ random, near = exact["random"], exact["near the truth"]
 parent_first = chapter.same_as_near(random, near, states.power)
 claims.glue(n_states=len(states), start_noise=p.start_noise, n_seeds=p.n_seeds)
 claims.glue(n_live=int(random.live.sum()), n_parent_first=int(parent_first.sum()))
+claims.glue(n_below=int(chapter.below_near(random, near, states.power).sum()))
 
 # %% [markdown]
 # ## The decisive figure
@@ -133,8 +135,10 @@ figure = chapter.draw_walk(walk)
 #
 # **Basins.** From random initialisation all latents fire in {glue:text}`n_live` of {glue:text}`n_seeds` seeds; in the
 # others at least one is *dead*, mostly because it is negative on every input from the start.
-# {glue:text}`n_parent_first` seeds reach the solution above. {numref}`fig-matryoshka-basins` shows where the others
-# end. A start near the truth would hide all of this.
+# {glue:text}`n_parent_first` seeds reach the solution above, and {glue:text}`n_below` a lower loss: there, the children's
+# latents fire together on the parent alone and cancel. That loss sinks toward a limit which no SAE has, so such seeds do not
+# converge ({doc}`09_basins`). {numref}`fig-matryoshka-basins` shows where the others end. A start near the truth would hide
+# all of this.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The most frequent of the {glue:text}`n_basins` distinct solutions of random seeds, lowest loss first, with their shares. Decoder cosines of the first seed in each; grey rows are dead latents.", "name": "fig-matryoshka-basins"}, "image": {"alt": "Small heat maps, one for each basin, among them the mixed parent-first solution and several with dead latents."}}
 found = metrics.basins(random.loss, random.reading.live, states.power)

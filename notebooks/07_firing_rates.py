@@ -25,7 +25,8 @@
 #
 # ## Setup
 #
-# One family with mutually exclusive children, as in the chapters before; both probabilities swept together.
+# One family with mutually exclusive children, as in the chapters before; both probabilities swept together. Each random
+# seed draws its own directions, start and batches.
 
 # %% tags=["parameters"]
 parent_probability = 0.3  # probability that the parent fires: a number from 1e-06 to 1

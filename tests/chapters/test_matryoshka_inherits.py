@@ -102,6 +102,9 @@ def test_seeds_that_reach_the_same_are_live_and_as_low(exact):
     loss[0], live[1, 2] = loss[0] + 2e-4 * SETUP.states.power, False
     random = replace(near, trained=replace(near.trained, loss=loss[None]), reading=replace(near.reading, live=live))
     assert chapter.same_as_near(random, near, SETUP.states.power).tolist() == [False, False, True, True, True, True]
+    assert not chapter.below_near(random, near, SETUP.states.power).any()
+    loss[3] -= 3e-4 * SETUP.states.power
+    assert chapter.below_near(random, near, SETUP.states.power).tolist() == [False] * 3 + [True, False, False]
     dead = replace(near, reading=replace(near.reading, live=~live.any() & live))
     assert chapter.sibling_cosines(dead).shape == chapter.recovery(dead).shape == (0,)
 

@@ -58,6 +58,12 @@ def same_as_near(random: Arm, near: Arm, power: float) -> Bool[Tensor, " seeds"]
     return random.live & metrics.same_loss(random.loss, near.loss.median(), power)
 
 
+def below_near(random: Arm, near: Arm, power: float) -> Bool[Tensor, " seeds"]:
+    """Whether each random seed ends at a lower loss than that; arguments as for `same_as_near`."""
+    clean = near.loss.median()
+    return (random.loss < clean) & ~metrics.same_loss(random.loss, clean, power)
+
+
 def selective(
     acts: Float[Tensor, "*instances states d_sae"],
     latents: Int[Tensor, "*instances features"],
