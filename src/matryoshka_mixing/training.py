@@ -365,7 +365,9 @@ class _Job:
         """What one thread needs to train these SAEs, one after the other."""
         batch = _batches.room(self.inputs, self.size, max(self.shape.features, 1))
         whole = _batches.room(self.inputs, 0, 0) if self.exact else batch
-        return batch, whole, _kernel.make_room(self.shape, self.most, len(self.config.widths), self.dtype)
+        # Drawn prefixes are written into the loss: every thread has its own.
+        loss = self.loss._replace(reach=self.loss.reach.copy(), reach_decoder=self.loss.reach_decoder.copy())
+        return loss, batch, whole, _kernel.make_room(self.shape, self.most, len(self.config.widths), self.dtype)
 
     def fit(self, seed: int, room: tuple, done: np.ndarray) -> None:
         """Train one seed."""
@@ -373,7 +375,8 @@ class _Job:
             self.theta[seed], self.dictionary[seed % len(self.dictionary)], self.streams[seed], self.recorded,
             self.history[seed], self.path[seed].reshape(-1), self.final[seed], done,
         )  # fmt: skip
-        _kernel.fit(one, self.shape, self.loss, self.inputs, *room[:2], self.size, self.exact, self.optimiser, room[2])
+        loss, batch, whole, step = room
+        _kernel.fit(one, self.shape, loss, self.inputs, batch, whole, self.size, self.exact, self.optimiser, step)
 
 
 def _loss(setting: Setting) -> _kernel.Loss:
