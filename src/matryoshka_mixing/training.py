@@ -395,8 +395,11 @@ def _loss(setting: Setting) -> _kernel.Loss:
     )  # fmt: skip
 
 
-def _run(jobs: list[_Job], seeds: int, steps: int, threads: int, progress: bool) -> None:
-    """Train all jobs, every thread one SAE at a time; an interruption stops them within a moment."""
+def _run(jobs: Sequence, seeds: int, steps: int, threads: int, progress: bool) -> None:
+    """Train all jobs (`_Job`, or what has its `room` and `fit`), every thread one SAE at a time.
+
+    An interruption stops them within a moment.
+    """
     work = iter([(job, seed) for job in jobs for seed in range(seeds)])
     lock, marks = threading.Lock(), [np.zeros(2, np.int64) for _ in range(threads)]
 
