@@ -88,7 +88,7 @@ def by_a_plain_loop(tree, arm, seed, recipe, until):
             size = probs @ (acts * sae.W_dec.norm(dim=-1)).square()
         adam.step()
         if step >= ramp and arm.target_l0 is not None:
-            l1 *= 1 + (1 if l0 >= arm.target_l0 else -1) * recipe.steering / recipe.steps
+            l1 *= 1 + (1 if l0 > arm.target_l0 - 1e-9 else -1) * recipe.steering / recipe.steps
         loudness = recipe.sort_memory * loudness + (1 - recipe.sort_memory) * size
         history.append(l0)
         if arm.sort:
@@ -134,6 +134,19 @@ def test_rows_are_carried_to_their_places():
             expected = np.append(values[:5], values[5:].reshape(n, 3)[order].ravel())
             _loop.carry(values, 5, 3, order, n)
             assert (values == expected).all()
+
+
+def test_a_batch_at_the_target_has_reached_it_however_its_shares_are_rounded():
+    for size, target in [(170, 0.85), (224, 1.12)]:
+        for order in (np.arange(size), np.arange(size)[::-1]):
+            for shares in ([1 / 200] * size, (order % 7 + 1.0) / (order % 7 + 1.0).sum() * target):
+                l1 = np.ones(1)
+                _loop.steer(_loop.Steering(l1, 0.0, 0.25, target), 0, float(np.cumsum(shares)[-1]))
+                assert l1[0] == 1.25
+    for step, l0, expected in [(9, 2.0, 1.0), (10, 2.0, 1.25), (10, 0.845, 0.75)]:
+        l1 = np.ones(1)
+        _loop.steer(_loop.Steering(l1, 10.0, 0.25, 0.85), step, l0)
+        assert l1[0] == expected
 
 
 def test_an_sae_is_the_same_in_any_company_and_on_any_number_of_threads(post):

@@ -18,6 +18,8 @@ from matryoshka_mixing._random import OPTIONS
 
 WATCHED = 10
 """Who shares prefixes with whom is looked at once in so many steps."""
+TIE = 1e-9
+"""A batch whose L0 is nearer to the target has reached it: as a sum of shares it may be rounded either way."""
 
 
 class One(NamedTuple):
@@ -162,7 +164,7 @@ def penalty(steering, step):
 def steer(steering, step, l0):
     """Move the penalty, where the L0 of this step's batch was `l0`."""
     if step >= steering.ramp:
-        steering.l1[0] *= 1.0 + steering.rate if l0 >= steering.target else 1.0 - steering.rate
+        steering.l1[0] *= 1.0 + steering.rate if l0 > steering.target - TIE else 1.0 - steering.rate
 
 
 @njit(**OPTIONS)

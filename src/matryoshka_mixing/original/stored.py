@@ -93,7 +93,7 @@ def _is_finished(path: Path, tree: FeatureTree, recipe: Recipe, chosen: Mapping[
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a file in one move: an interrupted write leaves what stood there before."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    draft = path.with_name(f".{path.name}.partial")
     try:
         with draft.open("wb") as file:
             np.savez_compressed(file, **arrays)
