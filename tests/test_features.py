@@ -13,6 +13,8 @@ from matryoshka_mixing.features import (
     independent,
     orthonormal_dictionary,
     overlapping,
+    retuned,
+    twenty_feature_tree,
     without_hierarchy,
 )
 
@@ -227,3 +229,19 @@ def test_overlapping_children_by_hand():
         overlapping(0.3, 0.4, 0.5)
     with pytest.raises(ValueError, match=r"both is 0 .* both from 0\.6 to 0\.8"):
         overlapping(0.3, 0.8, 0)
+
+
+def test_one_feature_of_a_tree_is_retuned():
+    tree = retuned(family(0.3, 0.2, 3, parent_magnitude=2.0), "child 2", magnitude_mean=7.0, magnitude_std=0.5)
+    assert [node.magnitude_mean for node in tree if node.is_read_out] == [2.0, 1.0, 7.0, 1.0]
+    assert [node.magnitude_std for node in tree if node.is_read_out] == [0.0, 0.0, 0.5, 0.0]
+    with pytest.raises(ValueError, match="0 features are called 'child 9'"):
+        retuned(tree, "child 9", magnitude_mean=1.0)
+
+
+def test_the_posts_tree():
+    tree = twenty_feature_tree()
+    assert tree.n_features == 20 and tree.parents().count(None) == 11
+    acts = tree.sample(200_000, torch.Generator().manual_seed(0))
+    # Three families of 0.15 (1 + 0.6) and eight features of 0.05.
+    assert float(acts.sum(1).mean()) == pytest.approx(1.12, abs=0.01)

@@ -62,7 +62,7 @@ def test_absorption_counts_inputs_by_their_probability():
 def test_a_sweep_is_read_at_once_as_its_settings_are_one_by_one():
     sweep = [family(0.3, chances, child_magnitude=size).states() for chances, size in [([0.6, 0.2], 2.0), (0.4, 1.0)]]
     half = sae_from([[1, -1, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
-    saes = SAE.join([SAE.join([CLEAN, half, ABSORBED]), SAE.join([half, CLEAN, CLEAN])])
+    saes = SAE.stack([SAE.stack([CLEAN, half, ABSORBED]), SAE.stack([half, CLEAN, CLEAN])])
     together = metrics.read(saes, sweep, torch.eye(3, dtype=torch.float64), PARENTS)
     assert together.absorption.tolist() == [pytest.approx([0, 0.75, 1]), pytest.approx([0.5, 0, 0])]
     for i, states in enumerate(sweep):
@@ -201,7 +201,7 @@ def test_solutions_see_through_names_places_and_flat_directions():
     # On child 2 both children's latents fire, and together they write the same: c1 + (c2 - c1).
     flat = sae_from([[1, 0, 0], [0, 1, 1], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, -1, 1]])
     dead = sae_from([[1, 0, 0], [0, 1, 0], [0, -1, 0]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    some = SAE.join([first, CLEAN, swapped, dead, flat, second])
+    some = SAE.stack([first, CLEAN, swapped, dead, flat, second])
     found = metrics.solutions(some, states, torch.eye(3, dtype=torch.float64), config)
     assert [(one.seeds, one.live) for one in found] == [([1, 2, 4], 3), ([3], 2), ([0, 5], 3)]
     assert [one.loss for one in found] == pytest.approx([0.24, 0.36, 0.42])
@@ -219,14 +219,14 @@ def test_solutions_of_equal_loss_are_told_apart():
     silent = sae_from([[0, 0, 0], [0, 1, 0], [0, 0, 1]], [[0, 0, 0], [1, 1, 0], [1, 0, 1]])
     part = sae_from([[1, -1, -1], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
     silent.W_enc[:, 0] = tensor([1e-3, -1e-3, -1e-3])
-    found = metrics.solutions(SAE.join([silent, part]), states, torch.eye(3, dtype=torch.float64), config)
+    found = metrics.solutions(SAE.stack([silent, part]), states, torch.eye(3, dtype=torch.float64), config)
     assert len(found) == 2 and found[0].loss == pytest.approx(found[1].loss)
 
 
 def test_turning_changes_the_coordinates_and_nothing_else(dictionary):
     basis = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).Q.T
     sae = random_start(SAEConfig(20, (1, 3)), range(4))
-    sae.b_dec += 0.1
+    sae.b_dec.add_(0.1)
     turned, x = metrics.turned(sae, basis), family(0.3, 0.4).states().inputs(dictionary)
     acts = sae.encode(x)
     assert torch.allclose(turned.encode(x @ basis.T), acts)

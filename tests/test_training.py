@@ -337,6 +337,9 @@ def test_report_says_what_did_not_converge(tree, dictionary):
         ({"seed": -1}, "seed is -1; it must be at least 0"),
         ({"seed": 10**20}, "below 2"),
         ({"snapshots": (5, 2)}, "whole numbers from 1 to 3000 that strictly increase"),
+        ({"snapshots": (0,)}, "whole numbers from 1 to 3000 that strictly increase"),
+        ({"snapshots": (3001,)}, "whole numbers from 1 to 3000 that strictly increase"),
+        ({"snapshots": (3, 3)}, "whole numbers from 1 to 3000 that strictly increase"),
         ({"clip": 0.0}, "clip is 0.0; it must be above 0, or None"),
     ],
 )
@@ -442,6 +445,17 @@ def test_independent_features_are_recovered_where_a_hierarchy_is_mixed(tree, dic
         run = train(Setting(narrow, data.states(), dictionary), start, TrainConfig(1500))
         foreign = torch.nn.functional.normalize(run.sae.W_dec[0, :, 0], dim=-1) @ dictionary[1:].T
         assert (foreign.abs() > 0.1).all() if mixed else (foreign.abs() < 1e-6).all()
+
+
+def test_snapshots_are_what_a_shorter_run_returns(tree, dictionary):
+    setting, start = Setting(BARE, tree.states(), dictionary), random_start(BARE, range(5))
+    schedule = {"warmup": 0, "cooldown": 0}
+    run = train([setting] * 2, start, TrainConfig(20, snapshots=(3, 20), **schedule))
+    assert run.path.instances == (2, 5, 2)
+    for i, steps in enumerate((3, 20)):
+        short = train([setting] * 2, start, TrainConfig(steps, **schedule)).sae
+        assert all(torch.equal(run.path[:, :, i].parameters[name], short.parameters[name]) for name in short.parameters)
+    assert train(setting, start, TrainConfig(5)).path.instances == (1, 5, 0)
 
 
 def test_settings_of_one_configuration_keep_their_axis(tree, dictionary):

@@ -54,7 +54,7 @@ class States:
                 "sum to 1. Divide them by their sum."
             )
 
-    def inputs(self, dictionary: Float[Tensor, "features d_model"]) -> Float[Tensor, "states d_model"]:
+    def inputs(self, dictionary: Float[Tensor, "*seeds features d_model"]) -> Float[Tensor, "*seeds states d_model"]:
         """The inputs x = acts @ dictionary that an SAE sees."""
         return self.acts.to(dictionary) @ dictionary
 

@@ -18,34 +18,48 @@ SILENT = 1e-6
 """An activation at most this large counts as zero (our default; features fire at about 1)."""
 
 
-def decoder_cosines(sae: SAE, dictionary: Float[Tensor, "features d_in"]) -> Float[Tensor, "*instances d_sae features"]:
+def decoder_cosines(
+    sae: SAE, dictionary: Float[Tensor, "*#instances features d_in"]
+) -> Float[Tensor, "*instances d_sae features"]:
     """Cosine of each latent's decoder row with each true feature, in [-1, 1]; a zero row gives 0."""
-    return normalize(sae.W_dec, dim=-1) @ normalize(dictionary, dim=-1).T
+    return normalize(sae.W_dec, dim=-1) @ normalize(dictionary.to(sae.W_dec), dim=-1).mT
 
 
-def encoder_cosines(sae: SAE, dictionary: Float[Tensor, "features d_in"]) -> Float[Tensor, "*instances d_sae features"]:
+def encoder_cosines(
+    sae: SAE, dictionary: Float[Tensor, "*#instances features d_in"]
+) -> Float[Tensor, "*instances d_sae features"]:
     """Cosine of each latent's encoder column with each true feature, in [-1, 1].
 
     Encoder parts outside the span of the features never see an input and stay where they started, so they are
     left out before the cosine is taken.
     """
-    within = sae.W_enc.transpose(-1, -2) @ torch.linalg.pinv(dictionary) @ dictionary
-    return normalize(within, dim=-1) @ normalize(dictionary, dim=-1).T
+    dictionary = dictionary.to(sae.W_enc)
+    within = sae.W_enc.mT @ torch.linalg.pinv(dictionary) @ dictionary
+    return normalize(within, dim=-1) @ normalize(dictionary, dim=-1).mT
 
 
-def match(cosines: Float[Tensor, "*instances d_sae features"]) -> Int[Tensor, "*instances features"]:
+def match(
+    cosines: Float[Tensor, "*instances d_sae features"], fires: Bool[Tensor, "*instances d_sae"] | None = None
+) -> Int[Tensor, "*instances features"]:
     """The latent of each feature: the one-to-one assignment with the largest sum of absolute cosines.
 
     Absolute, because a latent may stand for its feature with the opposite sign: where the decoder bias carries
-    the feature, its latent takes it away again. With fewer latents than features, features without a latent get
-    -1. (Kuhn 1955, through SciPy.)
+    the feature, its latent takes it away again. Features without a latent get -1. (Kuhn 1955, through SciPy.)
+
+    Args:
+        cosines: from `decoder_cosines`, or any score of at least 0.
+        fires: which latents are live, from `live`; dead ones stand for nothing. All of them, if None.
     """
-    flat = cosines.abs().reshape(-1, *cosines.shape[-2:])
+    scores = cosines.abs() if fires is None else torch.where(fires[..., None], cosines.abs() + 1, 0.0)
+    flat = scores.reshape(-1, *scores.shape[-2:])
     found = torch.full((len(flat), flat.shape[-1]), -1)
     for i, table in enumerate(flat.cpu().numpy()):
         latents, features = linear_sum_assignment(table, maximize=True)
         found[i, features] = torch.from_numpy(latents)
-    return found.reshape(*cosines.shape[:-2], cosines.shape[-1])
+    found = found.reshape(*cosines.shape[:-2], cosines.shape[-1])
+    if fires is not None:
+        found[~fires.expand(cosines.shape[:-1]).gather(-1, found.clamp_min(0))] = -1
+    return found
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,8 @@ def absorption(
 ) -> Float[Tensor, "*instances"]:
     """Share of the inputs on which a child fires that leave its parent's latent silent, in [0, 1].
 
-    Counted over every (child, parent) pair; a parent without a latent counts as silent. NaN without pairs. Where the
+    Counted over every (child, parent) pair whose parent has a latent; a parent without one is *missing*, which is
+    something else. NaN where there is no such pair. Where the
     parent's latent is a *complement* (its cosine with the parent is negative: the decoder bias carries the parent and
     the latent takes it away where it is absent), firing and silence change places.
 
@@ -123,15 +138,15 @@ def absorption(
         own: cosine of each feature's latent with the feature, from `mixing`.
         tolerance: an activation at most this large counts as zero.
     """
-    silent_mass, mass = acts.new_zeros(acts.shape[:-2]), 0.0
+    silent_mass, mass = acts.new_zeros(acts.shape[:-2]), acts.new_zeros(acts.shape[:-2])
     for child, parent in enumerate(parents):
         if parent is None:
             continue
-        weight = probs * (features[..., child] > 0)
         latent = latents[..., parent]
+        weight = probs * (features[..., child] > 0) * (latent >= 0)[..., None]
         index = latent.clamp_min(0)[..., None, None].expand(*acts.shape[:-1], 1)
         complement = own[..., parent, None] < 0
-        silent = ((acts.gather(-1, index)[..., 0] <= tolerance) ^ complement) | (latent < 0)[..., None]
+        silent = (acts.gather(-1, index)[..., 0] <= tolerance) ^ complement
         silent_mass = silent_mass + (weight * silent).sum(-1)
         mass = mass + weight.sum(-1)
     return silent_mass / mass
@@ -281,7 +296,7 @@ class Reading:
 def read(
     sae: SAE,
     states: States | Sequence[States],
-    dictionary: Float[Tensor, "features d_in"],
+    dictionary: Float[Tensor, "*#instances features d_in"],
     parents: Sequence[int | None],
 ) -> Reading:
     """Measure SAEs against the truth: cosines, activations, live latents, matching, mixing, absorption.
@@ -290,7 +305,7 @@ def read(
         sae: parameters with any leading axes.
         states: the data; or, for a sweep, those of each setting, with as many states each. The parameters' axes are
             then (settings, seeds).
-        dictionary: the true directions.
+        dictionary: the true directions, of all instances or of each seed its own.
         parents: from `FeatureTree.parents`.
     """
     if isinstance(states, States):
@@ -298,14 +313,17 @@ def read(
     else:
         features = torch.stack([setting.acts for setting in states])[:, None]
         probs = torch.stack([setting.probs for setting in states])[:, None]
+    sae, dictionary = sae.map(Tensor.double), dictionary.double()
     decoder = decoder_cosines(sae, dictionary)
-    acts, latents = sae.encode(features @ dictionary, probs), match(decoder)
+    acts = sae.encode(features @ dictionary, probs)
+    fires = live(acts)
+    latents = match(decoder, fires)
     mix = mixing(decoder, latents, parents)
     return Reading(
         decoder=decoder,
         encoder=encoder_cosines(sae, dictionary),
         acts=acts,
-        live=live(acts),
+        live=fires,
         latents=latents,
         mixing=mix,
         absorption=absorption(acts, latents, features, probs, parents, mix.own),
@@ -324,8 +342,7 @@ def recovery(
         decoder: from `decoder_cosines`.
         live_latents: from `live`.
     """
-    shown = decoder.abs() * live_latents[..., None]
-    latents = match(shown)
+    latents, shown = match(decoder, live_latents), decoder.abs()
     own = shown.gather(-2, latents.clamp_min(0).unsqueeze(-2)).squeeze(-2)
     return (own * (latents >= 0)).mean(-1)
 
@@ -344,7 +361,7 @@ def assign(reading: Reading, states: States, parents: Sequence[int | None]) -> I
     toward = (reading.decoder > 0) & ~absent
     away = (reading.decoder < 0) & ~stays & has_children
     score = reading.decoder.abs() + 10.0 * (toward | away)
-    return match(score * reading.live[..., None])
+    return match(score, reading.live)
 
 
 OUTCOMES = (

@@ -17,6 +17,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, SupportsIndex, get_args
@@ -133,7 +134,8 @@ class SAE:
 
     Attributes:
         W_enc, b_enc, W_dec, b_dec: the trained tensors; leading axes, if any, are the instances.
-        config: of all instances; or one for each entry of the first axis, alike in d_in and the number of latents.
+        config: of all instances; or one for each entry of the first axis, alike in d_in and the number of latents. None
+            makes them standard ReLU SAEs.
         threshold: of each BatchTopK SAE, what an activation times its decoder row's norm must exceed to be kept where
             no batch is there to choose from: the mean over training of the smallest that was kept. None for others.
 
@@ -145,10 +147,12 @@ class SAE:
     b_enc: Float[Tensor, "*instances d_sae"]
     W_dec: Float[Tensor, "*instances d_sae d_in"]
     b_dec: Float[Tensor, "*instances d_in"]
-    config: SAEConfig | tuple[SAEConfig, ...]
+    config: SAEConfig | tuple[SAEConfig, ...] | None = None
     threshold: Float[Tensor, "*instances"] | None = None
 
     def __post_init__(self) -> None:
+        if self.config is None:
+            object.__setattr__(self, "config", SAEConfig(self.W_dec.shape[-1], (self.W_dec.shape[-2],)))
         if isinstance(self.config, tuple) and len(set(self.config)) == 1:
             object.__setattr__(self, "config", self.config[0])
         instances, each = self.instances, self._each
@@ -337,20 +341,23 @@ class SAE:
         return cls._joined(saes, torch.stack, alike)
 
     @classmethod
-    def cat(cls, saes: Sequence[SAE]) -> SAE:
-        """One SAE object of several, along their first axis."""
-        configs = [config for sae in saes for config in sae._each * (1 if len(sae._each) > 1 else len(sae.b_dec))]
-        return cls._joined(saes, torch.cat, tuple(configs))
+    def cat(cls, saes: Sequence[SAE], axis: int = 0) -> SAE:
+        """One SAE object of several, along an axis of their instances; configurations may differ along the first."""
+        config = saes[0].config
+        if axis == 0:
+            config = tuple(c for sae in saes for c in sae._each * (1 if len(sae._each) > 1 else len(sae)))
+        elif any(sae.config != config for sae in saes):
+            raise ValueError("configurations may differ along the first axis alone.")
+        return cls._joined(saes, partial(torch.cat, dim=axis), config)
 
     @classmethod
     def _joined(cls, saes: Sequence[SAE], how: Callable, config: SAEConfig | tuple[SAEConfig, ...]) -> SAE:
         parameters = {name: how([getattr(sae, name) for sae in saes]) for name in TRAINED}
-        known = any(sae.threshold is not None for sae in saes)
-        unknown = (
-            [sae.b_dec.new_full(sae.instances, math.nan) for sae in saes if sae.threshold is None] if known else []
-        )
-        bounds = [unknown.pop(0) if sae.threshold is None else sae.threshold for sae in saes] if known else []
-        return cls(**parameters, config=config, threshold=how(bounds) if known else None)
+        if all(sae.threshold is None for sae in saes):
+            return cls(**parameters, config=config)
+        unknown = [sae.b_dec.new_full(sae.instances, math.nan) for sae in saes]
+        bounds = [none if sae.threshold is None else sae.threshold for sae, none in zip(saes, unknown, strict=True)]
+        return cls(**parameters, config=config, threshold=how(bounds))
 
     def reshape(self, *instances: int) -> SAE:
         """The same SAEs with other leading axes; configurations must stay on the first."""
@@ -427,7 +434,8 @@ class SAE:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
                 configs = json.loads((file.metadata() or {})["config"])
-            return cls(**tensors, config=tuple(SAEConfig(**config) for config in configs))
+            plain = [{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()} for config in configs]
+            return cls(**tensors, config=tuple(SAEConfig(**config) for config in plain))
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, ValueError) as error:
             raise ValueError(f"{path} holds no SAE that SAE.save wrote, or is damaged: {error}") from None
 

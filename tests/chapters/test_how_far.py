@@ -469,7 +469,7 @@ def test_the_other_cosine_by_hand():
     narrow = Setting(SAEConfig(3, (1, 2), (1.0, 0.0)), states, two)
     alive = sae_from([[1, 0, 0], [0, 1, 0]], [[-1.2, 1.6, 0], [0, 1, 0]])
     half_dead = sae_from([[1, 0, 0], [0, -1, 0]], [[1.6, 1.2, 0], [0, 1, 0]])
-    joined = SAE.join([SAE.join([alive, half_dead])] * 2)
+    joined = SAE.stack([SAE.stack([alive, half_dead])] * 2)
     found = experiments.other_cosine(joined, [wide, narrow])
     assert found[0, 0].item() == pytest.approx(-0.6) and found[0, 1].isnan()
     assert found[1].tolist() == pytest.approx([-0.6, 0.6]), "a narrow SAE has no second latent that could be dead"

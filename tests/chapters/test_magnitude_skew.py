@@ -58,22 +58,22 @@ def sae_of(*names, b=10.0):
     saes = [solution("sum, alone" if name == "dead" else name, b=b) for name in names]
     for name, sae in zip(names, saes, strict=True):
         sae.W_enc[..., 1] *= name != "dead"
-    return SAE.join(saes, torch.cat)
+    return SAE.cat(saes)
 
 
 def seeds(*names, b=10.0, converged=True):
     """What is found if the seeds end in these solutions."""
     sae = sae_of(*names, b=b)
     reading = metrics.read(sae, chapter.pair_states(0.3, 0.5, 2.0, b), PLANE, chapter.PARENTS)
-    return chapter.Found(reading, torch.full((len(names),), converged), SAE.join([sae] * 3))
+    return chapter.Found(reading, torch.full((len(names),), converged), SAE.stack([sae] * 3))
 
 
 def in_cells(*rows, b=10.0):
     """What is found in cells whose seeds end in these solutions."""
     made = {row: sae_of(*row, b=b) for row in set(rows)}
-    sae, states = SAE.join([made[row] for row in rows]), [chapter.pair_states(0.3, 0.5, 2.0, b)] * len(rows)
+    sae, states = SAE.stack([made[row] for row in rows]), [chapter.pair_states(0.3, 0.5, 2.0, b)] * len(rows)
     reading = metrics.read(sae, states, PLANE, chapter.PARENTS)
-    return chapter.Found(reading, torch.ones(len(rows), len(rows[0])).bool(), SAE.join([sae]))
+    return chapter.Found(reading, torch.ones(len(rows), len(rows[0])).bool(), SAE.stack([sae]))
 
 
 # Theory
@@ -329,7 +329,7 @@ def test_an_sae_of_three_latents_counts_as_live_with_two():
     sae = SAE(rows.T[None], zeros(1, 3), rows[None], zeros(1, 6))
     reading = metrics.read(sae, states, PLANE, chapter.PARENTS)
     assert not reading.all_live
-    assert chapter.Found(reading, torch.ones(1).bool(), SAE.join([sae])).live.tolist() == [True]
+    assert chapter.Found(reading, torch.ones(1).bool(), SAE.stack([sae])).live.tolist() == [True]
 
 
 def test_what_is_explained_by_hand():

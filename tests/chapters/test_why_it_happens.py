@@ -411,7 +411,7 @@ def test_siblings_are_undone_only_if_the_held_parent_is_mixed(brief):
 def test_held_saes_are_held_against_the_formula(setup):
     mixtures = chapter.held_levels(3, 2)[1:]  # without a clean parent the first time
     exact = [chapter.completed(u, setup.dictionary) for u in chapter.unit_parent(mixtures)]
-    sae = SAE.join(exact).map(lambda parameter: parameter[:, None])
+    sae = SAE.stack(exact).map(lambda parameter: parameter[:, None])
     held = chapter.read_held(setup, sae, mixtures)
     assert held.fires.all() and held.gap < 1e-12
     assert torch.allclose(

@@ -216,8 +216,8 @@ class Toy:
         seeds = [range(int(low), int(low) + per_basis) for low in first]
         if near:
             pairs = zip(self.dictionaries, seeds, strict=True)
-            return SAE.join([start_near(directions, own, self.chosen.start_noise) for directions, own in pairs])
-        return SAE.join([random_start(config, own, norm) for own in seeds])
+            return SAE.stack([start_near(directions, own, self.chosen.start_noise) for directions, own in pairs])
+        return SAE.stack([random_start(config, own, norm) for own in seeds])
 
 
 def across(values: Tensor) -> Tensor:
@@ -331,7 +331,7 @@ def explore(
     norms = [0.1] * len(configs) if norms is None else norms
     starts = [toy.starts(configs[0], per_basis, float(norm), near) for norm in norms]
     settings = [Setting(config, toy.states, directions) for config in configs for directions in toy.dictionaries]
-    run = train(settings, SAE.join(starts, torch.cat), training or toy.exact)
+    run = train(settings, SAE.cat(starts), training or toy.exact)
     shape = len(configs), len(toy.bases)
     sae = metrics.turned(run.sae.map(lambda values: values.unflatten(0, shape)), toy.bases[:, None])
     converged, parents = run.converged.unflatten(0, shape), toy.tree.parents()
@@ -807,7 +807,7 @@ def turned_spread(toy: Toy) -> dict[str, Float[Tensor, " starts"]]:
     p, matryoshka = toy.chosen, toy.both[0]
     relative = random_start(matryoshka, range(p.seed, p.seed + min(12, p.n_seeds)))
     # Turned by the transposed basis, the coordinates of the features become those of the inputs.
-    start = SAE.join([metrics.turned(relative, basis.T.contiguous()) for basis in toy.bases])
+    start = SAE.stack([metrics.turned(relative, basis.T.contiguous()) for basis in toy.bases])
     settings = [Setting(matryoshka, toy.states, directions) for directions in toy.dictionaries]
     ways = {"adam": toy.exact, "descent": replace(toy.exact, eps=1e6, lr=2e5)}
     losses = {name: train(settings, start, training).loss for name, training in ways.items()}

@@ -337,13 +337,18 @@ def trained(settings: Sequence[Setting], start: SAE, schedule: TrainConfig) -> l
     """Train SAEs of parent and child on their states side by side, and read each setting apart."""
     run = train(settings, start, schedule)
     readings = [metrics.read(run.sae[i], s.data, s.dictionary, PARENTS) for i, s in enumerate(settings)]
-    return [Found(reading, run.converged[i], run.path[:, i]) for i, reading in enumerate(readings)]
+    return [Found(reading, run.converged[i], by_snapshot(run.path[i])) for i, reading in enumerate(readings)]
 
 
 def trained_in_cells(sae: SAEConfig, cells: Sequence[States], dictionary: Float[Tensor, "2 d_model"], *how) -> Found:
     """Train one SAE on the states of every cell, and read all at once: axes (cells, seeds). `how` as for `trained`."""
     run = train([Setting(sae, states, dictionary) for states in cells], *how)
-    return Found(metrics.read(run.sae, cells, dictionary, PARENTS), run.converged, run.path)
+    return Found(metrics.read(run.sae, cells, dictionary, PARENTS), run.converged, by_snapshot(run.path))
+
+
+def by_snapshot(path: SAE) -> SAE:
+    """Snapshots with their axis first."""
+    return path.map(lambda parameter: parameter.movedim(len(path.instances) - 1, 0))
 
 
 def fires_only_on(
@@ -768,7 +773,7 @@ def order_runs(setup: Setup, random: Found, near: Found) -> dict[tuple[str, str]
         results[setup.heavy_name, start] = trained([heavy], *how)[0]
 
     segment = TrainConfig(max(1, setup.p.n_steps // N_SORTS), lr=setup.exact.lr / 4, warmup=0, cooldown=0)
-    sae, twice = SAE.join([setup.starts["random"][:some], setup.near_truth[:some]]), [setup.loud] * 2
+    sae, twice = SAE.stack([setup.starts["random"][:some], setup.near_truth[:some]]), [setup.loud] * 2
     for _ in range(N_SORTS):
         sae = train(twice, resorted(sae, setup.cases["loud"], setup.dictionary), segment).sae
     from_random, from_truth = trained(twice, sae, setup.exact)

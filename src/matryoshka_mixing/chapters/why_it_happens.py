@@ -134,7 +134,7 @@ def set_up(p: Parameters, generator: torch.Generator) -> Setup:
         omega=theory.prefix_weights(states, range(tree.n_features), widths, weights),
         near_start=near_start,
         random_starts=random_starts,
-        tried=SAE.join([near_start, random_starts[: max(1, p.n_seeds // 2)]], torch.cat),
+        tried=SAE.cat([near_start, random_starts[: max(1, p.n_seeds // 2)]]),
         sweep_seeds=sweep_seeds,
         sweep_start=start_near(dictionary, sweep_seeds, p.start_noise),
         exact=TrainConfig(p.n_steps),
@@ -992,7 +992,7 @@ def where_starts_end(setup: Setup, near: Trained, random: Trained) -> Ends:
     """Train from ever noisier starts; `near` and `random` are the main runs, the first of which finds the solution."""
     p, power = setup.p, setup.states.power
     noises = np.linspace(0.25, 3, p.n_grid)
-    start = SAE.join([start_near(setup.dictionary, setup.sweep_seeds, noise) for noise in noises])
+    start = SAE.stack([start_near(setup.dictionary, setup.sweep_seeds, noise) for noise in noises])
     run = train([Setting(setup.sae, setup.states, setup.dictionary)] * p.n_grid, start, setup.exact)
     solution, mixing = near.loss[0].median(), setup.read(random.sae[0]).mixing
     lines = three_lines(theory.matryoshka_ratio(p.child_probability, p.n_children, p.inner_weight), p.n_children)

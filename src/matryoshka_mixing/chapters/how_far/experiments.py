@@ -117,7 +117,7 @@ def starts(
             near = start_near(setting.dictionary[places(parents)[0]], seeds, noise)
             start.W_enc[..., : len(parents)], start.W_dec[:, : len(parents)] = near.W_enc, near.W_dec
         found.append(start)
-    return SAE.join(found)
+    return SAE.stack(found)
 
 
 def measure(sae: SAE, settings: Sequence[Setting], parents: Sequence[int | None]) -> list[Mixing]:
@@ -262,7 +262,7 @@ def explore_variants(p: Parameters, base: Setting) -> dict[str, Effect]:
     alike = Factor(list(VARIANTS), [base] * len(VARIANTS))
     seeds, noises = (p.near_seeds, p.random_seeds[: 2 * p.n_sweep_seeds]), (p.start_noise, None)
     sides = [starts(alike.settings, alike.parents, some, noise) for some, noise in zip(seeds, noises, strict=True)]
-    joined = SAE.join(sides, partial(torch.cat, dim=1))
+    joined = SAE.cat(sides, axis=1)
     run = descend(partial(varied_loss, base=base), joined, p.exact, scale=base.data.power)
     found = three(measure(as_varied(run.sae), alike.settings, alike.parents), alike)
 
