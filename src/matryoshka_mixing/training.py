@@ -385,8 +385,10 @@ def _loss(setting: Setting) -> _kernel.Loss:
     holds = np.array([np.append(True, latents < width) for width in sae.widths], float)  # all hold b_dec
 
     def reach(weights: Sequence[float]) -> np.ndarray:
-        terms = np.ones((1, len(weights))) if setting.terms is None else setting.terms.numpy().T
-        return np.ascontiguousarray((terms * np.array(weights)) @ holds).ravel()
+        terms = np.ones((len(weights), 1)) if setting.terms is None else setting.terms.numpy()
+        # Added one after the other: a matrix product rounds differently from one CPU to another.
+        parts = zip(weights, terms, holds, strict=True)
+        return sum(weight * term[:, None] * held for weight, term, held in parts).ravel()
 
     return _kernel.Loss(
         reach(sae.weights), reach(sae.for_decoder.weights), 0 if setting.terms is None else sae.d_sae + 1,
