@@ -1,8 +1,13 @@
+import hashlib
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from test_kernel import CPUS
 
 from matryoshka_mixing import _batches, _kernel, _random, metrics, original, theory
 from matryoshka_mixing.features import FeatureTree, States, family, independent, twenty_feature_tree, without_hierarchy
@@ -464,19 +469,45 @@ def test_what_is_stored_is_what_its_parameters_measure(run, post):
         assert found[key][:, 0] == pytest.approx(run[key][: len(names), 0], abs=1e-5), key
 
 
-@pytest.mark.parametrize("names", [["sampled", "standard"], ["all prefixes, independent"]])
-def test_what_is_stored_began_as_it_begins_here(names, run, post):
+BEGUN = ("sampled", "standard", "all prefixes, independent")
+"""The arms whose beginning is compared."""
+
+
+def beginning(name, seed, until):
+    """The first steps of an arm of the stored run."""
+    tree = twenty_feature_tree()
+    data = without_hierarchy(tree) if "independent" in name else tree
+    return fit(data, [stored.stored_arms()[name]], [seed], parents=tree.parents(), until=until)
+
+
+def digest(until):
+    """Of all that training leaves behind, bit by bit."""
+    whole = hashlib.sha256()
+    for toys in (beginning(name, 7, until) for name in BEGUN):
+        for tensor in (*toys.sae.parameters.values(), toys.l0, toys.penalty):
+            whole.update(tensor.numpy().tobytes())
+    return whole.hexdigest()
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_what_is_stored_began_as_it_begins_here(name, run):
     """The first records of a seed, the same to the last bit on every CPU."""
     seed, until = 7, int(run["steps"][1]) + 1
-    tree = without_hierarchy(post) if "independent" in names[0] else post
-    chosen = [stored.stored_arms()[name] for name in names]
-    begun = fit(tree, chosen, [int(run["seeds"][seed])], parents=post.parents(), until=until)
+    begun, row = beginning(name, int(run["seeds"][seed]), until), (list(run["names"]).index(name), seed, slice(2))
     assert begun.steps == run["steps"][:2].tolist()
-    for i, name in enumerate(names):
-        row = list(run["names"]).index(name), seed, slice(2)
-        assert begun.l0[:, i, 0].float().tolist() == run["l0_path"][row].tolist()
-        assert begun.penalty[:, i, 0].float().tolist() == run["l1_path"][row].tolist()
-        assert begun.child_cosine[:, i, 0].tolist() == pytest.approx(run["child_path"][row].tolist(), abs=1e-6)
+    assert begun.l0[:, 0, 0].float().tolist() == run["l0_path"][row].tolist()
+    assert begun.penalty[:, 0, 0].float().tolist() == run["l1_path"][row].tolist()
+    assert begun.child_cosine[:, 0, 0].tolist() == pytest.approx(run["child_path"][row].tolist(), abs=1e-6)
+
+
+def test_the_same_bits_on_another_cpu(request):
+    """What numba, PyTorch and NumPy do on an older one; its compiled code is kept for the next run of the tests."""
+    there = os.environ | CPUS["another BLAS"] | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    there["NUMBA_CACHE_DIR"] = str(request.config.cache.mkdir("numba-another-BLAS"))
+    code = "import test_original as t; print(t.digest(817))"
+    done = subprocess.run([sys.executable, "-c", code], env=there, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == digest(817)
 
 
 def test_parts_join_along_the_seeds():
