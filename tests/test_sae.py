@@ -1,4 +1,3 @@
-
 import pytest
 import torch
 
@@ -181,10 +180,17 @@ def test_a_single_sae_has_nothing_to_select():
         two_by_two()[0]
     with pytest.raises(TypeError, match="no length"):
         len(two_by_two())
-    with pytest.raises(IndexError, match="differ in configuration along more than"):
+    with pytest.raises(ValueError, match="differ in configuration along more than"):
         several()[torch.tensor([[0, 1]]), 1]
-    with pytest.raises(ValueError, match="2 settings differ; the first axis must stay theirs"):
+    with pytest.raises(ValueError, match="differ in configuration along more than"):
         several().reshape(3, 2)
+
+
+def test_settings_may_be_rearranged_where_alike_ones_stay_together():
+    four = SAE.cat([several()[:1], several()[:1], several()[1:], several()[1:]])
+    square = four.reshape(2, 2, -1)
+    assert square.instances == (2, 2, 3) and square.config == several().config
+    assert torch.equal(square.W_enc.flatten(0, 1), four.W_enc) and square[1].config == several().config[1]
 
 
 def test_shapes_that_do_not_fit_are_refused():

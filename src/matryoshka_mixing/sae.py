@@ -360,12 +360,8 @@ class SAE:
         return cls(**parameters, config=config, threshold=how(bounds))
 
     def reshape(self, *instances: int) -> SAE:
-        """The same SAEs with other leading axes; configurations must stay on the first."""
-        if isinstance(self.config, tuple) and instances[0] != len(self.config):
-            raise ValueError(f"{len(self.config)} settings differ; the first axis must stay theirs.")
-        tails = {name: parameter.shape[len(self.instances) :] for name, parameter in self.parameters.items()}
-        changed = {name: parameter.reshape(*instances, *tails[name]) for name, parameter in self.parameters.items()}
-        return replace(self, **changed, threshold=None if self.threshold is None else self.threshold.reshape(instances))
+        """The same SAEs with other leading axes; configurations may differ along the first alone."""
+        return self._arranged(torch.arange(math.prod(self.instances)).reshape(instances))
 
     def __len__(self) -> int:
         """Number of entries of the first axis."""
@@ -378,27 +374,33 @@ class SAE:
 
         Raises:
             IndexError: if there are no such instances.
+            ValueError: if they would differ in configuration along another axis than the first.
         """
         if not self.instances:
             raise IndexError("this is a single SAE; it has no instances to select.")
-        number = math.prod(self.instances)
-        chosen = torch.arange(number).reshape(self.instances)[index]
+        chosen = torch.arange(math.prod(self.instances)).reshape(self.instances)[index]
         if chosen.dtype != torch.int64:
             raise IndexError(f"{index!r} does not select instances.")
+        return self._arranged(chosen)
+
+    def _arranged(self, chosen: Tensor) -> SAE:
+        """The instances of these numbers, in this arrangement."""
+        number = math.prod(self.instances)
 
         def pick(tensor: Tensor) -> Tensor:
             tail = tensor.shape[len(self.instances) :]
             return tensor.reshape(number, *tail)[chosen.flatten()].reshape(*chosen.shape, *tail)
 
         config = self.config
-        if isinstance(config, tuple):
-            per = math.prod(self.instances[1:])
-            rows = chosen.shape[0] if chosen.ndim else 1
-            numbers = (chosen // per).reshape(rows, chosen.numel() // max(rows, 1)) if per else chosen
-            if numbers.numel() and (numbers != numbers[:, :1]).any():
-                raise IndexError("these instances differ in configuration along more than their first axis.")
-            config = tuple(config[int(row[0])] for row in numbers) if numbers.numel() else config[0]
-            config = config[0] if isinstance(config, tuple) and len(set(config)) == 1 else config
+        if isinstance(config, tuple) and chosen.numel():
+            entries = chosen.reshape(chosen.shape[0] if chosen.ndim else 1, -1) // (number // len(config))
+            each = [{config[i] for i in entry} for entry in entries.tolist()]
+            if any(len(some) > 1 for some in each):
+                raise ValueError("these instances differ in configuration along more than their first axis.")
+            config = tuple(some.pop() for some in each)
+        elif isinstance(config, tuple):
+            config = config[0]
+        config = config[0] if isinstance(config, tuple) and len(set(config)) == 1 else config
         return SAE(
             **{name: pick(parameter) for name, parameter in self.parameters.items()}, config=config,
             threshold=None if self.threshold is None else pick(self.threshold),

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from matryoshka_mixing.features import States
 
+Number = float | np.ndarray
+"""A number, or an array of them, element by element."""
+
 
 def second_moment(
     states: States, weights: Float[Tensor, " states"] | None = None
@@ -45,7 +48,7 @@ def narrow_optimum(states: States) -> Float[Tensor, " features"]:
     return top_eigenvector(second_moment(states))
 
 
-def narrow_ratio(child_probability: float, n_children: int) -> float:
+def narrow_ratio(child_probability: Number, n_children: int) -> Number:
     """The ratio t of the best one-latent decoder, parent + t (sum of the children).
 
     The positive root of `n q t^2 + (1 - q) t - q = 0` for n exclusive children of conditional probability q.
@@ -110,7 +113,7 @@ def matryoshka_optimum(
     return top_eigenvector(second_moment(states, prefix_weights(states, ranks, widths, weights, parent)))
 
 
-def matryoshka_ratio(child_probability: float, n_children: int, inner_weight: float = 1.0) -> float:
+def matryoshka_ratio(child_probability: Number, n_children: int, inner_weight: Number = 1.0) -> Number:
     """The ratio t of the parent's decoder in a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1).
 
     The positive root of
@@ -180,7 +183,7 @@ def inclusion_probabilities(chances: Sequence[float], draws: int) -> list[float]
     return found
 
 
-def parent_cosines(ratio: float, n_children: int) -> tuple[float, float]:
+def parent_cosines(ratio: Number, n_children: int) -> tuple[Number, Number]:
     """Cosines of parent + t (sum of children) with the parent and with each child."""
     norm = (1 + n_children * ratio**2) ** 0.5
     return 1 / norm, ratio / norm
@@ -201,7 +204,7 @@ def child_decoder(
     return rest / rest.norm(dim=-1, keepdim=True)
 
 
-def child_cosines(ratio: float, n_children: int) -> tuple[float, float, float]:
+def child_cosines(ratio: Number, n_children: int) -> tuple[Number, Number, Number]:
     """Cosines of a child's decoder with its parent, with itself and with a sibling, for a parent of ratio t.
 
     Up to scale: `t(nt - 1)`, `1 + nt^2 - t - t^2`, `-t(1 + t)`. The parent's is negative where t < 1/n.

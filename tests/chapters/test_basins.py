@@ -201,7 +201,7 @@ def found(toy, config=None, signs=((1, 1, 1),)):
     """One seed for each row of signs, at the truth; a latent of sign -1 is dead."""
     config = config or toy.both[0]
     sae = start_near(toy.axes, range(len(signs)), 0.0)
-    sae.W_enc *= tensor(signs)[:, None]
+    sae.W_enc.mul_(tensor(signs)[:, None])
     done = torch.ones(len(signs), dtype=torch.bool)
     return basins.Found.of(sae, config, done, toy.states, toy.axes, toy.tree.parents())
 

@@ -333,7 +333,7 @@ def explore(
     settings = [Setting(config, toy.states, directions) for config in configs for directions in toy.dictionaries]
     run = train(settings, SAE.cat(starts), training or toy.exact)
     shape = len(configs), len(toy.bases)
-    sae = metrics.turned(run.sae.map(lambda values: values.unflatten(0, shape)), toy.bases[:, None])
+    sae = metrics.turned(run.sae.reshape(*shape, -1), toy.bases[:, None])
     converged, parents = run.converged.unflatten(0, shape), toy.tree.parents()
     return [
         Found.of(sae[i].map(across), config, across(converged[i]), toy.states, toy.axes, parents)

@@ -266,8 +266,9 @@ def walk(p: Parameters, setup: Setup) -> Walk:
     weights = theory.prefix_weights(setup.states, range(setup.sae.d_sae), setup.sae.widths, setup.sae.weights)
     ratio = theory.matryoshka_ratio(p.child_probability, p.n_children, p.inner_weight)
     position, decoders = steps_to(ratio, p.n_children)
-    pulled = States(setup.states.acts, setup.states.probs * weights)
-    return Walk(position, theory.one_latent_loss(pulled, decoders))
+    pull = setup.states.probs * weights
+    pulled = States(setup.states.acts, pull / pull.sum())
+    return Walk(position, pull.sum() * theory.one_latent_loss(pulled, decoders))
 
 
 def draw_walk(found: Walk) -> Figure:

@@ -257,7 +257,7 @@ def sweep(toy: Toy) -> Sweep:
             run = train(settings, start, toy.exact)
             reading = metrics.read(run.sae, toy.states, toy.dictionary, toy.tree.parents())
             arms[kind, name] = Arm(
-                fires=reading.live.gather(-1, reading.latents[..., :1])[..., 0],
+                fires=reading.latents[..., 0] >= 0,
                 own=metrics.each_its_own(reading.acts, reading.latents, toy.states.acts),
                 to_children=reading.mixing.parent_to_child,
                 absorption=reading.absorption,
@@ -369,7 +369,7 @@ class Comparison:
 def compare(toy: Toy) -> Comparison:
     """Train every SAE of `Toy.saes` from near the truth and from random starts, the latter on several dictionaries."""
     near, spread = toy.near(), toy.random(math.prod(toy.spread))
-    spread = spread.map(lambda parameter: parameter.unflatten(0, toy.spread))
+    spread = spread.reshape(*toy.spread)
     ends, converged = {}, []
     for name, sae in toy.saes.items():
         close = train(Setting(sae, toy.states, toy.dictionary), near, toy.exact)

@@ -10,7 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from matryoshka_mixing.features import FeatureTree, States, family, orthonormal_dictionary, overlapping
+from matryoshka_mixing.features import (
+    FeatureTree,
+    States,
+    equal_cosine_dictionary,
+    family,
+    orthonormal_dictionary,
+    overlapping,
+)
 from matryoshka_mixing.parameters import Chapter, given
 from matryoshka_mixing.sae import SAEConfig
 from matryoshka_mixing.training import Setting, TrainConfig
@@ -121,28 +128,6 @@ def spread_magnitudes(states: States, spread: float) -> States:
         rows.append(table)
         probs.append(chances)
     return States(torch.cat(rows), torch.cat(probs))
-
-
-def equal_cosine_dictionary(
-    n_features: int, cosine: float, d_model: int, generator: torch.Generator
-) -> Float[Tensor, "features d_model"]:
-    """Unit directions of which every two have the same cosine, in a random frame, one row a feature, float64.
-
-    The rows of the Cholesky factor of their Gram matrix, in random orthonormal axes: cosine 0 gives
-    `orthonormal_dictionary` of the same generator.
-
-    Raises:
-        ValueError: if `d_model` is smaller than `n_features`, or no such directions exist.
-    """
-    lowest = -1 / (n_features - 1) if n_features > 1 else -1.0
-    if not lowest < cosine < 1:
-        raise ValueError(
-            f"cosine is {cosine}; {n_features} independent directions can have every pairwise cosine only between "
-            f"{lowest:g} and 1 (both left out)."
-        )
-    frame = orthonormal_dictionary(n_features, d_model, generator)
-    gram = torch.full((n_features, n_features), float(cosine), dtype=torch.float64).fill_diagonal_(1.0)
-    return torch.linalg.cholesky(gram) @ frame
 
 
 def crowded_dictionary(
