@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from matryoshka_mixing._batches import draw, draw_prefixes
-from matryoshka_mixing._kernel import Loss, dot, fill, gradient, move, padded_
+from matryoshka_mixing._kernel import Loss, _padded, dot, fill, gradient, move
 from matryoshka_mixing._lanes import LANES, bare, load, splat, store
 from matryoshka_mixing._random import OPTIONS
 
@@ -140,7 +140,7 @@ def normalise(normaliser, shape, inputs, batch, n, room):
     factor = splat(room.dictionary, scale)
     for c in range(0, shape.features * shape.row, LANES):
         store(room.dictionary, c, factor * load(normaliser.dictionary, c))
-    for c in range(0, shape.d_in * padded_(shape.features), LANES):
+    for c in range(0, shape.d_in * _padded(shape.features), LANES):
         store(room.across, c, factor * load(normaliser.across, c))
     return scale
 
