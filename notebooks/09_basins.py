@@ -64,6 +64,7 @@ n_grid = 9  # sweeps of penalty, learning rate and start have half as many point
 
 # %% tags=["hide-input"]
 from IPython.display import HTML
+
 from matryoshka_mixing import claims, metrics, notebook
 from matryoshka_mixing.chapters import basins as chapter
 
