@@ -33,45 +33,28 @@
 # show that the claim does not hang on them.
 
 # %% tags=["parameters"]
-parent_probability = 0.3  # probability that the parent fires, from 1e-6 to 1
-child_probability = 0.4  # of each child given the parent, from 1e-6 to 1 / n_children
-n_children = 2  # number of mutually exclusive children, at least 2
-l1 = 0.0  # weight of the L1 penalty, at least 0; the closed forms assume 0
-d_model = 20  # dimension of the input, at least n_children + 1
-n_seeds = 192  # random seeds for each experiment, at least 1
-n_sweep_seeds = 16  # random seeds at each point of a sweep, at least 1
-seed = 0  # number of the first seed, at least 0
-start_noise = 0.5  # of starts near the truth, relative to the length of a feature
-n_steps = 2000  # training steps, at least 1
-batch_size = 200  # inputs in a batch, in the sampled runs, at least 1
-n_grid = 9  # points on the axis of each sweep, at least 3
+parent_probability = 0.3  # probability that the parent fires: a number from 1e-06 to 1
+child_probability = 0.4  # probability of each child given the parent, at most 1/n_children: a number from 1e-06 to 0.5
+n_children = 2  # number of mutually exclusive children: a whole number from 2 to 12
+l1 = 0.0  # weight of the L1 penalty (the closed forms assume 0): a number from 0 to 10
+d_model = 20  # dimension of the input, at least n_children + 1: a whole number from 3 to 1000
+n_seeds = 192  # random seeds for each experiment: a whole number from 1 to 10000
+n_sweep_seeds = 16  # random seeds at each point of a sweep: a whole number from 1 to 10000
+seed = 0  # number of the first seed: a whole number from 0 to 1e+09
+start_noise = 0.5  # noise of the starts near the truth, relative to the length of a feature: a number from 0 to 10
+n_steps = 2000  # training steps: a whole number from 1 to 1e+06
+batch_size = 200  # inputs in a batch, in the sampled runs: a whole number from 1 to 1e+06
+n_grid = 9  # points on the axis of each sweep: a whole number from 3 to 1000
 
 # %% tags=["hide-input"]
-from dataclasses import replace
+from matryoshka_mixing import claims, figures, metrics, notebook
+from matryoshka_mixing.chapters import narrow_sae_mixes as chapter
 
-import numpy as np
-import torch
-from IPython.display import HTML
-from matryoshka_mixing import claims, features, figures, metrics, parameters, theory
-from matryoshka_mixing.sae import SAEConfig, random_start, start_near
-from matryoshka_mixing.training import Setting, TrainConfig, train
-
-parameters.check(globals())
-torch.set_num_threads(1)
-figures.use_style()
+p = notebook.begin(globals())
 
 # %%
-tree = features.family(parent_probability, child_probability, n_children)
-states, parents = tree.states(), tree.parents()
-families = [n for n in sorted({2, 3, 5, n_children}) if n < d_model]
-generator = torch.Generator().manual_seed(seed)
-directions = features.orthonormal_dictionary(
-    max(families + [n_children]) + 1, d_model, generator
-)
-dictionary = directions[: tree.n_features]
-one_latent = SAEConfig(d_model, widths=(1,), l1=l1, encoder_bias=False, decoder_bias=False)
-exact, sampled = TrainConfig(n_steps), TrainConfig(n_steps, batch_size=batch_size, seed=seed)
-seeds, sweep_seeds = range(seed, seed + n_seeds), range(seed, seed + n_sweep_seeds)
+setup = chapter.set_up(p)
+tree, states = setup.tree, setup.states
 
 # %% [markdown]
 # Two kinds of start. *Random*: unit encoder directions, the decoder a tenth of them. *Near the truth*: the
@@ -79,25 +62,15 @@ seeds, sweep_seeds = range(seed, seed + n_seeds), range(seed, seed + n_sweep_see
 # expected loss over the {glue:text}`n_states` states, in float64.
 
 # %%
-starts = {
-    "random": random_start(one_latent, seeds),
-    "near the truth": start_near(dictionary[:1], seeds, start_noise),
-}
-setting = Setting(one_latent, states, dictionary)
-runs = {kind: train(setting, start, exact) for kind, start in starts.items()}
-readings = {
-    kind: metrics.read(run.sae[0], states, dictionary, parents) for kind, run in runs.items()
-}
-live = {kind: reading.all_live for kind, reading in readings.items()}
-for kind, run in runs.items():
-    print(f"{kind}: {run.report()}; the latent fires in {int(live[kind].sum())} of {n_seeds}")
+exact = setup.fit_both()
+for kind, arm in exact.items():
+    live = f"the latent fires in {int(arm.live.sum())} of {p.n_seeds}"
+    print(f"{kind}: {arm.trained.report()}; {live}")
 
 # %% tags=["remove-cell"]
-random, near = readings["random"], readings["near the truth"]
-claims.glue("n_states", len(states))
-claims.glue("start_noise", start_noise)
-claims.glue("n_seeds", n_seeds)
-claims.glue("n_dead", int((~live["random"]).sum()))
+random = exact["random"]
+claims.glue(n_states=len(states), start_noise=p.start_noise, n_seeds=p.n_seeds)
+claims.glue(n_dead=int((~random.live).sum()))
 
 # %% [markdown]
 # ## The decisive figure
@@ -106,73 +79,20 @@ claims.glue("n_dead", int((~live["random"]).sum()))
 # equation {eq}`narrow-ratio`; nothing is fitted.
 
 # %%
-grids = {n: np.linspace(0.02, min(0.5, 1 / n), n_grid) for n in families}
-points = [(n, q) for n in families for q in grids[n]]
-sweep = [
-    Setting(one_latent, features.family(parent_probability, q, n).states(), directions[: n + 1])
-    for n, q in points
-]
-swept = {
-    "random": train(sweep, random_start(one_latent, sweep_seeds), exact),
-    "near the truth": train(sweep, start_near(dictionary[:1], sweep_seeds, start_noise), exact),
-}
-cosines = {
-    kind: metrics.decoder_cosines(run.sae, directions)[:, :, 0] for kind, run in swept.items()
-}
-predicted = [theory.parent_cosines(theory.narrow_ratio(q, n), n) for n, q in points]
-
-# %% tags=["hide-input"]
-gaps = {}
-for kind, values in cosines.items():
-    fired = (
-        swept[kind].loss
-        < 0.99 * torch.tensor([parent_probability * (1 + n * q) for n, q in points])[:, None]
-    )
-    values[~fired] = torch.nan
-    misses = [
-        (values[i, :, : n + 1] - values.new_tensor([own, *[child] * n])).abs()
-        for i, ((n, q), (own, child)) in enumerate(zip(points, predicted, strict=True))
-    ]
-    found = torch.cat([miss[~miss.isnan()] for miss in misses])
-    gaps[kind] = float(found.max()) if len(found) else float("nan")
-
-
-def series(column):
-    """One line and two sets of points for each number of children."""
-    for n in families:
-        rows = [i for i, (m, _) in enumerate(points) if m == n]
-        fine = np.linspace(0.001, grids[n][-1], 200)
-        line = theory.parent_cosines(theory.narrow_ratio(fine, n), n)[column]
-        yield {
-            "label": f"{n} children", "x": grids[n], "line_x": fine, "line_y": line,
-            "points": cosines["near the truth"][rows, :, column], "open_points": cosines["random"][rows, :, column],
-        }  # fmt: skip
-
+curve_random = chapter.curve(p, setup, "random")
+curve_near = chapter.curve(p, setup, "near the truth")
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Theory over experiment. Lines: equation {eq}`narrow-ratio`. Filled points: trained from near the truth; open circles: from random initialisation. Medians, with bars over all seeds. The largest distance of any cosine from the curve is {glue:text}`gap_near` from near the truth and {glue:text}`gap_random` from random initialisation.", "name": "fig-narrow-curve"}, "image": {"alt": "Two panels of cosine against child probability for several numbers of children. Trained points lie on the theory's curves: the child's cosine rises from near zero, the parent's falls from one."}}
-claims.glue("gap_near", claims.number(gaps["near the truth"]))
-claims.glue("gap_random", claims.number(gaps["random"]))
-x = "child probability given the parent"
-figure = figures.theory_and_experiment(
-    [
-        {"xlabel": x, "ylabel": "cosine with each child", "series": list(series(1))},
-        {"xlabel": x, "ylabel": "cosine with the parent", "series": list(series(0))},
-    ]
-)
+gap_near, gap_random = claims.number(curve_near.gap), claims.number(curve_random.gap)
+claims.glue(gap_near=gap_near, gap_random=gap_random)
+figure = chapter.draw_curve(curve_near, curve_random)
 
 # %% [markdown]
 # {numref}`fig-narrow-heatmaps` shows one seed of each kind beside the theory. The clean parent would be a one
 # and zeros.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "What the single latent holds at the parameters of this run: cosines of its decoder row and encoder column with the true features, for the seed of median loss from each start.", "name": "fig-narrow-heatmaps"}, "image": {"alt": "Heat maps of one row each. The latent has a large cosine with the parent and a smaller, equal one with every child, in theory and in both kinds of run."}}
-panels = {"theory: decoder": theory.narrow_optimum(states)[None].numpy()}
-for kind, reading in readings.items():
-    alive = torch.nonzero(live[kind])[:, 0]
-    if len(alive):
-        median = alive[runs[kind].loss[0, alive].argsort()[len(alive) // 2]]
-        panels[f"{kind}: decoder"] = reading.decoder[median].numpy()
-        panels[f"{kind}: encoder"] = reading.encoder[median].numpy()
-figure = figures.heatmaps(panels, tree.names, ["latent 0"], per_row=3)
+figure = chapter.draw_latent(exact, setup)
 
 # %% [markdown]
 # ## Why: mixing lowers the loss
@@ -182,32 +102,12 @@ figure = figures.heatmaps(panels, tree.names, ["latent 0"], per_row=3)
 # decoder bias the same walk should only cost.
 
 # %%
-position = torch.linspace(0, 2, 201, dtype=torch.float64)
-mixed = theory.narrow_ratio(child_probability, n_children) * position
-walk = torch.stack([torch.ones_like(mixed), *[mixed] * n_children], dim=1)
-independent = features.without_hierarchy(tree)
-path = theory.one_latent_loss(states, walk)
-control_path = theory.one_latent_loss(independent.states(), walk, biases=True)
-clean, rise = path[0], float(path[:101].diff().max() / path[0])
-x, without = states.inputs(dictionary), replace(one_latent, l1=0.0)
-saving = ((clean - runs["random"].sae[0].loss(x, states.probs, without)) / clean)[
-    live["random"]
-]
+walk = chapter.walk(p, setup)
+saving = chapter.loss_saving(random, setup, clean=float(walk.loss[0]))
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The loss along the path from the clean parent (0) to the predicted decoder (1), relative to its value at the clean parent. With a hierarchy it is lower by {glue:text}`path_saving:.1%` at the predicted decoder. For the control, independent features that fire as often, the most that the walk saves is {glue:text}`control_saving`.", "name": "fig-narrow-path"}, "image": {"alt": "Two curves over the position on the path. The hierarchy's curve dips to its minimum at position one; the control's rises from position zero."}}
-control_saving = float(((control_path[0] - control_path) / control_path[0]).max())
-claims.glue("control_saving", claims.number(control_saving))
-claims.glue("path_saving", float((clean - path[100]) / clean))
-figure = figures.loss_path(
-    position.numpy(),
-    {
-        "hierarchy": (path / clean).numpy(),
-        "independent features (control)": (control_path / control_path[0]).numpy(),
-    },
-    {"clean parent": 0.0, "mixed": 1.0},
-    xlabel="position on the path from the clean parent to the mixed decoder",
-    ylabel="loss / loss of the clean parent",
-)
+claims.glue(control_saving=claims.number(walk.control_saving), path_saving=walk.saving)
+figure = chapter.draw_walk(walk)
 
 # %% [markdown]
 # ## How robust
@@ -219,63 +119,12 @@ figure = figures.loss_path(
 # {glue:text}`penalty_shift`.
 
 # %%
-rates = np.geomspace(0.001, 0.5, n_grid)
-penalties = l1 + np.linspace(0, 0.3, n_grid)
-rare = [
-    Setting(one_latent, features.family(p, child_probability, n_children).states(), dictionary)
-    for p in rates
-]
-penalised = [
-    Setting(
-        SAEConfig(d_model, (1,), l1=p, encoder_bias=False, decoder_bias=False),
-        states,
-        dictionary,
-    )
-    for p in penalties
-]
-near_start = start_near(dictionary[:1], sweep_seeds, start_noise)
-rare_run, penalised_run = train(rare, near_start, exact), train(penalised, near_start, exact)
-rare_cosines, penalised_cosines = (
-    metrics.decoder_cosines(run.sae, dictionary)[:, :, 0] for run in (rare_run, penalised_run)
-)
-parent_probability_gap = float((rare_cosines.amax((0, 1)) - rare_cosines.amin((0, 1))).max())
+robust = chapter.robustness(p, setup)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Cosines against the parent's own probability (left, largest shift {glue:text}`parent_probability_gap`) and against the L1 penalty (right, largest shift {glue:text}`penalty_shift`). Lines: the theory without penalty. Points: trained from near the truth, medians with bars over all seeds.", "name": "fig-narrow-robust"}, "image": {"alt": "Two panels. Left, both cosines are flat over the parent's probability. Right, both are almost flat over the penalty."}}
-claims.glue("parent_probability_gap", claims.number(parent_probability_gap))
-penalty_shift = float((penalised_cosines - penalised_cosines[:1]).abs().max())
-claims.glue("penalty_shift", claims.number(penalty_shift))
-own, child = theory.parent_cosines(
-    theory.narrow_ratio(child_probability, n_children), n_children
-)
-
-
-def pair(x, values):
-    """The two cosines as series, with the theory's flat lines."""
-    for label, column, level in [("with the parent", 0, own), ("with a child", 1, child)]:
-        yield {
-            "label": label,
-            "x": x,
-            "points": values[:, :, column],
-            "line_x": x,
-            "line_y": np.full(len(x), level),
-        }
-
-
-figure = figures.theory_and_experiment(
-    [
-        {
-            "xlabel": "probability of the parent",
-            "ylabel": "cosine",
-            "log": True,
-            "series": list(pair(rates, rare_cosines)),
-        },
-        {
-            "xlabel": "L1 penalty",
-            "ylabel": "cosine",
-            "series": list(pair(penalties, penalised_cosines)),
-        },
-    ]
-)
+claims.glue(parent_probability_gap=claims.number(robust.rate_shift))
+claims.glue(penalty_shift=claims.number(robust.penalty_shift))
+figure = chapter.draw_robustness(robust, p.cosines)
 
 # %% [markdown]
 # **Sampled batches.** The thread trained on sampled batches, as everybody does. {numref}`fig-narrow-sampled` sets
@@ -286,46 +135,16 @@ figure = figures.theory_and_experiment(
 # the hierarchy is trained with a decoder bias too.
 
 # %%
-control = SAEConfig(d_model, (1,), l1=l1, encoder_bias=False, decoder_bias=True)
-sampled_runs = {kind: train(setting, start, sampled) for kind, start in starts.items()}
-sampled_readings = {
-    k: metrics.read(run.sae[0], states, dictionary, parents) for k, run in sampled_runs.items()
-}
-control_states = independent.states()
-control_run = train(
-    Setting(control, control_states, dictionary), random_start(control, seeds), exact
-)
-control_reading = metrics.read(
-    control_run.sae[0], control_states, dictionary, independent.parents()
-)
-biased = train(Setting(control, states, dictionary), random_start(control, seeds), exact)
-biased_reading = metrics.read(biased.sae[0], states, dictionary, parents)
-biased_cosine = biased_reading.decoder[biased_reading.all_live][:, 0, 1:].abs().amin(-1)
-ranked = (
-    control_reading.decoder[control_reading.all_live][:, 0].abs().sort(descending=True).values
-)
-control_mixing = ranked[:, 1:].amax(-1)
+sampled = setup.fit_both(sampled=True)
+biased = setup.fit("random", decoder_bias=True)
+control = setup.fit("random", decoder_bias=True, hierarchy=False)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The decoder's smallest cosine with a child, every live seed a point. Sampled batches of {glue:text}`batch_size` agree with the exact loss: their medians differ by {glue:text}`sampled_gap`. With a decoder bias the hierarchy still gives {glue:text}`biased_median:.3f` (absolute: a latent may take the family away instead). The control, for which the largest foreign cosine is shown, gives {glue:text}`control_median`.", "name": "fig-narrow-sampled"}, "image": {"alt": "Strips of points. Exact runs sit on the theory's line, sampled runs scatter closely around it, and the control sits at zero."}}
-smallest = {k: r.decoder[:, 0, 1:].amin(-1)[r.all_live] for k, r in readings.items()}
-smallest_sampled = {
-    k: r.decoder[:, 0, 1:].amin(-1)[r.all_live] for k, r in sampled_readings.items()
-}
-sampled_gap = float((smallest_sampled["random"].median() - smallest["random"].median()).abs())
-claims.glue("batch_size", batch_size)
-claims.glue("biased_median", float(biased_cosine.median()))
-claims.glue("control_median", claims.number(float(control_mixing.median())))
-claims.glue("sampled_gap", claims.number(sampled_gap))
-strips = {f"exact, {k}": v for k, v in smallest.items()} | {
-    f"sampled, {k}": v for k, v in smallest_sampled.items()
-}
-figure = figures.seed_strips(
-    strips
-    | {"decoder bias, random": biased_cosine, "control: independent, random": control_mixing},
-    "cosine with a child",
-    reference=child,
-    label="theory",
-)
+sampled_gap = chapter.median_gap(sampled["random"].child_cosines, random.child_cosines)
+claims.glue(batch_size=p.batch_size, sampled_gap=claims.number(sampled_gap))
+claims.glue(biased_median=float(biased.child_cosines_either_sign.median()))
+claims.glue(control_median=claims.number(float(control.foreign_cosines.median())))
+figure = chapter.draw_seeds(exact, sampled, biased, control, predicted=p.cosines[1])
 
 # %% [markdown]
 # **Basins.** From random initialisation {glue:text}`n_dead` of {glue:text}`n_seeds` seeds start with a latent that
@@ -333,9 +152,9 @@ figure = figures.seed_strips(
 # and {numref}`fig-narrow-basins` shows what they reach.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The {glue:text}`n_basins` distinct solutions that random seeds reached, by loss, with their shares. Rows of dead latents are grey.", "name": "fig-narrow-basins"}, "image": {"alt": "Small heat maps, one for each basin: the mixed parent, and the dead latent."}}
-found = metrics.basins(runs["random"].loss[0], random.live, states.power)
-claims.glue("n_basins", len(found))
-figure = figures.basin_heatmaps(found, random.decoder, random.live, tree.names)
+found = metrics.basins(random.loss, random.reading.live, states.power)
+claims.glue(n_basins=len(found))
+figure = figures.basin_heatmaps(found, random.reading.decoder, random.reading.live, tree.names)
 
 # %% [markdown]
 # ## The verdicts
@@ -344,40 +163,34 @@ figure = figures.basin_heatmaps(found, random.decoder, random.live, tree.names)
 # of the share that passes lies above the share asked for {cite:p}`wilson1927probable`.
 
 # %%
-ledger = claims.load()
-converged = float(torch.cat([run.converged[0] for run in runs.values()]).double().mean())
-narrow_mixing = claims.judge(
-    ledger["narrow-mixing"],
-    {
-        "child_cosine": smallest["random"],
-        "child_cosine_near_truth": smallest["near the truth"],
-        "theory_gap": gaps["near the truth"],
-        "parent_probability_gap": parent_probability_gap,
-        "sampled_gap": sampled_gap,
-        "child_cosine_with_bias": biased_cosine,
-        "control_mixing": control_mixing,
-        "converged": converged,
-    },
-    started=n_seeds,
-)
+ledger, converged = claims.load(), chapter.converged(exact)
+measured = {
+    "child_cosine": random.child_cosines,
+    "child_cosine_near_truth": exact["near the truth"].child_cosines,
+    "theory_gap": curve_near.gap,
+    "parent_probability_gap": robust.rate_shift,
+    "sampled_gap": sampled_gap,
+    "child_cosine_with_bias": biased.child_cosines_either_sign,
+    "control_mixing": control.foreign_cosines,
+    "converged": converged,
+}
+
+# %%
+narrow_mixing = claims.judge(ledger["narrow-mixing"], measured, started=p.n_seeds)
 narrow_mixing
 
 # %%
-mse_reason = claims.judge(
-    ledger["mse-reason"],
-    {
-        "loss_saving": saving,
-        "path_rise": rise,
-        "control_saving": control_saving,
-        "converged": converged,
-    },
-    started=n_seeds,
-)
+measured = {
+    "loss_saving": saving,
+    "path_rise": walk.rise,
+    "control_saving": walk.control_saving,
+    "converged": converged,
+}
+mse_reason = claims.judge(ledger["mse-reason"], measured, started=p.n_seeds)
 mse_reason
 
 # %% tags=["remove-cell"]
-claims.glue("narrow-mixing", HTML(narrow_mixing.headline()))
-claims.glue("mse-reason", HTML(mse_reason.headline()))
+claims.glue(narrow_mixing=narrow_mixing, mse_reason=mse_reason)
 
 # %% [markdown]
 # ## What would change our mind

@@ -29,69 +29,45 @@
 # Each intervention changes the weight of single terms, or holds one decoder row still, and trains again.
 
 # %% tags=["parameters"]
-parent_probability = 0.3  # probability that the parent fires, from 1e-6 to 1
-child_probability = 0.4  # of each child given the parent, from 1e-6 to 1 / n_children
-n_children = 2  # number of mutually exclusive children, at least 2
-inner_weight = 1.0  # weight of the inner prefix (the outer one has 1), at least 0.001
-l1 = 0.03  # weight of the L1 penalty, at least 0, in the runs that test for absorption
-d_model = 20  # dimension of the input, at least 6 and at least n_children + 1
-n_seeds = 192  # random seeds for each experiment, at least 1
-n_sweep_seeds = 16  # random seeds at each point of a sweep, at least 1
-seed = 0  # number of the first seed, at least 0
-start_noise = 0.5  # of starts near the truth, relative to the length of a feature
-n_steps = 2000  # training steps, at least 1
-n_grid = 9  # points on the axis of each sweep, at least 3
+parent_probability = 0.3  # probability that the parent fires: a number from 1e-06 to 1
+child_probability = 0.4  # probability of each child given the parent: a number from 1e-06 to 1
+n_children = 2  # number of mutually exclusive children: a whole number from 2 to 12
+inner_weight = 1.0  # weight of the inner prefix in the loss (the outer one has weight 1): a number from 0.001 to 1000
+l1 = 0.03  # weight of the L1 penalty in the runs that test for absorption: a number from 0 to 1000
+d_model = 20  # dimension of the input: a whole number of at least 6
+n_seeds = 192  # random seeds for each experiment: a whole number of at least 1
+n_sweep_seeds = 16  # random seeds at each point of a sweep: a whole number of at least 1
+seed = 0  # number of the first seed: a whole number from 0 to 1e+09
+start_noise = 0.5  # noise of the starts near the truth, relative to the length of a feature: a number from 0 to 1000
+n_steps = 2000  # training steps: a whole number of at least 1
+n_grid = 9  # points on the axis of each sweep: a whole number of at least 3
 
 # %% tags=["hide-input"]
 from dataclasses import replace
 
-import numpy as np
 import torch
 from IPython.display import HTML
-from matryoshka_mixing import claims, features, figures, metrics, parameters, theory
-from matryoshka_mixing.features import States, family
-from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
-from matryoshka_mixing.training import Setting, TrainConfig, descend, train
+from matryoshka_mixing import claims, features, metrics, notebook, theory
+from matryoshka_mixing.chapters import why_it_happens as chapter
+from matryoshka_mixing.sae import random_start
+from matryoshka_mixing.training import Setting, train
 
-parameters.check(globals())
-torch.set_num_threads(1)
-figures.use_style()
+p = notebook.begin(globals())
 
 # %%
-tree = family(parent_probability, child_probability, n_children)
-states, parents = tree.states(), tree.parents()
-generator = torch.Generator().manual_seed(seed)
-dictionary = features.orthonormal_dictionary(tree.n_features, d_model, generator)
-x = states.inputs(dictionary)
-five_dictionary = features.orthonormal_dictionary(6, d_model, generator)  # for a later section
-bare = {"encoder_bias": False, "decoder_bias": False}
-matryoshka = SAEConfig(d_model, (1, n_children + 1), (inner_weight, 1.0), **bare)
-seeds, sweep_seeds = range(seed, seed + 3 * n_seeds), range(seed, seed + n_sweep_seeds)
-n_near = max(1, n_seeds // 4)
-near_start, random_starts = (
-    start_near(dictionary, seeds[:n_near], start_noise),
-    random_start(matryoshka, seeds),
-)
-exact, short = TrainConfig(n_steps), TrainConfig(max(1, n_steps // 2))
+generator = torch.Generator().manual_seed(p.seed)
+setup = chapter.set_up(p, generator)
+tree, states, dictionary, matryoshka = setup.tree, setup.states, setup.dictionary, setup.sae
+x, terms, blamed = setup.x, setup.terms, setup.blamed
 
 # %% [markdown]
 # Interventions start from {glue:text}`n_near` seeds near the truth (noise of {glue:text}`start_noise:.2f` times a feature's length) and from
 # {glue:text}`n_tried` random ones, side by side, and train for half the steps. That is enough: the verdicts below ask of each
 # group of runs what share has converged, and show the smallest.
 
-# %% tags=["hide-input"]
-tried = SAE.join([near_start, random_starts[: max(1, n_seeds // 2)]], torch.cat)
-rows = {"near": slice(0, n_near), "random": slice(n_near, None)}
-
-
-def read(sae):
-    """Measure SAEs of the default family."""
-    return metrics.read(sae, states, dictionary, parents)
-
-
-claims.glue("n_near", n_near)
-claims.glue("n_tried", len(tried.W_enc) - n_near)
-claims.glue("start_noise", start_noise)
+# %% tags=["remove-cell"]
+n_near = len(setup.near_start.W_enc)
+claims.glue(n_near=n_near, n_tried=len(setup.tried.W_enc) - n_near, start_noise=p.start_noise)
 
 # %% [markdown]
 # ## The derivation
@@ -103,18 +79,9 @@ claims.glue("start_noise", start_noise)
 #
 # Each pair of a prefix and a state is one term, with weight $w_m p_s$. A cell checks each step: it computes both sides.
 
-
 # %%
-def both_sides(what, left, right):
-    """Print two sides of an equation that were computed in different ways."""
-    left, right = (torch.as_tensor(side, dtype=torch.float64) for side in (left, right))
-    print(f"{what}: largest difference {claims.number(float((left - right).abs().max()))}")
-
-
-weights = torch.tensor(matryoshka.weights, dtype=torch.float64)
-terms = weights[:, None] * states.probs
-some = random_starts[:8]
-both_sides(
+some = setup.random_starts[:8]
+chapter.both_sides(
     "the loss is the sum of its terms",
     some.loss(x, states.probs, matryoshka),
     (terms * some.errors(x, matryoshka.widths)).sum((-2, -1)),
@@ -133,31 +100,10 @@ both_sides(
 # that hold the parent's latent, for the parent alone). For any $u$ with non-negative entries this SAE can be written down:
 
 # %%
-eye = torch.eye(tree.n_features, dtype=torch.float64)
-pairs = eye[1:] + eye[0]
-
-
-def complete(u, dictionary=dictionary):
-    """The SAE with this decoder of the parent whose children's latents carry what is left."""
-    eye = torch.eye(len(u), dtype=torch.float64)
-    pairs = eye[1:] + eye[0]
-    rest = pairs - (pairs @ u)[:, None] * u
-    size = rest.norm(dim=-1, keepdim=True)
-    encoder, decoder = torch.cat([u[None], size * eye[1:]]), torch.cat([u[None], rest / size])
-    zeros = torch.zeros(d_model, dtype=torch.float64)
-    return SAE((encoder @ dictionary).T, zeros[: len(u)], decoder @ dictionary, zeros)
-
-
-# %%
-u = torch.rand(20, tree.n_features, dtype=torch.float64, generator=generator)
-u = u / u.norm(dim=-1, keepdim=True)
-ranks = range(tree.n_features)
-omega = theory.prefix_weights(states, ranks, matryoshka.widths, matryoshka.weights)
-reduced = (
-    omega * states.probs * (states.acts.square().sum(-1) - (u @ states.acts.T) ** 2)
-).sum(-1)
-losses = torch.stack([complete(v).loss(x, states.probs, matryoshka) for v in u])
-both_sides("the loss at 20 random decoders of the parent", losses, reduced)
+u = chapter.random_units(20, tree.n_features, generator)
+losses = [chapter.completed(v, dictionary).loss(x, states.probs, matryoshka) for v in u]
+reduced = chapter.reduced_loss(states, setup.omega, u)
+chapter.both_sides("the loss at 20 random decoders of the parent", torch.stack(losses), reduced)
 
 # %% [markdown]
 # **Step 3: the best decoder is a top eigenvector.** Only the second part of {eq}`pull-loss` depends on $u$. It is
@@ -168,12 +114,12 @@ both_sides("the loss at 20 random decoders of the parent", losses, reduced)
 # {glue:text}`n_lower` end with a lower loss.)
 
 # %%
-moment = theory.second_moment(states, omega)
-best = theory.matryoshka_optimum(states, ranks, matryoshka.widths, matryoshka.weights)
-power = (omega * states.probs * states.acts.square().sum(-1)).sum()
-both_sides(
+moment = theory.second_moment(states, setup.omega)
+best = theory.top_eigenvector(moment)
+power = (setup.omega * states.probs * states.acts.square().sum(-1)).sum()
+chapter.both_sides(
     "the loss there is the power less the top eigenvalue",
-    complete(best).loss(x, states.probs, matryoshka),
+    chapter.completed(best, dictionary).loss(x, states.probs, matryoshka),
     power - torch.linalg.eigvalsh(moment)[-1],
 )
 
@@ -191,38 +137,32 @@ both_sides(
 # and random prefixes act only through the *expected* weight of each prefix, since the expected loss is linear in the weights.
 
 # %%
-alone, blamed_weights = moment[0, 0] - moment[0, 1:].sum(), moment[0, 1:]
-t = theory.unequal_ratios(alone, blamed_weights)
-both_sides("arrow and eigenvector", t, best[1:] / best[0])
-both_sides(
-    "arrow and quadratic",
-    t,
-    theory.matryoshka_ratio(child_probability, n_children, inner_weight),
-)
+t = theory.unequal_ratios(*chapter.arrow(moment))
+quadratic = theory.matryoshka_ratio(p.child_probability, p.n_children, p.inner_weight)
+chapter.both_sides("arrow and eigenvector", t, best[1:] / best[0])
+chapter.both_sides("arrow and quadratic", t, quadratic)
 
 # %% [markdown]
 # Nothing so far asked for equal children, or for two prefixes. The same check for five unequal children and five
 # weighted prefixes, all drawn at random:
 
 # %%
-shares = torch.rand(6, dtype=torch.float64, generator=generator)
-uneven = family(parent_probability, (shares[1:] / shares.sum()).tolist(), 5).states()
-uneven_weights = torch.rand(5, dtype=torch.float64, generator=generator).tolist()
-uneven_sae = SAEConfig(d_model, (1, 2, 3, 5, 6), uneven_weights, **bare)
-uneven_pull = theory.prefix_weights(uneven, range(6), uneven_sae.widths, uneven_weights)
-v = torch.rand(6, dtype=torch.float64, generator=generator)
-v = v / v.norm()
-both_sides(
+uneven, uneven_sae = chapter.uneven_family(p, generator)
+omega = theory.prefix_weights(uneven, range(6), uneven_sae.widths, uneven_sae.weights)
+(v,) = chapter.random_units(1, 6, generator)
+chapter.both_sides(
     "unequal: the loss at a random decoder of the parent",
-    complete(v, five_dictionary).loss(uneven.inputs(five_dictionary), uneven.probs, uneven_sae),
-    (
-        uneven_pull * uneven.probs * (uneven.acts.square().sum(-1) - (uneven.acts @ v) ** 2)
-    ).sum(),
+    chapter.completed(v, setup.five_dictionary).loss(
+        uneven.inputs(setup.five_dictionary), uneven.probs, uneven_sae
+    ),
+    chapter.reduced_loss(uneven, omega, v),
 )
-arrow = theory.second_moment(uneven, uneven_pull)
-top = theory.top_eigenvector(arrow)
-uneven_ratios = theory.unequal_ratios(arrow[0, 0] - arrow[0, 1:].sum(), arrow[0, 1:])
-both_sides("unequal: arrow and eigenvector", uneven_ratios, top[1:] / top[0])
+
+# %%
+uneven_moment = theory.second_moment(uneven, omega)
+top = theory.top_eigenvector(uneven_moment)
+ratios = theory.unequal_ratios(*chapter.arrow(uneven_moment))
+chapter.both_sides("unequal: arrow and eigenvector", ratios, top[1:] / top[0])
 
 # %% [markdown]
 # **Step 5: the children.** On parent + child $i$ the parent's latent gives $(x \cdot u)\,u$, and the child's decoder is
@@ -239,11 +179,8 @@ both_sides("unequal: arrow and eigenvector", uneven_ratios, top[1:] / top[0])
 square = 1 + (t**2).sum()
 first_child = torch.cat([(square - 1 - t[:1]) / square, -t * (1 + t[0]) / square])
 first_child[1] += 1
-both_sides(
-    "the first child's decoder",
-    first_child / first_child.norm(),
-    theory.child_decoder(best, pairs[0]),
-)
+decoder = theory.child_decoder(best, chapter.pairs(p.n_children)[0])
+chapter.both_sides("the first child's decoder", first_child / first_child.norm(), decoder)
 
 # %% [markdown]
 # ## The decisive figure: turn the blamed terms up and down
@@ -253,131 +190,28 @@ both_sides(
 # {eq}`child-parts`; nothing is fitted.
 
 # %%
-has_child = (states.acts[:, 1:] > 0).any(-1)
-blamed = torch.zeros_like(terms, dtype=torch.bool)
-blamed[0] = has_child
-no_biases = {"b_enc": ..., "b_dec": ...}
-
-
-def intervene(table, start, held=no_biases, penalty=0.0):
-    """Train on a table of terms for every setting, shape (settings, prefixes, states), from every start."""
-    if start.W_enc.ndim == 3:
-        start = start.map(lambda parameter: parameter.expand(len(table), *parameter.shape))
-
-    def objective(sae):
-        found = table[:, None] * sae.errors(x, matryoshka.widths)
-        if penalty:
-            found = found + penalty * terms * sae.penalties(x, matryoshka.widths)
-        return found.sum((-2, -1))
-
-    return descend(objective, start, short, held=held, scale=states.power)
-
-
-doses = torch.linspace(0, 4, n_grid, dtype=torch.float64)
-scaled = torch.where(blamed, doses[:, None, None] * terms, terms)
-dosed = intervene(scaled, start_near(dictionary, sweep_seeds, start_noise))
-dosed_random = intervene(scaled, random_start(matryoshka, sweep_seeds))
-
-# %% tags=["hide-input"]
-names = [
-    "parent's latent with a child",
-    "child's latent with a sibling",
-    "child's latent with the parent",
-]
-
-
-def keeps_a4(sae, data, latents, basis=dictionary):
-    """Assumption A4: whether every latent fires with its own feature and with no other."""
-    acts = sae.encode(data.inputs(basis[: data.acts.shape[1]]))
-    return metrics.each_its_own(acts, latents.expand(*acts.shape[:-2], -1), data.acts)
-
-
-def three(run):
-    """Three cosines of every SAE, and whether it keeps assumption A4."""
-    every = metrics.decoder_cosines(run.sae, dictionary)
-    latents = metrics.match(every)
-    mix = metrics.mixing(every, latents, parents)
-    return [every[..., 0, 1:], mix.child_to_sibling, mix.child_to_parent], keeps_a4(
-        run.sae, states, latents
-    )
-
-
-def theory_decoders(ratios):
-    """All decoders by theory, for parents of these ratios: shape (ratios, latents, features)."""
-    parent = torch.cat([torch.ones(len(ratios), 1, dtype=torch.float64), ratios], -1)
-    parent = (parent / parent.norm(dim=-1, keepdim=True))[:, None]
-    return torch.cat([parent, theory.child_decoder(parent, pairs)], 1)
-
-
-def three_lines(ratio):
-    """The same cosines by theory, for a parent of equal ratios."""
-    children = theory.child_cosines(ratio, n_children)
-    return [theory.parent_cosines(ratio, n_children)[1], children[2], children[0]]
-
-
-def panels(chosen, x, points, line_x, lines, open_points=None, **labels):
-    """One panel of some of the three cosines along a sweep."""
-    series = [
-        {"label": names[i], "x": x, "line_x": line_x, "line_y": lines[i], "points": points[i]}
-        | ({} if open_points is None else {"open_points": open_points[i]})
-        for i in chosen
-    ]
-    return {"series": series, "ylabel": "decoder cosine"} | labels
-
-
-def only(values, kept):
-    """The values of the SAEs that are kept; the others are NaN. One column a seed."""
-    return [torch.where(kept, v[..., 0], torch.nan).numpy() for v in values]
-
+factors = torch.linspace(0, 4, p.n_grid, dtype=torch.float64)
+scaled = torch.where(blamed, factors[:, None, None] * terms, terms)
+dosed = chapter.intervene(setup, scaled, setup.sweep_start)
+dosed_random = chapter.intervene(setup, scaled, random_start(matryoshka, setup.sweep_seeds))
+doses = chapter.read_doses(setup, factors, dosed, dosed_random)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Turning the blamed terms up and down. Without them (0) the parent is clean: its largest cosine with a child, over {glue:text}`n_sweep_seeds` seeds, is {glue:text}`dose_zero`. Filled points: from near the truth, medians with bars over the seeds that keep A4 (above 0 all but {glue:text}`n_dose_stray` of {glue:text}`n_dosed`); their largest distance of the parent's decoder from theory, over all doses, is {glue:text}`dose_gap`. Open circles: the {glue:text}`n_dose_random` of {glue:text}`n_dosed` random runs that reach the same loss and keep A4. A child's decoder at dose 0 is not shown: it is not unique there, as told below.", "name": "fig-why-dose"}, "image": {"alt": "Two panels against the factor on the blamed terms. The parent's cosine with a child rises from zero along a curve; the child's cosine with its sibling falls below zero, and with the parent is slightly negative. Points lie on the lines."}}
-(dose_values, dose_fires), (random_values, random_fires) = three(dosed), three(dosed_random)
-dose_theory = theory_decoders(theory.unequal_ratios(alone, doses[:, None] * blamed_weights))
-fine = torch.linspace(0, 4, 200, dtype=torch.float64)
-dose_lines = [
-    three_lines(theory.unequal_ratios(alone, g[:, None] * blamed_weights)[:, 0])
-    for g in (doses, fine)
-]
-dose_parents = metrics.decoder_cosines(dosed.sae, dictionary)[..., 0, :]
-far = (dose_parents - dose_theory[:, None, 0]).abs().amax(-1)
-dose_gap = float(far[dose_fires].max()) if dose_fires.any() else float("nan")
-same = metrics.same_loss(
-    dosed_random.loss, dosed.loss.median(1, keepdim=True).values, states.power
+claims.glue(
+    n_sweep_seeds=p.n_sweep_seeds,
+    dose_zero=claims.number(float(doses.values[0][0].abs().max())),
+    dose_gap=claims.number(doses.gap),
+    n_dose_stray=int((~doses.fires[1:]).sum()),
+    n_dosed=doses.fires[1:].numel(),
+    n_dose_random=int(doses.open_fires[1:].sum()),
 )
-claims.glue("n_sweep_seeds", n_sweep_seeds)
-claims.glue("dose_zero", claims.number(float(dose_values[0][0].abs().max())))
-claims.glue("dose_gap", claims.number(dose_gap))
-claims.glue("n_dose_stray", int((~dose_fires[1:]).sum()))
-claims.glue("n_dosed", dose_fires[1:].numel())
-claims.glue("n_dose_random", int((random_fires & same)[1:].sum()))
-shown, open_shown = only(dose_values, dose_fires), only(random_values, random_fires & same)
-for values in (shown, open_shown):
-    for child_values in values[1:]:
-        child_values[0] = np.nan
-label = {"xlabel": "factor on the blamed terms"}
-figure = figures.theory_and_experiment(
-    [
-        panels([0], doses, shown, fine, dose_lines[1], open_shown, **label),
-        panels([1, 2], doses, shown, fine, dose_lines[1], open_shown, **label),
-    ]
-)
+figure = chapter.draw_doses(doses)
 
 # %% [markdown]
 # Move the slider: theory on the left; on the right the trained SAE whose loss is the median of its seeds.
 
 # %% tags=["hide-input"]
-middle = dosed.loss.argsort(-1)[:, n_sweep_seeds // 2]
-trained = metrics.decoder_cosines(dosed.sae, dictionary)[torch.arange(n_grid), middle]
-HTML(
-    figures.slider_heatmaps(
-        "dose-slider",
-        "factor on the blamed terms",
-        doses.tolist(),
-        {"theory": dose_theory.numpy(), "trained": trained.numpy()},
-        tree.names,
-        [f"latent {k}" for k in range(tree.n_features)],
-    )
-)
+HTML(chapter.dose_slider(doses, tree.names))
 
 # %% [markdown]
 # ## Intervention (a): which terms pull, and which hold back
@@ -386,34 +220,16 @@ HTML(
 # gradient. Nothing is changed here; the parts must cancel, and they do to {glue:text}`imbalance` of the blamed pull.
 
 # %%
-starts = {"near": near_start, "random": random_starts}
 setting = Setting(matryoshka, states, dictionary)
-main = {kind: train(setting, start, exact) for kind, start in starts.items()}
-readings = {kind: read(run.sae[0]) for kind, run in main.items()}
-near, random = readings["near"], readings["random"]
-parts = metrics.pulls(main["near"].sae[0], x, terms, matryoshka.widths) @ dictionary.T
-toward = parts[..., 1:].clamp_min(0)
-blamed_pull = (toward * blamed[..., None]).sum((-3, -2))
-pull_share = blamed_pull / toward.sum((-3, -2))
-imbalance = float((parts.sum((-3, -2)).abs().amax(-1) / blamed_pull.amin(-1)).max())
+near_run = train(setting, setup.near_start, setup.exact)
+random_run = train(setting, setup.random_starts, setup.exact)
+near, random = setup.read(near_run.sae[0]), setup.read(random_run.sae[0])
+pulls = chapter.balance(setup, near_run.sae[0])
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The pull of every term on the parent's decoder, along each feature, at the solution (seed of median loss from near the truth). Of all that pulls toward a child, a share of {glue:text}`pull_share:.4f` comes from the blamed terms of that child (smallest over seeds and children). Parent alone holds back, and so do the blamed terms of the siblings. The outer prefix on parent + child pulls nowhere: it is already exact, which A4 implies. So this figure illustrates; the evidence is in the interventions.", "name": "fig-why-balance"}, "image": {"alt": "Stacked bars to both sides of zero for the parent and each child. Toward a child only the blamed terms of that child pull; parent alone and the other children's blamed terms pull back by the same amount."}}
-claims.glue("imbalance", claims.number(imbalance))
-claims.glue("pull_share", float(pull_share.min()))
-median = main["near"].loss[0].argsort()[len(near.all_live) // 2]
-on_alone = states.acts.sum(-1) == 1
-groups = {}
-for i, prefix in enumerate(["inner", "outer"]):
-    groups[f"{prefix} prefix on parent alone"] = parts[median][i, on_alone].sum(0)
-for child in range(1, tree.n_features):
-    on = states.acts[:, child] > 0
-    groups[f"blamed: inner prefix on parent + child {child}"] = parts[median][0, on].sum(0)
-groups["outer prefix on parent + child"] = parts[median][1, has_child].sum(0)
-figure = figures.balance(
-    {label: part.numpy() for label, part in groups.items()},
-    [f"along {name}" for name in tree.names],
-    "pull on the parent's decoder (minus the gradient of the loss)",
-)
+claims.glue(imbalance=claims.number(pulls.imbalance), pull_share=float(pulls.share.min()))
+median = near_run.loss[0].argsort()[n_near // 2]
+figure = chapter.draw_balance(chapter.group_pulls(setup, pulls.parts[median]), tree.names)
 
 # %% [markdown]
 # ## Intervention (b): remove the blamed terms, or others that weigh the same
@@ -423,48 +239,21 @@ figure = figures.balance(
 # can remove {glue:text}`same_factor:.2f` of the blamed weight here, the second {glue:text}`even_factor:.2f`.
 
 # %%
-weight = terms[blamed].sum()
-same_inputs = torch.zeros_like(blamed)
-same_inputs[1] = has_child
-others = ~blamed & (states.acts[:, 0] > 0)
-tables = {"blamed terms removed": torch.where(blamed, 0, terms)}
-for label, group in {
-    "same inputs, outer prefix": same_inputs,
-    "all other terms, evenly": others,
-}.items():
-    factor = 1 - (weight / terms[group].sum()).clamp_max(1)
-    tables[f"control: {label}"] = torch.where(group, factor * terms, terms)
-table = torch.stack(list(tables.values()))
-removed = intervene(table, tried)
+tables, possible = chapter.removals(setup)
+removed = chapter.intervene(setup, torch.stack(list(tables.values())), setup.tried)
+without = {label: setup.read_tried(removed.sae[i]) for i, label in enumerate(tables)}
+clean, *controls = without.values()
+kept = chapter.kept([control["near"] for control in controls], possible)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The first latent's largest cosine with a child, in size; every live seed is a point. Without the blamed terms the median over live random seeds is {glue:text}`removed_random`; without equally heavy other terms the smallest value from near the truth is {glue:text}`kept_near:.3f`.", "name": "fig-why-removed"}, "image": {"alt": "Strips of points. With the whole loss and with either control the cosine is above 0.3 in all seeds; with the blamed terms removed it is zero in all seeds from near the truth and in most random ones."}}
-factors = [float((terms[group].sum() / weight).clamp_max(1)) for group in (same_inputs, others)]
-claims.glue("same_factor", factors[0])
-claims.glue("even_factor", factors[1])
-removed_readings = {
-    kind: [read(removed.sae[i, chosen]) for i in range(len(table))]
-    for kind, chosen in rows.items()
-}
-
-
-def largest(reading):
-    """The first latent's largest cosine with a child, in size, in live seeds."""
-    return reading.decoder[reading.all_live][:, 0, 1:].abs().amax(-1)
-
-
-strips = {}
-kind_names = {"near": "near the truth", "random": "random"}
-for i, label in enumerate(["whole loss", *tables]):
-    for kind, name in kind_names.items():
-        reading = readings[kind] if i == 0 else removed_readings[kind][i - 1]
-        strips[f"{label}, {name}"] = largest(reading)
-kept = torch.stack([r.decoder[:, 0, 1:].amin(-1) for r in removed_readings["near"][1:]])
-kept_live = torch.stack([r.all_live for r in removed_readings["near"][1:]]).all(0)
-kept_live = kept_live & (min(factors) > 1 - 1e-9)
-claims.glue("kept_near", float(kept[:, kept_live].min()) if kept_live.any() else float("nan"))
-gone = strips["blamed terms removed, random"]
-claims.glue("removed_random", claims.number(float(gone.median())) if len(gone) else "not known")
-figure = figures.seed_strips(strips, "largest |cosine| with a child")
+gone = chapter.mixed_in(clean["random"])
+claims.glue(
+    same_factor=possible[0],
+    even_factor=possible[1],
+    kept_near=float(kept.min()) if len(kept) else float("nan"),
+    removed_random=claims.number(float(gone.median())) if len(gone) else "not known",
+)
+figure = chapter.draw_removed({"whole loss": {"near": near, "random": random}} | without)
 
 # %% [markdown]
 # ### What else happens: absorption comes back
@@ -481,69 +270,27 @@ figure = figures.seed_strips(strips, "largest |cosine| with a child")
 # the decoder only.
 
 # %%
-allowed, inner = torch.where(blamed, 0, terms), (terms * blamed)[:1]
-
-
-def pressed(sae):
-    """Loss with an L1 penalty in which the blamed terms reach nothing, the encoder or the decoder."""
-    table = allowed * sae.errors(x, matryoshka.widths) + l1 * terms * sae.penalties(
-        x, matryoshka.widths
-    )
-    still = sae.map(torch.Tensor.detach)
-    to_encoder = SAE(sae.W_enc, sae.b_enc, still.W_dec, still.b_dec)[1].errors(
-        x, matryoshka.widths[:1]
-    )
-    to_decoder = SAE(still.W_enc, still.b_enc, sae.W_dec, sae.b_dec)[2].errors(
-        x, matryoshka.widths[:1]
-    )
-    reached = torch.stack([torch.zeros_like(to_encoder), to_encoder, to_decoder])
-    return (table.sum(-2) + (inner * reached).sum(-2)).sum(-1)
-
-
-whole_loss = train(replace(setting, sae=replace(matryoshka, l1=l1)), tried, exact)
-partial = descend(
-    pressed,
-    tried.map(lambda p: p.expand(3, *p.shape)),
-    short,
-    held=no_biases,
-    scale=states.power,
-)
+reach = chapter.limit_reach(setup)
+encoder_only = reach.readings["encoder only"]
+own_random = encoder_only["random"].mixing.own[encoder_only["random"].all_live].amin(-1)
+lean = clean["near"].mixing.child_to_parent
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines with an L1 penalty when the blamed terms reach everything, nothing, the encoder only or the decoder only. Above each: the median absorption rate, and its value in live random seeds. Seeds of median loss, from near the truth.", "name": "fig-why-absorb"}, "image": {"alt": "Four heat maps. With the whole loss the parent is mixed and nothing is absorbed. Without the blamed terms the parent is clean but each child's latent holds the parent: absorption. Encoder only: nearly the true features and no absorption. Decoder only: absorption again."}}
-outcomes = {"everything": (whole_loss.sae[0], whole_loss.loss[0])}
-for i, reach in enumerate(["nothing", "encoder only", "decoder only"]):
-    outcomes[reach] = partial.sae[i], partial.loss[i]
-partial_readings = {
-    (kind, reach): read(sae[chosen])
-    for reach, (sae, _) in outcomes.items()
-    for kind, chosen in rows.items()
-}
-heat, rates = {}, {}
-for (kind, reach), reading in partial_readings.items():
-    rates[kind, reach] = float(reading.absorption[reading.all_live].median())
-for (kind, reach), reading in partial_readings.items():
-    if kind == "near":
-        typical = outcomes[reach][1][rows["near"]].argsort()[n_near // 2]
-        title = f"reach {reach}\nabsorption {rates['near', reach]:.2f} (random {rates['random', reach]:.2f})"
-        heat[title] = reading.decoder[typical].numpy()
-encoder_near, encoder_random = (
-    partial_readings[kind, "encoder only"] for kind in ("near", "random")
+claims.glue(
+    l1=p.l1,
+    absorption_whole=reach.rate("everything", "near"),
+    absorption_removed=reach.rate("nothing", "near"),
+    absorption_encoder=reach.rate("encoder only", "near"),
+    absorption_decoder=reach.rate("decoder only", "near"),
+    absorption_encoder_random=reach.rate("encoder only", "random"),
+    own_encoder=float(encoder_only["near"].mixing.own.amin(-1).median()),
+    own_encoder_random=float(own_random.median()),
+    n_partial_live=len(own_random),
+    n_partial=len(encoder_only["random"].live),
+    lean_low=float(lean.min()),
+    lean_high=float(lean.max()),
 )
-claims.glue("l1", l1)
-claims.glue("absorption_whole", rates["near", "everything"])
-claims.glue("absorption_removed", rates["near", "nothing"])
-claims.glue("absorption_encoder", rates["near", "encoder only"])
-claims.glue("absorption_decoder", rates["near", "decoder only"])
-claims.glue("absorption_encoder_random", rates["random", "encoder only"])
-claims.glue("own_encoder", float(encoder_near.mixing.own.amin(-1).median()))
-own_random = encoder_random.mixing.own[encoder_random.all_live].amin(-1)
-claims.glue("own_encoder_random", float(own_random.median()))
-claims.glue("n_partial_live", len(own_random))
-claims.glue("n_partial", len(encoder_random.live))
-lean = removed_readings["near"][0].mixing.child_to_parent
-claims.glue("lean_low", float(lean.min()))
-claims.glue("lean_high", float(lean.max()))
-figure = figures.heatmaps(heat, tree.names, per_row=2, width=3)
+figure = chapter.draw_reach(reach, tree.names)
 
 # %% [markdown]
 # Where the terms reach the decoder alone the absorption rate is {glue:text}`absorption_decoder:.2f`: a latent that the
@@ -567,74 +314,25 @@ figure = figures.heatmaps(heat, tree.names, per_row=2, width=3)
 # unique was added after that; the criterion without it stands in the ledger as a supporting one. The curves of
 # {numref}`fig-why-held` have no penalty, and show the SAEs that keep A4.
 
-
 # %%
-def hold(start, mixtures):
-    """The start with the parent's decoder at each mixture, axes (mixtures, seeds)."""
-    parent = torch.cat([torch.ones(len(mixtures), 1, dtype=torch.float64), mixtures], -1)
-    parent = parent / parent.norm(dim=-1, keepdim=True)
-    start = start.map(lambda parameter: parameter.repeat(len(mixtures), *[1] * parameter.ndim))
-    start.W_dec[..., 0, :] = (parent @ dictionary)[:, None]
-    return start, parent
-
-
-parent_still = no_biases | {"W_dec": np.s_[..., 0, :]}
-two = torch.tensor([[0.0], [0.5]], dtype=torch.float64).expand(-1, n_children)
-held = intervene(terms.expand(2, -1, -1), hold(tried, two)[0], parent_still, penalty=l1)
-held_free = intervene(terms.expand(1, -1, -1), hold(near_start, two[:1])[0], parent_still)
-
-# %%
-levels = torch.linspace(0, 1, n_grid, dtype=torch.float64)[:, None]
-skewed = torch.cat([levels, levels.expand(-1, n_children - 1) / 3], -1)
-mixtures = torch.cat([levels.expand(-1, n_children), skewed])
-start, held_parents = hold(start_near(dictionary, sweep_seeds, start_noise), mixtures)
-held_sweep = intervene(terms.expand(len(mixtures), -1, -1), start, parent_still)
+two = torch.tensor([[0.0], [0.5]], dtype=torch.float64).expand(-1, p.n_children)
+held = chapter.train_held(setup, setup.tried, two, penalty=p.l1)
+held_free = chapter.train_held(setup, setup.near_start, two[:1])
+mixtures = chapter.held_levels(p.n_grid, p.n_children)
+held_sweep = chapter.train_held(setup, setup.sweep_start, mixtures)
+followed = chapter.read_held(setup, held_sweep.sae, mixtures)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The parent's decoder held at a mixture (left: equal parts, right: unequal): the first child's decoder follows the formula. In the seeds whose latents fire only with their own features ({glue:text}`n_held_fire` of {glue:text}`n_held`), the largest distance of any child's cosine from it is {glue:text}`held_gap`. Held at the truth, with the small penalty, the largest sibling cosine in size is {glue:text}`held_clean` from near the truth.", "name": "fig-why-held"}, "image": {"alt": "Two panels against the held ratio. The child's cosine with a sibling starts at zero and falls; its cosine with the parent first falls slightly below zero, then rises. Points lie on the lines."}}
-held_cosines = metrics.decoder_cosines(held_sweep.sae, dictionary)
-in_order = torch.arange(tree.n_features)
-held_fires = keeps_a4(held_sweep.sae, states, in_order)
-formula = theory.child_decoder(held_parents[:, None], pairs)
-gaps = (held_cosines[..., 1:, :] - formula[:, None]).abs().amax((-2, -1))
-held_gap = float(gaps[held_fires].max()) if held_fires.any() else float("nan")
-held_clean = {kind: read(held.sae[0, chosen]) for kind, chosen in rows.items()}
-
-
-def siblings(reading, in_size=True):
-    """The largest sibling cosine of each live seed, in size or with its sign."""
-    found = reading.mixing.child_to_sibling[reading.all_live]
-    return (found.abs() if in_size else found).amax(-1)
-
-
-# Held at 0.5, two children have opposite decoders and matching is a tie: from near the truth latents are known by number.
-held_mixed = metrics.mixing(
-    metrics.decoder_cosines(held.sae[1, rows["near"]], dictionary),
-    in_order.expand(n_near, -1),
-    parents,
+held_clean = setup.read_tried(held.sae[0])
+free_siblings = chapter.siblings(setup.read(held_free.sae[0]))
+claims.glue(
+    held_gap=claims.number(followed.gap),
+    n_held_fire=int(followed.fires.sum()),
+    n_held=followed.fires.numel(),
+    held_clean=claims.number(chapter.largest(chapter.siblings(held_clean["near"]))),
+    free_clean=int((free_siblings <= 0.01).sum()),
 )
-free_siblings = siblings(read(held_free.sae[0]))
-claims.glue("held_gap", claims.number(held_gap))
-claims.glue("n_held_fire", int(held_fires.sum()))
-claims.glue("n_held", held_fires.numel())
-claims.glue("held_clean", claims.number(float(siblings(held_clean["near"]).max())))
-claims.glue("free_clean", int((free_siblings <= 0.01).sum()))
-held_names = {"child 1's latent with child 2": 2, "child 1's latent with the parent": 0}
-figure = figures.theory_and_experiment(
-    [
-        {
-            "xlabel": f"held ratio t of child 1 ({kind})",
-            "ylabel": "decoder cosine",
-            "series": [
-                {
-                    "label": label, "x": levels[:, 0], "line_x": levels[:, 0], "line_y": formula[rows, 0, i],
-                    "points": torch.where(held_fires, held_cosines[..., 1, i], torch.nan)[rows],
-                }
-                for label, i in held_names.items()
-            ],
-        }
-        for kind, rows in [("all equal", slice(0, n_grid)), ("others a third", slice(n_grid, None))]
-    ]
-)  # fmt: skip
+figure = chapter.draw_held(followed)
 
 # %% [markdown]
 # ## A later child is mixed in more, and random prefixes act through their expected weights
@@ -645,66 +343,17 @@ figure = figures.theory_and_experiment(
 # *expected* weight of each prefix, exactly computed.
 
 # %%
-five = family(parent_probability, n_children * child_probability / 5, 5).states()
-five_x, lengths = five.inputs(five_dictionary), range(1, 7)
-chances = np.diff(np.sqrt(np.arange(6)))
-every = torch.ones(6, dtype=torch.float64)
-expected = torch.tensor([*theory.inclusion_probabilities(chances, 2), 1.0], dtype=torch.float64)
-draws = np.random.default_rng(seed)
-
-
-def drawn_weights():
-    """1 for each prefix of one random draw."""
-    drawn = torch.zeros(6, dtype=torch.float64)
-    drawn[[5, *draws.choice(5, 2, replace=False, p=chances / chances.sum())]] = 1
-    return drawn
-
-
-five_start = start_near(five_dictionary, sweep_seeds, start_noise / 5)
-five_setting = Setting(SAEConfig(d_model, tuple(lengths), **bare), five, five_dictionary)
-all_prefixes = train(five_setting, five_start, exact)
-drawn_prefixes = descend(
-    lambda sae: (drawn_weights()[:, None] * five.probs * sae.errors(five_x, lengths)).sum(
-        (-2, -1)
-    ),
-    five_start,
-    TrainConfig(n_steps, lr=0.01, cooldown=0.9),
-    held=no_biases,
-)
+ranks = chapter.by_rank(setup)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The parent's cosine with each of five equal children, by the rank of the child's latent. With all prefixes the largest distance from theory is {glue:text}`rank_gap` in the {glue:text}`n_rank` of {glue:text}`n_sweep_seeds` seeds that keep A4. With sampled prefixes medians differ from the theory of expected weights by at most {glue:text}`drawn_gap:.4f`; bars are the range over seeds.", "name": "fig-why-rank"}, "image": {"alt": "Two rising series of points over rank, each on its line: later children are mixed in more; the rise is less steep with sampled prefixes."}}
-series = []
-rank_fires = keeps_a4(all_prefixes.sae[0], five, torch.arange(6), five_dictionary)
-rank_values = [
-    metrics.decoder_cosines(all_prefixes.sae[0][rank_fires], five_dictionary)[:, 0, 1:]
-]
-rank_values.append(metrics.decoder_cosines(drawn_prefixes.sae, five_dictionary)[:, 0, 1:])
-rank_lines = [
-    theory.matryoshka_optimum(five, range(6), lengths, w.tolist())[1:]
-    for w in (every, expected)
-]
-for label, values, line in zip(
-    ["all prefixes", "sampled prefixes"], rank_values, rank_lines, strict=True
-):
-    ranks_of_children = np.arange(1, 6)
-    series.append(
-        {
-            "label": label,
-            "x": ranks_of_children,
-            "line_x": ranks_of_children,
-            "line_y": line,
-            "points": values.T,
-        }
-    )
-rank_gap = (
-    float((rank_values[0] - rank_lines[0]).abs().max()) if rank_fires.any() else float("nan")
+(full, full_line), (drawn, drawn_line) = ranks.values()
+claims.glue(
+    n_rank=int((~full[:, 0].isnan()).sum()),
+    rank_gap=claims.number(chapter.largest((full - full_line).abs(), ~full.isnan())),
+    drawn_gap=float((drawn.median(0).values - drawn_line).abs().max()),
+    rank_total=float(p.n_children * p.child_probability),
 )
-claims.glue("n_rank", int(rank_fires.sum()))
-claims.glue("rank_gap", claims.number(rank_gap))
-claims.glue("drawn_gap", float((rank_values[1].median(0).values - rank_lines[1]).abs().max()))
-claims.glue("rank_total", float(n_children * child_probability))
-labels = {"xlabel": "rank of the child's latent", "ylabel": "parent's cosine with the child"}
-figure = figures.theory_and_experiment([{"series": series} | labels])
+figure = chapter.draw_ranks(ranks)
 
 # %% [markdown]
 # ## The unexplained negative cosine
@@ -717,95 +366,21 @@ figure = figures.theory_and_experiment([{"series": series} | labels])
 # not be. A rare child is hardly mixed in, so it does not make the latent over-shoot, but its common sibling
 # has shortened the parent's part of the decoder: the latent writes too little of the parent and **the rare
 # child's cosine with the parent is positive**. A penalty does the same by shrinking the activation, and its sign line
-# too has a closed form ({func}`matryoshka_mixing.theory.lean_boundary`).
+# too has a closed form (`lean_boundary` in the chapter's module).
 
 # %%
-map_seeds = range(seed, seed + min(3, n_sweep_seeds))
-chance = np.linspace(0.02, 0.94, n_grid + 2)
-cells = [(a, b) for b in chance for a in chance if a + b < 0.99]
-pair_dictionary = dictionary[:3]
-pair_sae = SAEConfig(d_model, (1, 3), (inner_weight, 1.0), **bare)
-pair_settings = [
-    Setting(pair_sae, family(parent_probability, cell, 2).states(), pair_dictionary)
-    for cell in cells
-]
-by_pair = train(pair_settings, start_near(pair_dictionary, map_seeds, start_noise / 5), exact)
-penalties = np.linspace(0, 0.2, n_grid + 2)
-equal = np.linspace(0.02, 0.49, n_grid + 2)
-l1_cells = [(q, penalty) for penalty in penalties for q in equal]
-l1_settings = [
-    Setting(
-        replace(pair_sae, l1=penalty),
-        family(parent_probability, q, 2).states(),
-        pair_dictionary,
-    )
-    for q, penalty in l1_cells
-]
-by_l1 = train(l1_settings, start_near(pair_dictionary, map_seeds, start_noise / 5), exact)
+by_pair = chapter.map_unequal(setup)
+by_l1 = chapter.map_penalty(setup)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "A child's cosine with its parent. Left: over the probabilities of two unequal children, for the first child; where theory predicts more than 0.005 in size, {glue:text}`sign_agreement:.1%` of trained signs are as predicted. Right: over the probability of two equal children and the L1 penalty; {glue:text}`l1_agreement:.1%` of the medians beyond 0.005 have the predicted sign. Trained SAEs from near the truth (medians); black: where theory says that the sign turns. Blue is negative, red positive; grey: the two probabilities exceed 1.", "name": "fig-why-sign"}, "image": {"alt": "Two maps. Left: a triangle, red where the first child is rare and its sibling common, blue elsewhere. Right: blue below an arch-shaped line, red above it. The black lines separate the colours."}}
-pair_cosines = metrics.decoder_cosines(by_pair.sae, pair_dictionary)
-pair_fires = torch.stack(
-    [
-        keeps_a4(by_pair.sae[i], setting.data, torch.arange(3))
-        for i, setting in enumerate(pair_settings)
-    ]
+claims.glue(
+    sign_agreement=by_pair.agreement,
+    pair_gap=claims.number(by_pair.gap),
+    n_pair_stray=int((~by_pair.fires).sum()),
+    n_pair=by_pair.fires.numel(),
+    l1_agreement=by_l1.agreement,
 )
-shares = torch.tensor(cells, dtype=torch.float64)
-pair_ratio = theory.unequal_ratios(
-    (1 + inner_weight) * (1 - shares.sum(-1)), inner_weight * shares
-)
-pair_parents = torch.cat([torch.ones(len(cells), 1, dtype=torch.float64), pair_ratio], -1)
-pair_parents = pair_parents / pair_parents.norm(dim=-1, keepdim=True)
-both_pairs = torch.tensor([[1.0, 1, 0], [1, 0, 1]], dtype=torch.float64)
-pair_children = theory.child_decoder(pair_parents[:, None], both_pairs)
-pair_theory = torch.cat([pair_parents[:, None], pair_children], 1)
-pair_gaps = (pair_cosines - pair_theory[:, None]).abs().amax((-2, -1))
-pair_gap = float(pair_gaps[pair_fires].max()) if pair_fires.any() else float("nan")
-leans, predicted_leans = (
-    pair_cosines[..., 1:, 0],
-    pair_children[:, None, :, 0].expand(-1, len(map_seeds), -1),
-)
-clear = predicted_leans.abs() > 0.005
-sign_agreement = float((leans.sign() == predicted_leans.sign())[clear].double().mean())
-claims.glue("sign_agreement", sign_agreement)
-claims.glue("pair_gap", claims.number(pair_gap))
-claims.glue("n_pair_stray", int((~pair_fires).sum()))
-claims.glue("n_pair", pair_fires.numel())
-q_at, l1_at = theory.lean_boundary(
-    torch.linspace(1e-4, 0.4999, 4000, dtype=torch.float64), 2, inner_weight
-)
-lean_by_l1 = metrics.decoder_cosines(by_l1.sae, pair_dictionary)[..., 1, 0].median(-1).values
-above = np.array([penalty - np.interp(chance_, q_at, l1_at) for chance_, penalty in l1_cells])
-l1_clear = (lean_by_l1.abs() > 0.005).numpy()
-l1_agreement = float((np.sign(lean_by_l1.numpy()) == np.sign(above))[l1_clear].mean())
-claims.glue("l1_agreement", l1_agreement)
-grid = np.full((len(chance), len(chance)), np.nan)
-for (a, b), value in zip(cells, leans[..., 0].median(-1).values, strict=True):
-    grid[np.searchsorted(chance, b), np.searchsorted(chance, a)] = value
-# The line t_1 = t_1^2 + t_2^2 by its angle: with t = r (cos, sin), r = cos.
-angle = torch.linspace(0.01, torch.pi / 2 - 0.01, 300, dtype=torch.float64)
-t_line = torch.stack([angle.cos() ** 2, angle.cos() * angle.sin()], -1)
-# From ratios back to probabilities: pull_i = lambda t_i / (1 + t_i), in units of lambda.
-pulled = t_line / (1 + t_line)
-rest_alone = (1 - pulled.sum(-1) - (pulled * t_line).sum(-1)) / (1 + inner_weight)
-total = (pulled / inner_weight).sum(-1) + rest_alone
-q_line = (pulled / inner_weight / total[:, None])[rest_alone > 0]
-t_l1 = torch.linspace(0.002, 0.498, 300, dtype=torch.float64)
-figure = figures.cosine_maps(
-    {
-        "two unequal children": {
-            "x": chance, "y": chance, "values": grid, "lines": [("theory: the sign turns", *q_line.T)],
-            "xlabel": "probability of this child", "ylabel": "probability of its sibling",
-        },
-        "two equal children": {
-            "x": equal, "y": penalties, "values": lean_by_l1.reshape(len(penalties), -1),
-            "lines": [("theory: the sign turns", *theory.lean_boundary(t_l1, 2, inner_weight))],
-            "xlabel": "probability of each child", "ylabel": "L1 penalty",
-        },
-    },
-    "child's cosine with the parent",
-)  # fmt: skip
+figure = chapter.draw_signs(by_pair, by_l1, p.inner_weight)
 
 # %% [markdown]
 # On the left map, {glue:text}`n_pair_stray` of {glue:text}`n_pair` SAEs do not keep A4. In the others the
@@ -813,76 +388,12 @@ figure = figures.cosine_maps(
 # children and on the weight of the inner prefix:
 
 # %% tags=["hide-input"]
-counts, betas = range(2, 6), np.geomspace(0.1, 10, n_grid)
-total_chances = np.linspace(0.05, 0.95, n_grid)
-many = {}
-for n in counts:
-    config = replace(pair_sae, widths=(1, n + 1))
-    settings = [
-        Setting(config, family(parent_probability, total / n, n).states(), basis)
-        for basis in [features.orthonormal_dictionary(n + 1, d_model, generator)]
-        for total in total_chances
-    ]
-    many[n] = (
-        train(settings, start_near(settings[0].dictionary, map_seeds, start_noise / 5), exact),
-        settings,
-    )
-by_beta = train(
-    [
-        Setting(replace(matryoshka, weights=(beta, 1.0)), states, dictionary)
-        for beta in betas
-    ],
-    start_near(dictionary, map_seeds, start_noise / 5),
-    exact,
-)  # fmt: skip
+by_total = chapter.more_children(setup, generator)
+by_weight = chapter.by_inner_weight(setup)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Size of the child's cosine with the parent: over the probability that some child is on, for 2 to 5 equal children (left), and over the weight of the inner prefix (right). It vanishes where a child is never on and where one is always on. Lines: theory; points: medians with bars over all seeds, from near the truth. Largest distance of a median from its line: {glue:text}`many_gap`.", "name": "fig-why-lean"}, "image": {"alt": "Left: curves that dip below zero between probabilities 0 and 1, less deep for more children. Right: a curve that dips and comes back toward zero as the inner prefix weighs more. Points lie on the lines."}}
-many_series, many_gaps = [], []
-fine_total, fine_beta = np.linspace(0.001, 0.999, 200), np.geomspace(0.1, 10, 200)
-for n, (run, settings) in many.items():
-    values = metrics.decoder_cosines(run.sae, settings[0].dictionary)[..., 1:, 0].mean(-1)
-    line = theory.child_cosines(theory.matryoshka_ratio(fine_total / n, n, inner_weight), n)[0]
-    at = theory.child_cosines(theory.matryoshka_ratio(total_chances / n, n, inner_weight), n)[0]
-    many_gaps.append(float(np.abs(values.median(-1).values.numpy() - at).max()))
-    many_series.append(
-        {
-            "label": f"{n} children",
-            "x": total_chances,
-            "line_x": fine_total,
-            "line_y": line,
-            "points": values,
-        }
-    )
-beta_values = metrics.decoder_cosines(by_beta.sae, dictionary)[..., 1:, 0].mean(-1)
-beta_lines = [
-    theory.child_cosines(theory.matryoshka_ratio(child_probability, n_children, b), n_children)[
-        0
-    ]
-    for b in (betas, fine_beta)
-]
-many_gaps.append(float(np.abs(beta_values.median(-1).values.numpy() - beta_lines[0]).max()))
-claims.glue("many_gap", claims.number(max(many_gaps)))
-beta_series = {
-    "label": "children as in the setup",
-    "x": betas,
-    "line_x": fine_beta,
-    "line_y": beta_lines[1],
-}
-figure = figures.theory_and_experiment(
-    [
-        {
-            "xlabel": "probability of any child given the parent",
-            "ylabel": "child's cosine with the parent",
-            "series": many_series,
-        },
-        {
-            "xlabel": "weight of the inner prefix",
-            "ylabel": "child's cosine with the parent",
-            "log": True,
-            "series": [beta_series | {"points": beta_values}],
-        },
-    ]
-)
+claims.glue(many_gap=claims.number(max(curve.gap for curve in [*by_total, by_weight])))
+figure = chapter.draw_leans(by_total, by_weight)
 
 # %% [markdown]
 # **The positive case, shown.** One common child with nine tenths of the default total probability, and the rest shared by
@@ -891,28 +402,14 @@ figure = figures.theory_and_experiment(
 # seeds that keep A4, and the common child's is {glue:text}`common_trained:+.3f`.
 
 # %%
-whole = n_children * child_probability
-rare = [0.9 * whole] + [0.1 * whole / (n_children - 1)] * (n_children - 1)
-rare_states = family(parent_probability, rare, n_children).states()
-rare_run = train(Setting(matryoshka, rare_states, dictionary), near_start, exact)
-rare_live = metrics.live(rare_run.sae[0].encode(rare_states.inputs(dictionary))).all(-1)
-rare_fires = keeps_a4(rare_run.sae[0], rare_states, in_order)
-rare_leans = metrics.decoder_cosines(rare_run.sae[0], dictionary)[:, 1:, 0]
-rare_parent = theory.matryoshka_optimum(
-    rare_states, ranks, matryoshka.widths, matryoshka.weights
-)
-rare_theory = theory.child_decoder(rare_parent, pairs)[:, 0]
+rare = chapter.rare_children(setup)
 
 # %% tags=["remove-cell"]
-claims.glue("n_rare", int(rare_fires.sum()))
-claims.glue("rare_theory", float(rare_theory[-1]))
 claims.glue(
-    "rare_trained",
-    float(rare_leans[rare_fires, 1:].median()) if rare_fires.any() else float("nan"),
-)
-claims.glue(
-    "common_trained",
-    float(rare_leans[rare_fires, 0].median()) if rare_fires.any() else float("nan"),
+    n_rare=int(rare.fires.sum()),
+    rare_theory=float(rare.theory[-1]),
+    rare_trained=float(rare.leans[rare.fires, 1:].median()),
+    common_trained=float(rare.leans[rare.fires, 0].median()),
 )
 
 # %% [markdown]
@@ -924,135 +421,24 @@ claims.glue(
 # overlap, the eigenvector of the re-weighted moment of the inputs (dashed) is still defined.
 
 # %% tags=["hide-input"]
-q = min(child_probability, 0.5)
-pair = family(parent_probability, q, 2).states()
-
-
-def overlapping(joint):
-    """Two children that fire together with this probability given the parent."""
-    acts = torch.tensor(
-        [[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 0, 1], [1, 1, 1]], dtype=torch.float64
-    )
-    given = parent_probability * torch.tensor([1 - 2 * q + joint, q - joint, q - joint, joint])
-    return States(acts, torch.cat([torch.tensor([1 - parent_probability]), given]).double())
-
-
-def oblique(cosine):
-    """Three unit directions with this cosine between any two."""
-    gram = torch.full((3, 3), float(cosine), dtype=torch.float64).fill_diagonal_(1)
-    return torch.linalg.cholesky(gram) @ pair_dictionary
-
-
-with_biases = SAEConfig(d_model, (1, 3), (inner_weight, 1.0))
-penalties, overlaps = np.linspace(0, 0.2, n_grid), np.linspace(0, 0.9, n_grid)
-slants, chances_of_parent = np.linspace(0, 0.3, n_grid), np.linspace(0.02, 0.98, n_grid)
-limit_settings = {
-    "penalty": [Setting(replace(pair_sae, l1=at), pair, pair_dictionary) for at in penalties],
-    "overlap": [Setting(pair_sae, overlapping(at * q), pair_dictionary) for at in overlaps],
-    "oblique": [Setting(pair_sae, pair, oblique(at)) for at in slants],
-    "biases": [
-        Setting(with_biases, family(at, q, 2).states(), pair_dictionary)
-        for at in chances_of_parent
-    ],
-}
-pair_start = start_near(pair_dictionary, map_seeds, start_noise / 5)
-limit_runs = {
-    key: train(settings, pair_start, exact) for key, settings in limit_settings.items()
-}
-
-# %% tags=["hide-input"]
-noises = np.linspace(0.25, 3, n_grid)
-noisy_start = SAE.join([start_near(dictionary, sweep_seeds, noise) for noise in noises])
-noisy_run = train([setting] * n_grid, noisy_start, exact)
-solution = main["near"].loss[0].median()
-reached = metrics.same_loss(noisy_run.loss, solution, states.power).double()
-random_reached = metrics.same_loss(main["random"].loss[0], solution, states.power).double()
-lower = main["random"].loss[0] < solution - 1e-4 * states.power
-lines_here = three_lines(theory.matryoshka_ratio(child_probability, n_children, inner_weight))
-found = [
-    random.mixing.parent_to_child,
-    random.mixing.child_to_sibling,
-    random.mixing.child_to_parent,
-]
-drift_random = torch.stack(
-    [(v - line).abs().amax(-1) for v, line in zip(found, lines_here, strict=True)]
-).amax(0)
+limits = chapter.break_assumptions(setup)
+ends = chapter.where_starts_end(setup, near_run, random_run)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Where the theory ends. Largest drift over each panel: penalty {glue:text}`drift_penalty:.3f`, biases {glue:text}`drift_biases:.3f`, two overlapping children {glue:text}`drift_overlap:.3f`, directions that are not orthogonal {glue:text}`drift_oblique:.3f`. Trained from near the truth; medians with bars over all seeds, in the panels on overlap and directions over those that keep A4. Last panel: the share of starts that end at the theory's solution, by the noise of the start; dashed: of all random starts, dead ones included, {glue:text}`reached_random:.2f` do.", "name": "fig-why-limits"}, "image": {"alt": "Five small panels. The penalty moves the child's cosine with the parent off its line; oblique directions and overlap follow the dashed lines; biases matter where the parent fires often; the share of starts that reach the solution falls with noise toward that of random starts."}}
-pair_line = theory.matryoshka_ratio(q, 2, inner_weight)
-pair_children = theory.child_cosines(pair_line, 2)
-flat = [theory.parent_cosines(pair_line, 2)[1], pair_children[2], pair_children[0]]
-
-
-def pair_values(key):
-    """Parent's latent with a child, child's with its sibling and with the parent: means over the two children."""
-    every, fires = [], []
-    for i, one in enumerate(limit_settings[key]):
-        every.append(metrics.decoder_cosines(limit_runs[key].sae[i], one.dictionary))
-        acts = limit_runs[key].sae[i].encode(one.data.inputs(one.dictionary))
-        fires.append(
-            metrics.each_its_own(
-                acts, torch.arange(3).expand(len(map_seeds), -1), one.data.acts
-            )
-        )
-    every, fires = torch.stack(every), torch.stack(fires) | (key in ("penalty", "biases"))
-    sibling = (every[..., 1, 2] + every[..., 2, 1]) / 2
-    values = [every[..., 0, 1:].mean(-1), sibling, every[..., 1:, 0].mean(-1)]
-    return [torch.where(fires, value, torch.nan).numpy() for value in values]
-
-
-def in_input_space(one):
-    """The same three cosines by the eigenvector of the re-weighted moment of the inputs."""
-    inputs, basis = one.data.inputs(one.dictionary), one.dictionary
-    pull = theory.prefix_weights(one.data, range(3), pair_sae.widths, pair_sae.weights)
-    u = theory.top_eigenvector(theory.second_moment(States(inputs, one.data.probs), pull))
-    u = u * (basis[0] @ u).sign()
-    child = theory.child_decoder(u, basis[0] + basis[1])
-    return [float(u @ basis[1]), float(child @ basis[2]), float(child @ basis[0])]
-
-
-def farthest(values, lines):
-    """Largest distance of a median over seeds from its line."""
-    return max(
-        float(np.nanmax(np.abs(np.nanmedian(v, 1) - line)))
-        for v, line in zip(values, lines, strict=True)
-    )
-
-
-axes_of = {
-    "penalty": ("L1 penalty", penalties),
-    "overlap": ("share of a child's inputs with its sibling", overlaps),
-    "oblique": ("cosine between features", slants),
-    "biases": ("parent probability, with biases", chances_of_parent),
-}
-drawn = {}
-for key, (xlabel, at) in axes_of.items():
-    values, level = pair_values(key), [np.full(n_grid, value) for value in flat]
-    claims.glue(f"drift_{key}", farthest(values, level))
-    drawn[key] = panels([0, 1, 2], at, values, at, level, xlabel=xlabel)
-    if key in ("oblique", "overlap"):
-        dashed = np.array([in_input_space(one) for one in limit_settings[key]]).T
-        claims.glue(f"{key}_gap", claims.number(farthest(values, dashed)))
-        for entry, line in zip(drawn[key]["series"], dashed, strict=True):
-            entry["dashed_y"] = line
-claims.glue("overlap_up_to", float(overlaps[-1]))
-claims.glue("reached_random", float(random_reached.mean()))
-claims.glue("reached_live", float(random_reached[random.all_live].mean()))
-claims.glue("drift_random", float(drift_random[random.all_live].median()))
-claims.glue("n_random", len(seeds))
-claims.glue("n_random_live", int(random.all_live.sum()))
-claims.glue("n_lower", int(lower.sum()))
-drawn["start"] = {
-    "xlabel": "noise of the start / length of a feature",
-    "ylabel": "share at theory's solution",
-    "series": [
-        {
-            "label": "starts near the truth", "x": noises, "points": reached.mean(-1, keepdim=True),
-            "line_x": noises, "dashed_y": np.full(n_grid, float(random_reached.mean())),
-        }
-    ],
-}  # fmt: skip
-figure = figures.theory_and_experiment(list(drawn.values()), per_row=2)
+claims.glue(**{f"drift_{key}": limit.drift for key, limit in limits.items()})
+for key in ("overlap", "oblique"):
+    gap = chapter.farthest(limits[key].values, limits[key].dashed)
+    claims.glue(**{f"{key}_gap": claims.number(gap)})
+claims.glue(
+    overlap_up_to=float(limits["overlap"].x[-1]),
+    reached_random=float(ends.random_reached.double().mean()),
+    reached_live=float(ends.random_reached[random.all_live].double().mean()),
+    drift_random=float(ends.drift[random.all_live].median()),
+    n_random=len(random.live),
+    n_random_live=int(random.all_live.sum()),
+    n_lower=int(ends.lower.sum()),
+)
+figure = chapter.draw_limits(limits, ends)
 
 # %% [markdown]
 # A **penalty** shrinks activations, so a child takes back less of the parent. **Two children that overlap** and come in
@@ -1071,44 +457,42 @@ figure = figures.theory_and_experiment(list(drawn.values()), per_row=2)
 # of the share that passes lies above the share asked for {cite:p}`wilson1927probable`. The control of the last claim
 # is as in {doc}`03_matryoshka_inherits`: independent features with a decoder bias.
 
-# %%
-ledger = claims.load()
-
-
-def converged(*runs):
-    """Share of SAEs that converged, in the group of runs where it is smallest."""
-    return min(float(run.converged.double().mean()) for run in runs)
-
-
-without = {kind: found[0] for kind, found in removed_readings.items()}
+# %% tags=["hide-input"]
+ledger, share = claims.load(), pulls.share.amin(-1)
 prefix_pull = claims.judge(
     ledger["prefix-pull"],
     {
-        "pull_share": pull_share.amin(-1)[near.all_live],
-        "child_cosine_without_the_terms_near_truth": largest(without["near"]),
-        "child_cosine_without_the_terms": largest(without["random"]),
-        "imbalance": imbalance,
-        "dose_gap": dose_gap,
-        "child_cosine_without_others": kept.amin(0)[kept_live],
-        "converged": converged(*main.values(), removed, dosed),
+        "pull_share": share[near.all_live & ~share.isnan()],
+        "child_cosine_without_the_terms_near_truth": chapter.mixed_in(clean["near"]),
+        "child_cosine_without_the_terms": chapter.mixed_in(clean["random"]),
+        "imbalance": pulls.imbalance,
+        "dose_gap": doses.gap,
+        "child_cosine_without_others": kept,
+        "converged": chapter.converged(near_run, random_run, removed, dosed),
     },
-    started={"child_cosine_without_the_terms": len(without["random"].live)},
+    started={"child_cosine_without_the_terms": len(clean["random"].live)},
 )
 prefix_pull
 
-# %%
+# %% tags=["hide-input"]
+# Held at 0.5, two children have opposite decoders and matching is a tie: latents are known by number.
+mixed = metrics.mixing(
+    metrics.decoder_cosines(held.sae[1, :n_near], dictionary),
+    torch.arange(tree.n_features).expand(n_near, -1),
+    tree.parents(),
+)
 sibling_undo = claims.judge(
     ledger["sibling-undo"],
     {
-        "sibling_cosine_with_a_clean_parent_near_truth": siblings(held_clean["near"]),
+        "sibling_cosine_with_a_clean_parent_near_truth": chapter.siblings(held_clean["near"]),
         "sibling_cosine_with_a_clean_parent_without_a_penalty": free_siblings,
-        "sibling_cosine_with_a_mixed_parent": held_mixed.child_to_sibling.amax(-1),
-        "sibling_cosine_with_a_clean_parent": siblings(held_clean["random"]),
-        "held_gap": held_gap,
-        "sibling_cosine_with_a_free_parent": siblings(
-            partial_readings["near", "everything"], in_size=False
+        "sibling_cosine_with_a_mixed_parent": mixed.child_to_sibling.amax(-1),
+        "sibling_cosine_with_a_clean_parent": chapter.siblings(held_clean["random"]),
+        "held_gap": followed.gap,
+        "sibling_cosine_with_a_free_parent": chapter.siblings(
+            reach.readings["everything"]["near"], in_size=False
         ),
-        "converged": converged(held, held_free, held_sweep, whole_loss),
+        "converged": chapter.converged(held, held_free, held_sweep, reach.whole),
     },
     started={"sibling_cosine_with_a_clean_parent": len(held_clean["random"].live)},
 )
@@ -1118,28 +502,30 @@ sibling_undo
 # Random seeds for the last claim: the first {glue:text}`n_first` left its criterion undecided in the first run of this
 # chapter (here {glue:text}`first_lean` of {glue:text}`first_live` live ones pass), so it is judged on {glue:text}`n_fresh` fresh ones.
 
-# %%
-control = replace(matryoshka, decoder_bias=True)
-control_states = features.without_hierarchy(tree).states()
-control_run = train(Setting(control, control_states, dictionary), near_start, exact)
-control_reading = metrics.read(control_run.sae[0], control_states, dictionary, parents)
-leaning = near.mixing.child_to_parent[near.all_live]
+# %% tags=["hide-input"]
+independent = features.without_hierarchy(tree).states()
+control_setting = Setting(replace(matryoshka, decoder_bias=True), independent, dictionary)
+control_run = train(control_setting, setup.near_start, setup.exact)
+control = metrics.read(control_run.sae[0], independent, dictionary, tree.parents())
+leaning, control_lean = (r.mixing.child_to_parent[r.all_live] for r in (near, control))
 random_lean = random.mixing.child_to_parent.amax(-1)
-fresh = torch.arange(len(seeds)) >= n_seeds
-control_lean = control_reading.mixing.child_to_parent[control_reading.all_live]
+fresh = torch.arange(len(random_lean)) >= p.n_seeds
 
-# %%
+# %% tags=["hide-input"]
 child_to_parent = claims.judge(
     ledger["child-to-parent"],
     {
         "child_to_parent": leaning.amax(-1),
-        "child_to_parent_size": leaning.abs().amax(-1) / siblings(near, in_size=False).abs(),
+        "child_to_parent_size": leaning.abs().amax(-1)
+        / chapter.siblings(near, in_size=False).abs(),
         "child_to_parent_random": random_lean[random.all_live & fresh],
-        "sign_agreement": sign_agreement,
-        "positive_case": rare_leans[rare_live, 1:].amin(-1),
-        "theory_gap": pair_gap,
+        "sign_agreement": by_pair.agreement,
+        "positive_case": rare.leans[rare.live, 1:].amin(-1),
+        "theory_gap": by_pair.gap,
         "control_child_to_parent": control_lean.abs().amax(-1),
-        "converged": converged(*main.values(), control_run, by_pair, rare_run),
+        "converged": chapter.converged(
+            near_run, random_run, control_run, by_pair.run, rare.run
+        ),
     },
     started={"child_to_parent_random": int(fresh.sum()), "positive_case": n_near},
 )
@@ -1147,12 +533,15 @@ child_to_parent
 
 # %% tags=["remove-cell"]
 first = random_lean[random.all_live & ~fresh]
-claims.glue("n_first", n_seeds)
-claims.glue("first_lean", int((first <= -0.01).sum()))
-claims.glue("first_live", len(first))
-claims.glue("n_fresh", int(fresh.sum()))
-for verdict in (prefix_pull, sibling_undo, child_to_parent):
-    claims.glue(verdict.claim.id, HTML(verdict.headline()))
+claims.glue(
+    n_first=p.n_seeds,
+    first_lean=int((first <= -0.01).sum()),
+    first_live=len(first),
+    n_fresh=int(fresh.sum()),
+    prefix_pull=prefix_pull,
+    sibling_undo=sibling_undo,
+    child_to_parent=child_to_parent,
+)
 
 # %% [markdown]
 # ## What would change our mind

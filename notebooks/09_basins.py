@@ -46,75 +46,33 @@
 # some directions are flat: a child's latent may fire on a sibling at no cost. Penalty 0, where the theory is exact, stands beside it.
 
 # %% tags=["parameters"]
-parent_probability = 0.3  # probability that the parent fires, from 1e-6 to 1
-child_probability = 0.4  # of each child given the parent, from 1e-6 to 1 / n_children
-n_children = 2  # number of mutually exclusive children, at least 2
-inner_weight = 1.0  # weight of the inner prefix (the outer one has 1), at least 0.001
-l1 = 0.03  # weight of the L1 penalty of the main runs, at least 0
-d_model = 20  # dimension of the input, at least n_children + 1
-n_seeds = 192  # the main runs start six times as many random seeds, side runs one or two times, at least 1
-n_sweep_seeds = 16  # dictionaries; a sweep starts four seeds on each at every point, at least 1
-seed = 6000  # number of the first seed, at least 0
-start_noise = 0.5  # of starts near the truth, relative to the length of a feature
-n_steps = 2000  # training steps, at least 1
-batch_size = 200  # inputs in a batch, in the sampled runs, at least 1
-n_grid = 9  # sweeps of penalty, learning rate and start have half as many points, at least 3
+parent_probability = 0.3  # probability that the parent fires: a number from 1e-06 to 1
+child_probability = 0.4  # probability of each child given the parent: a number from 1e-06 to 1
+n_children = 2  # number of mutually exclusive children: a whole number from 2 to 12
+inner_weight = 1.0  # weight of the inner prefix in the loss (the outer one has weight 1): a number from 0.001 to 1000
+l1 = 0.03  # weight of the L1 penalty of the main runs: a number from 0 to 10
+d_model = 20  # dimension of the input, with room for parent and children: a whole number of at least 3
+n_seeds = 192  # random seeds, of which main runs start six times as many: a whole number of at least 1
+n_sweep_seeds = 16  # dictionaries; a sweep starts four seeds on each at every point: a whole number of at least 1
+seed = 6000  # number of the first seed: a whole number from 0 to 1e+09
+start_noise = 0.5  # noise of the starts near the truth, relative to the length of a feature: a number from 0 to 10
+n_steps = 2000  # training steps: a whole number of at least 1
+batch_size = 200  # inputs in a batch, in the sampled runs: a whole number of at least 1
+n_grid = 9  # sweeps of penalty, learning rate and start have half as many points: a whole number of at least 3
 
 # %% tags=["hide-input"]
-from dataclasses import replace
-
-import numpy as np
-import pandas as pd
-import torch
 from IPython.display import HTML
-from matryoshka_mixing import claims, features, figures, metrics, parameters, theory
-from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
-from matryoshka_mixing.training import Setting, TrainConfig, train
-from scipy.stats import chi2_contingency, spearmanr
+from matryoshka_mixing import claims, metrics, notebook
+from matryoshka_mixing.chapters import basins as chapter
 
-parameters.check(globals())
-torch.set_num_threads(1)
-figures.use_style()
+p = notebook.begin(globals())
 
 # %%
-tree = features.family(parent_probability, child_probability, n_children)
-states, parents = tree.states(), tree.parents()
-generator = torch.Generator().manual_seed(seed)
-bases = [
-    features.orthonormal_dictionary(d_model, d_model, generator) for _ in range(n_sweep_seeds)
-]
-axes = torch.eye(tree.n_features, d_model, dtype=torch.float64)
-bare = {"encoder_bias": False, "decoder_bias": False}
-widths, weights = (1, n_children + 1), (inner_weight, 1.0)
-matryoshka = SAEConfig(d_model, widths, weights, l1, **bare)
-# A standard SAE is the Matryoshka SAE whose inner prefix weighs nothing, so that both train in one call.
-standard = replace(matryoshka, weights=(0.0, 1.0))
-exact, each = TrainConfig(n_steps), max(1, n_seeds // n_sweep_seeds)
-
+toy = chapter.Toy.of(p)
 
 # %% [markdown]
 # Every seed is a random start on one of {glue:text}`n_bases` random dictionaries (why that matters is told below). To read them
 # together, each trained SAE is turned into the coordinates in which the features are the first axes.
-
-
-# %% tags=["hide-input"]
-def launch(configs, per_basis, training=exact, near=False, norms=(0.1,)):
-    """Train every configuration from as many starts on each dictionary, in one call."""
-    dictionaries = [basis[: tree.n_features].contiguous() for basis in bases]
-    seeds = [
-        range(seed + i * 6 * each, seed + i * 6 * each + per_basis) for i in range(len(bases))
-    ]
-    one_set = [
-        [start_near(d, own, start_noise) if near else random_start(configs[0], own, float(norm))
-         for d, own in zip(dictionaries, seeds, strict=True)]
-        for norm in norms
-    ]  # fmt: skip
-    sets = one_set if len(norms) == len(configs) else one_set * len(configs)
-    starts = SAE.join([start for one in sets for start in one])
-    return train(
-        [Setting(c, states, d) for c in configs for d in dictionaries], starts, training
-    )
-
 
 # %% [markdown]
 # The main runs: {glue:text}`n_basin_seeds` random seeds (unit encoder directions, the decoder a tenth of them) for each of
@@ -122,88 +80,18 @@ def launch(configs, per_basis, training=exact, near=False, norms=(0.1,)):
 # the truth.
 
 # %%
-arms = {
-    f"Matryoshka, penalty {l1:g}": matryoshka,
-    "Matryoshka, penalty 0": replace(matryoshka, l1=0.0),
-    f"standard, penalty {l1:g}": standard,
-    "standard, penalty 0": replace(standard, l1=0.0),
-}
-biased = [replace(config, decoder_bias=True) for config in (matryoshka, standard)]
-configs = list(arms.values())
-penalised, unpenalised = configs[::2], configs[1::2]
-runs = [launch(penalised, 6 * each), launch(unpenalised, 3 * each)]
-near_runs = launch(configs, 2, near=True)
-with_bias = launch(biased, 2 * each)
-
-
-# %% tags=["hide-input"]
-class Found:
-    """What the seeds of one setting found."""
-
-    def __init__(self, sae, config, data=states, parents=parents):
-        used = [w for w, weight in zip(config.widths, config.weights, strict=True) if weight]
-        # Latents beyond the last prefix that weighs anything are never trained.
-        first = np.s_[..., : used[-1]]
-        self.sae = SAE(
-            sae.W_enc[first], sae.b_enc[first], sae.W_dec[..., : used[-1], :], sae.b_dec
-        )
-        self.loss = sae.loss(data.inputs(axes), data.probs, config)
-        self.reading = metrics.read(self.sae, data, axes, parents)
-        self.recovery = metrics.recovery(self.reading.decoder, self.reading.live)
-        self.kind = metrics.outcome(self.reading, data, parents, used)
-        self.shares = np.bincount(self.kind, minlength=len(metrics.OUTCOMES)) / len(self.kind)
-        self.lowest = int(self.loss.argmin())
-        self.gap = float(self.recovery.max() - self.recovery[self.lowest])
-
-
-def across(values):
-    """Axes (dictionaries, seeds) made one, so that neighbours come from different dictionaries."""
-    return values.transpose(0, 1).flatten(0, 1)
-
-
-def read(run, configs):
-    """What each configuration found, read in the coordinates of the features."""
-    sae = run.sae.map(lambda values: values.unflatten(0, (len(configs), len(bases))))
-    sae = metrics.turned(sae, torch.stack(bases)[:, None])
-    return [Found(sae[i].map(across), config) for i, config in enumerate(configs)]
-
-
-main, plain = read(runs[0], penalised)
-free, plain_free = read(runs[1], unpenalised)
-near, bias = read(near_runs, configs), read(with_bias, biased)
-found = dict(zip(arms, (main, free, plain, plain_free), strict=True))
-found |= dict(zip(("Matryoshka, decoder bias", "standard, decoder bias"), bias, strict=True))
-converged = [
-    across(part) for run in runs for part in run.converged.unflatten(0, (2, len(bases)))
-]
-n_basin_seeds = len(main.loss)
-solutions = {
-    name: metrics.solutions(found[name].sae, states, axes, config)
-    for name, config in arms.items()
-}
-for i, name in enumerate(arms):
-    done = converged[(0, 2, 1, 3)[i]]
-    print(
-        f"{name}: {int(done.sum())} of {len(done)} seeds converged, in {len(solutions[name])} solutions; "
-        f"all latents fire in {int(found[name].reading.all_live.sum())}"
-    )
+runs = chapter.main_runs(toy)
+main_name, free_name, plain_name, plain_free_name = runs.arms
+main, free, plain, plain_free = runs.arms.values()
+print(runs.report())
 
 # %% tags=["remove-cell"]
-counts = [2**i for i in range(9) if 2**i <= n_basin_seeds]
-best = {
-    name: metrics.best_of(one.loss, one.recovery, [k for k in counts if k <= len(one.loss)])
-    for name, one in found.items()
-}
-main_name = next(iter(arms))
-at_8 = {name: float(values[min(3, len(values) - 1)]) for name, values in best.items()}
-peak = int(best[main_name].argmax())
-claims.glue("n_basin_seeds", n_basin_seeds)
-claims.glue("n_bases", len(bases))
-claims.glue("n_solutions", len(solutions[main_name]))
-claims.glue("mean_recovery", float(main.recovery.mean()))
-claims.glue("best_of_8", at_8[main_name])
-claims.glue("lowest_recovery", float(main.recovery[main.lowest]))
-claims.glue("best_recovery", float(main.recovery.max()))
+best = chapter.kept_recovery(runs)
+claims.glue(n_basin_seeds=len(main.loss), n_bases=len(toy.bases))
+claims.glue(n_solutions=len(runs.solutions[main_name]))
+claims.glue(mean_recovery=float(main.recovery.mean()), best_of_8=best[main_name].at(8))
+claims.glue(lowest_recovery=float(main.recovery[main.lowest]))
+claims.glue(best_recovery=float(main.recovery.max()))
 
 # %% [markdown]
 # ## Every solution
@@ -212,145 +100,62 @@ claims.glue("best_recovery", float(main.recovery.max()))
 # input (to 1% of the longest input's square). Swapped siblings and swapped latents then count as one, and so do seeds along a flat direction. Seeds with dead
 # latents are kept: partial death is a solution of its own. So are seeds that have not converged.
 
+# %% tags=["remove-cell"]
+drawn = chapter.shown(runs.solutions[main_name])
+claims.glue(shown_matryoshka=len(drawn), share_parent_first=main.share("parent first"))
+claims.glue(first_recovery=float(main.recovery[drawn[0].seeds[0]]))
+others = ~plain.reading.all_live[plain.kind != metrics.OUTCOMES.index("absorbed")]
+claims.glue(n_solutions_standard=len(runs.solutions[plain_name]))
+claims.glue(share_absorbed=plain.share("absorbed"), share_dead=float(others.double().mean()))
+
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The {glue:text}`shown_matryoshka` most frequent of the {glue:text}`n_solutions` solutions of the Matryoshka SAE, lowest loss first: decoder cosines of the first seed in each, grey where the latent is dead. {glue:text}`share_parent_first:.0%` of seeds end parent first. The first panel's recovery is {glue:text}`first_recovery:.2f`; the best of all seeds is {glue:text}`best_recovery:.2f`.", "name": "fig-basins-matryoshka"}, "image": {"alt": "Small heat maps of decoder cosines, ordered by loss. Only few have no grey row, and the frequent ones among these differ in what the later latents hold. Towards the end the first latent is dead."}}
-claims.glue("shown_matryoshka", min(12, len(solutions[main_name])))
-claims.glue("share_parent_first", float(main.shares[0]))
-drawn = sorted(
-    sorted(solutions[main_name], key=lambda one: -one.share)[:12], key=lambda one: one.loss
-)
-claims.glue("first_recovery", float(main.recovery[drawn[0].seeds[0]]))
-figure = figures.basin_heatmaps(
-    solutions[main_name], main.reading.decoder, main.reading.live, tree.names, 12, main.recovery
-)
+figure = chapter.draw_solutions(main, runs.solutions[main_name], toy.tree.names)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The same for the standard SAE ({glue:text}`n_solutions_standard` solutions): {glue:text}`share_absorbed:.0%` of seeds absorb, and of the others at least one latent is dead in {glue:text}`share_dead:.0%`.", "name": "fig-basins-standard"}, "image": {"alt": "Small heat maps, ordered by loss. The first has no grey row and is absorbed: two latents hold parent and child in equal parts, the third the parent alone. The others have more and more grey rows."}}
-plain_name = f"standard, penalty {l1:g}"
-claims.glue("n_solutions_standard", len(solutions[plain_name]))
-claims.glue("share_absorbed", float(plain.shares[2]))
-not_absorbed = plain.kind != 2
-claims.glue("share_dead", float((~plain.reading.all_live[not_absorbed]).double().mean()))
-figure = figures.basin_heatmaps(
-    solutions[plain_name],
-    plain.reading.decoder,
-    plain.reading.live,
-    tree.names,
-    12,
-    plain.recovery,
-)
+figure = chapter.draw_solutions(plain, runs.solutions[plain_name], toy.tree.names)
 
 # %% [markdown]
 # What each Matryoshka solution of at least half a percent of the seeds does, with the three mixings (means over pairs, and over its seeds).
 
-# %% tags=["hide-input"]
-rows, reading = [], main.reading
-latents = metrics.assign(reading, states, parents)
-mixing = metrics.mixing(reading.decoder, latents, parents)
-absorption = metrics.absorption(
-    reading.acts, latents, states.acts, states.probs, parents, mixing.own
-)
-pair_names = ("parent_to_child", "child_to_sibling", "child_to_parent")
-for one in solutions[main_name]:
-    if one.share < 0.005 and one is not solutions[main_name][0]:
-        continue
-    mine = one.seeds
-    mixes = [
-        float(torch.nanmean(pairs[mine])) if one.live > n_children else np.nan
-        for pairs in (*map(vars(mixing).get, pair_names), absorption)
-    ]
-    rows.append(
-        [one.loss, one.share, float(converged[0][mine].double().mean()), one.live, float(main.recovery[mine].median()),
-         *mixes, metrics.OUTCOMES[int(main.kind[mine].mode().values)]]
-    )  # fmt: skip
-columns = [
-    "loss",
-    "share",
-    "converged",
-    "live",
-    "recovery",
-    "parent to child",
-    "child to sibling",
-]
-table = pd.DataFrame(rows, columns=[*columns, "child to parent", "absorption", "kind"])
-style = (
-    table.style.hide(axis="index")
-    .format(precision=3, na_rep="")
-    .format("{:.4f}", subset=["loss"])
-)
-HTML(style.format("{:.1%}", subset=["share"]).set_uuid("basins").to_html())
+# %%
+HTML(chapter.solutions_table(toy, main, runs.solutions[main_name]))
 
 # %% [markdown]
 # ## The decisive figure: is the lowest loss the cleanest?
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Every solution over loss and recovery; areas are shares of the seeds, bars the range of recovery where flat directions leave it open. Ticks: losses that theory names (at penalty 0 all of {eq}`basin-loss`; with the penalty the absorbed one). Loss and recovery go together over most seeds (rank correlation {glue:text}`correlation:.2f` for the Matryoshka SAE with the penalty), but at the low end they need not: its lowest loss lies {glue:text}`gap:.3f` below the best recovery, without the penalty {glue:text}`gap_free:.3f`. The standard SAE without a penalty has a loss of 0 at any recovery from {glue:text}`zero_low:.2f` to {glue:text}`zero_high:.2f`.", "name": "fig-basins-recovery"}, "image": {"alt": "Four panels of circles falling from low loss and high recovery to high loss and low recovery. In the Matryoshka panels the leftmost, small circle lies below the next one, which carries the star of the start near the truth. In the last panel a long vertical bar stands at loss zero."}}
-names_theory = theory.family_losses(states, inner_weight)
-ticks = [
-    [],
-    list(names_theory[1].values()),
-    [theory.absorbed_loss(states, l1)],
-    list(names_theory[0].values()),
-]
-panels = {}
-for i, name in enumerate(arms):
-    one, groups = found[name], solutions[name]
-    panels[name] = {
-        "loss": [group.loss for group in groups], "share": [group.share for group in groups],
-        "low": [float(one.recovery[group.seeds].min()) for group in groups],
-        "high": [float(one.recovery[group.seeds].max()) for group in groups],
-        "ticks": ticks[i], "reference": (max(0.0, float(near[i].loss.median())), float(near[i].recovery.median())),
-    }  # fmt: skip
-correlation = float(spearmanr(main.loss, main.recovery).statistic)
-bottom = plain_free.loss <= plain_free.loss.min() + 1e-7
-claims.glue("zero_low", float(plain_free.recovery[bottom].min()))
-claims.glue("zero_high", float(plain_free.recovery[bottom].max()))
-claims.glue("correlation", correlation)
-claims.glue("gap", main.gap)
-claims.glue("gap_free", free.gap)
-figure = figures.loss_and_recovery(panels)
+figure = chapter.loss_and_recovery(chapter.circles(toy, runs))
+
+# %% tags=["remove-cell"]
+zero_low, zero_high = plain_free.recovery_at_the_bottom
+claims.glue(zero_low=zero_low, zero_high=zero_high)
+claims.glue(correlation=main.correlation, gap=main.gap, gap_free=free.gap)
 
 # %% [markdown]
 # Theory names the solutions at penalty 0. Here they are with what training found (a solution counts as named if its loss agrees to 1e-4 of $E\|x\|^2$):
 
 # %%
-rows, named = [], {}
-for name, losses in zip(list(arms)[1::2], names_theory[::-1], strict=True):
-    for words, loss in losses.items():
-        mine = torch.nonzero(metrics.same_loss(found[name].loss, loss, states.power)).flatten()
-        share = len(mine) / len(found[name].loss)
-        gap = float((found[name].loss[mine] - loss).abs().median()) if len(mine) else np.nan
-        named[name] = named.get(name, 0) + share
-        rows.append([name.split(",")[0], words, loss, share, gap])
-
-# %% tags=["hide-input"]
-table = pd.DataFrame(
-    rows, columns=["SAE", "solution", "loss in theory", "share of seeds", "median distance"]
-)
-style = table.style.hide(axis="index").format(
-    {"loss in theory": "{:.4f}", "share of seeds": "{:.1%}"}
-)
-style = style.format(
-    lambda gap: "" if np.isnan(gap) else claims.number(gap), subset=["median distance"]
-)
-HTML(style.set_uuid("named").to_html())
+named = {
+    "Matryoshka": chapter.named(free, toy.named_losses["Matryoshka"], toy.states.power),
+    "standard": chapter.named(plain_free, toy.named_losses["standard"], toy.states.power),
+}
+HTML(chapter.named_table(named))
 
 # %% tags=["remove-cell"]
-claims.glue("named_matryoshka", named["Matryoshka, penalty 0"])
-claims.glue("named_standard", named["standard, penalty 0"])
-limit = names_theory[1]["latents that cancel (a limit)"]
-clean_loss = names_theory[1]["parent first, every child completed"]
-below = free.loss < clean_loss - 1e-4 * states.power
-claims.glue("n_below", int(below.sum()))
-claims.glue("n_free", len(below))
-claims.glue("below_share", float(below.double().mean()))
-claims.glue("limit", limit)
-claims.glue("clean_loss", clean_loss)
-claims.glue("lowest_loss", float(free.loss.min()))
-loudest = free.reading.acts[free.lowest][:, 1:].max()
-claims.glue("loudest", float(loudest))
-lowest_main = main.loss < float(near[0].loss.median()) - 1e-4 * states.power
-claims.glue("n_below_main", int(lowest_main.sum()))
+for kind, table in named.items():
+    claims.glue(**{f"named_{kind.lower()}": float(table["share of seeds"].sum())})
+limit = toy.named_losses["Matryoshka"]["latents that cancel (a limit)"]
+clean_loss = toy.named_losses["Matryoshka"]["parent first, every child completed"]
+below = free.below(clean_loss, toy.states.power)
+claims.glue(
+    n_below=int(below.sum()), n_free=len(below), below_share=float(below.double().mean())
+)
+claims.glue(limit=limit, clean_loss=clean_loss, lowest_loss=float(free.loss.min()))
+claims.glue(loudest=float(free.reading.acts[free.lowest][:, 1:].max()))
+below_main = main.below(runs.reference(main_name), toy.states.power)
+claims.glue(n_below_main=int(below_main.sum()))
 signed = metrics.recovery(main.reading.decoder.clamp_min(0), main.reading.live)
-claims.glue("signed_lowest", float(signed[main.lowest]))
-claims.glue("signed_best", float(signed.max()))
+claims.glue(signed_lowest=float(signed[main.lowest]), signed_best=float(signed.max()))
 
 # %% [markdown]
 # The names cover {glue:text}`named_matryoshka:.0%` of the Matryoshka seeds and {glue:text}`named_standard:.0%` of the standard ones.
@@ -365,31 +170,19 @@ claims.glue("signed_best", float(signed.max()))
 # Train $k$ random seeds, keep the one of lowest loss: what to expect of it? Over all ways to draw $k$ of the $N$ seeds
 # the answer is exact, since the seed of rank $i$ is kept with probability $\binom{N-1-i}{k-1} / \binom{N}{k}$ (equal losses share).
 
+# %%
+kept = chapter.kept_chances(toy, runs)
+
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The run of lowest loss among k. Top: its expected recovery. For the Matryoshka SAE with the penalty it rises from {glue:text}`mean_recovery:.2f` to {glue:text}`peak_recovery:.2f` at k = {glue:text}`peak_k`, and is {glue:text}`last_recovery:.2f` at k = {glue:text}`last_k`. For the standard SAE with a decoder bias one run gives {glue:text}`biased_one:.2f` and the best of eight {glue:text}`biased_eight:.2f`. Bottom: chance that the kept Matryoshka SAE (with the penalty) ends parent first, that no latent is dead, and that its loss is below that of the reference.", "name": "fig-basins-best-of"}, "image": {"alt": "Top: curves over k on a logarithmic axis. Most rise steeply to about k = 8. Those of the Matryoshka SAE then sink again. That of the standard SAE with a decoder bias sinks at once. Bottom: no dead latent rises to one; parent first rises, then sinks as a lower loss takes over."}}
-claims.glue("peak_recovery", float(best[main_name][peak]))
-claims.glue("peak_k", counts[peak])
-claims.glue("last_recovery", float(best[main_name][-1]))
-claims.glue("last_k", counts[-1])
-claims.glue("biased_one", float(best["standard, decoder bias"][0]))
-claims.glue("biased_eight", at_8["standard, decoder bias"])
-curves = {name: (counts[: len(values)], values) for name, values in best.items()}
-chances = {
-    "no latent dead": main.reading.all_live,
-    "parent first": main.kind == 0,
-    "loss below the reference": lowest_main,
-}
-kept = {
-    label: (counts, metrics.best_of(main.loss, holds.double(), counts))
-    for label, holds in chances.items()
-}
-eighth = min(3, len(counts) - 1)
-claims.glue("live_8", float(kept["no latent dead"][1][eighth]))
-claims.glue("below_last", float(kept["loss below the reference"][1][-1]))
-figure = figures.best_of_curves(
-    {"expected recovery": curves, "chance": kept},
-    "runs k, of which the lowest loss is kept",
-    per_row=1,
-)
+figure = chapter.best_of_curves({"expected recovery": best, "chance": kept})
+
+# %% tags=["remove-cell"]
+curve, biased = best[main_name], best["standard, decoder bias"]
+claims.glue(peak_recovery=float(curve.values.max()), peak_k=curve.peak)
+claims.glue(last_recovery=float(curve.values[-1]), last_k=curve.counts[-1])
+claims.glue(biased_one=biased.at(1), biased_eight=biased.at(8))
+claims.glue(live_8=kept["no latent dead"].at(8))
+claims.glue(below_last=float(kept["loss below the reference"].values[-1]))
 
 # %% [markdown]
 # ## How robust: what moves the shares
@@ -403,96 +196,51 @@ figure = figures.best_of_curves(
 # beyond the last prefix that weighs anything are never trained.
 
 # %%
-n_points, extras = (n_grid + 1) // 2, (0, 1, 2, 4)
-wide = (1, *[n_children + 1 + extra for extra in extras])
-wider = [
-    replace(kind, widths=wide, weights=(kind.weights[0], *[float(e == extra) for e in extras]))
-    for kind in (matryoshka, standard)
-    for extra in extras
-]
-penalties = np.linspace(0, 0.2, n_points)
-dearer = [replace(kind, l1=penalty) for kind in (matryoshka, standard) for penalty in penalties]
-
-by_extra, by_penalty = (read(launch(configs, 4), configs) for configs in (wider, dearer))
-
+by_extra, by_penalty = chapter.sweep_extra(toy), chapter.sweep_penalty(toy)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Shares against the number of extra latents (top) and the penalty (bottom); {glue:text}`n_sweep` random seeds a bar, the same for all. With {glue:text}`most_extra` extra latents too few are live in {glue:text}`few_wide:.0%` of Matryoshka seeds instead of {glue:text}`few_narrow:.0%`, and {glue:text}`first_wide:.0%` end parent first instead of {glue:text}`first_narrow:.0%`; the first prefix stays dead in {glue:text}`dead_wide:.0%`, since no extra latent joins it. The standard SAE then absorbs in {glue:text}`absorbed_wide:.0%`.", "name": "fig-basins-extra"}, "image": {"alt": "Four panels of stacked bars. With extra latents the share of too few live shrinks to almost nothing in both SAEs, in favour of parent first in the Matryoshka and absorbed in the standard SAE; the share with a dead first prefix stays. Over the penalty the bars hardly change, but for the standard SAE at penalty zero."}}
-def shares(points, labels, xlabel):
-    """Two panels, one for each SAE, of a sweep over both."""
-    half = len(points) // 2
-    return {
-        name: {"x": labels, "xlabel": xlabel, "shares": [one.shares for one in part]}
-        for name, part in [("Matryoshka", points[:half]), ("standard", points[half:])]
-    }
+figure = chapter.stacked_shares(by_extra.bars() | by_penalty.bars(": penalty"))
 
-
-few, dead = metrics.OUTCOMES.index("too few live"), metrics.OUTCOMES.index("first prefix dead")
-claims.glue("n_sweep", len(by_extra[0].loss))
-claims.glue("most_extra", extras[-1])
-for name, one in [("narrow", by_extra[0]), ("wide", by_extra[len(extras) - 1])]:
-    claims.glue(f"few_{name}", float(one.shares[few]))
-    claims.glue(f"first_{name}", float(one.shares[0]))
-claims.glue("dead_wide", float(by_extra[len(extras) - 1].shares[dead]))
-claims.glue("absorbed_wide", float(by_extra[-1].shares[2]))
-extra_panels = shares(by_extra, [str(extra) for extra in extras], "extra latents")
-penalty_panels = shares(by_penalty, [f"{penalty:g}" for penalty in penalties], "L1 penalty")
-figure = figures.stacked_shares(
-    extra_panels | {f"{name}: penalty": panel for name, panel in penalty_panels.items()},
-    metrics.OUTCOMES,
-)
+# %% tags=["remove-cell"]
+narrow, *_, wide = by_extra.matryoshka
+claims.glue(n_sweep=len(narrow.loss), most_extra=chapter.EXTRAS[-1])
+claims.glue(few_narrow=narrow.share("too few live"), few_wide=wide.share("too few live"))
+claims.glue(first_narrow=narrow.share("parent first"), first_wide=wide.share("parent first"))
+claims.glue(dead_wide=wide.share("first prefix dead"))
+claims.glue(absorbed_wide=by_extra.standard[-1].share("absorbed"))
 
 # %% [markdown]
 # Then the learning rate (one for a call, so a call for each), and the norm of the decoder at the start, in one call.
 
 # %%
-rates, norms = np.geomspace(0.001, 0.1, n_points), np.geomspace(0.01, 1, n_points)
-both = [matryoshka, standard]
-rate_runs = [launch(both, 4, replace(exact, lr=float(rate))) for rate in rates]
-by_rate = [read(run, both) for run in rate_runs]
-by_rate = [one[0] for one in by_rate] + [one[1] for one in by_rate]
-repeated = [matryoshka] * n_points + [standard] * n_points
-by_norm = read(launch(repeated, 4, norms=[*norms, *norms]), repeated)
+by_rate, by_norm = chapter.sweep_rate(toy), chapter.sweep_norm(toy)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Shares against the peak learning rate (top) and the norm of the decoder's rows at the start, the encoder's being 1 (bottom); {glue:text}`n_sweep` random seeds a bar. From the lowest to the highest rate the share of Matryoshka seeds with too few live latents goes from {glue:text}`few_slow:.0%` to {glue:text}`few_fast:.0%`: presumably because long steps push latents below zero on every input. After {glue:text}`n_steps` steps {glue:text}`slow_done:.0%` of all SAEs have converged at the lowest rate and {glue:text}`fast_done:.0%` at the highest. From the smallest to the largest start, parent first goes from {glue:text}`first_small:.0%` to {glue:text}`first_large:.0%`.", "name": "fig-basins-rate"}, "image": {"alt": "Four panels of stacked bars. In the Matryoshka SAE the largest learning rate leaves more seeds with too few live latents and fewer parent first; starts with a large decoder likewise, less strongly. The standard SAE hardly changes."}}
-claims.glue("n_steps", n_steps)
-claims.glue("slow_done", float(rate_runs[0].converged.double().mean()))
-claims.glue("fast_done", float(rate_runs[-1].converged.double().mean()))
-for name, one in [("slow", by_rate[0]), ("fast", by_rate[n_points - 1])]:
-    claims.glue(f"few_{name}", float(one.shares[few]))
-for name, one in [("small", by_norm[0]), ("large", by_norm[n_points - 1])]:
-    claims.glue(f"first_{name}", float(one.shares[0]))
-rate_panels = shares(by_rate, [f"{rate:.2g}" for rate in rates], "learning rate")
-norm_panels = shares(by_norm, [f"{norm:.2g}" for norm in norms], "decoder norm at the start")
-figure = figures.stacked_shares(
-    rate_panels | {f"{name}: start": panel for name, panel in norm_panels.items()},
-    metrics.OUTCOMES,
-)
+figure = chapter.stacked_shares(by_rate.bars() | by_norm.bars(": start"))
+
+# %% tags=["remove-cell"]
+claims.glue(n_steps=p.n_steps, slow_done=by_rate.converged(0), fast_done=by_rate.converged(-1))
+few_slow, few_fast = (by_rate.matryoshka[i].share("too few live") for i in (0, -1))
+first_small, first_large = (by_norm.matryoshka[i].share("parent first") for i in (0, -1))
+claims.glue(few_slow=few_slow, few_fast=few_fast)
+claims.glue(first_small=first_small, first_large=first_large)
 
 # %% [markdown]
 # Last the biases, which change the shapes (a call for each), and sampled batches of {glue:text}`batch_size` inputs.
 
 # %%
-with_encoder = [replace(config, encoder_bias=True) for config in both]
-with_both = [replace(config, decoder_bias=True) for config in with_encoder]
-half = max(1, each // 2)
-by_bias = [read(launch(configs, half), configs) for configs in (with_encoder, with_both)]
-sampling = TrainConfig(n_steps, batch_size=batch_size, seed=seed)
-sampled = read(launch(both, each, sampling), both)
+by_bias = chapter.sweep_biases(toy, runs)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Shares by trained biases, and with sampled batches (no biases). A decoder bias moves the inputs, and a latent that was silent on all of them can come to life: the first prefix is dead in {glue:text}`dead_bias:.0%` of Matryoshka seeds instead of {glue:text}`dead_bare:.0%`. Many then carry the parent in the bias and take it away where it is absent: the parent's latent is such a complement in {glue:text}`complement:.0%` of the live Matryoshka seeds. Sampling moves no Matryoshka share by more than {glue:text}`sampled_shift:.3f`, on the same seeds.", "name": "fig-basins-bias"}, "image": {"alt": "Two panels of stacked bars, Matryoshka and standard. Encoder bias alone and sampled batches look like no biases. With a decoder bias few seeds have too few live latents; in the Matryoshka SAE a missing child is then the most frequent kind, in the standard one parent first and absorbed share the seeds."}}
-columns = [(main, plain), by_bias[0], bias, by_bias[1], sampled]
-labels = ["none", "enc.", "dec.", "both", "sampled"]
-claims.glue("batch_size", batch_size)
-claims.glue("dead_bare", float(main.shares[dead]))
-claims.glue("dead_bias", float(bias[0].shares[dead]))
-lively = bias[0].reading.mixing.own[bias[0].reading.all_live, 0]
-claims.glue("complement", float((lively < 0).double().mean()))
-# Seeds come first, then dictionaries: these are the same seeds as the sampled ones.
-same_seeds = np.bincount(main.kind[: len(sampled[0].kind)], minlength=len(metrics.OUTCOMES))
-same_seeds = same_seeds / len(sampled[0].kind)
-claims.glue("sampled_shift", float(np.abs(sampled[0].shares - same_seeds).max()))
-points = [pair[0] for pair in columns] + [pair[1] for pair in columns]
-figure = figures.stacked_shares(shares(points, labels, "trained biases"), metrics.OUTCOMES)
+figure = chapter.stacked_shares(by_bias.bars())
+
+# %% tags=["remove-cell"]
+biased = runs.biased["Matryoshka, decoder bias"]
+claims.glue(batch_size=p.batch_size, complement=chapter.complements(biased))
+claims.glue(
+    dead_bare=main.share("first prefix dead"), dead_bias=biased.share("first prefix dead")
+)
+claims.glue(sampled_shift=chapter.sampled_shift(by_bias))
 
 # %% [markdown]
 # **The coordinates.** Turn inputs, dictionary and start together, and nothing about the problem has changed. But
@@ -503,40 +251,23 @@ figure = figures.stacked_shares(shares(points, labels, "trained biases"), metric
 # (a $\chi^2$ test of parent first or not against the dictionary: $p$ = {glue:text}`p_value`).
 
 # %%
-relative = random_start(matryoshka, range(seed, seed + min(12, n_seeds)))
-# Turned by the transposed basis, the coordinates of the features become those of the inputs.
-back = [metrics.turned(relative, basis.T.contiguous()) for basis in bases]
-own = [Setting(matryoshka, states, basis[: tree.n_features].contiguous()) for basis in bases]
-plain_descent = replace(exact, eps=1e6, lr=2e5)
-turned_loss = {
-    name: train(own, SAE.join(back), training).loss
-    for name, training in [("adam", exact), ("descent", plain_descent)]
-}
-by_dictionary = main.kind.view(-1, len(bases)).T
+spread = chapter.turned_spread(toy)
+kinds = chapter.kinds_by_dictionary(toy, main)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Shares for the Matryoshka SAE with the penalty on each of the {glue:text}`n_bases` dictionaries, {glue:text}`n_each` random seeds a bar. Parent first goes from {glue:text}`least_first:.0%` to {glue:text}`most_first:.0%`, with strays from {glue:text}`least_strays:.1%` to {glue:text}`most_strays:.1%`.", "name": "fig-basins-dictionary"}, "image": {"alt": "Stacked bars, one a dictionary. All show the same order of kinds; their parts differ from bar to bar."}}
-shares_of = np.stack(
-    [
-        np.bincount(kinds, minlength=len(metrics.OUTCOMES)) / len(kinds)
-        for kinds in by_dictionary
-    ]
+figure = chapter.stacked_shares({"Matryoshka": chapter.dictionary_bars(kinds)}, width=7.6)
+
+# %% tags=["remove-cell"]
+p_value = chapter.dictionary_p_value(kinds)
+claims.glue(p_value="not tested" if p_value != p_value else claims.number(p_value))
+first, strays, *_ = chapter.dictionary_bars(kinds).shares.T
+claims.glue(
+    n_each=kinds.shape[1], least_first=float(first.min()), most_first=float(first.max())
 )
-first = (by_dictionary == 0).sum(-1).numpy()
-contingency = np.stack([first, by_dictionary.shape[1] - first])
-testable = len(bases) > 1 and (contingency.sum(1) > 0).all()
-p_value = chi2_contingency(contingency).pvalue if testable else np.nan
-claims.glue("p_value", claims.number(float(p_value)) if testable else "not tested")
-claims.glue("n_each", by_dictionary.shape[1])
-for name, column in [("first", 0), ("strays", 1)]:
-    claims.glue(f"least_{name}", float(shares_of[:, column].min()))
-    claims.glue(f"most_{name}", float(shares_of[:, column].max()))
-spread = {name: loss.amax(0) - loss.amin(0) for name, loss in turned_loss.items()}
-claims.glue("n_turned", relative.b_dec.shape[0])
-claims.glue("same_adam", float((spread["adam"] <= 1e-4 * states.power).double().mean()))
-claims.glue("spread_descent", claims.number(float(spread["descent"].max())))
-labels = [str(i + 1) for i in range(len(bases))]
-panel = {"x": labels, "xlabel": "dictionary", "shares": shares_of}
-figure = figures.stacked_shares({"Matryoshka": panel}, metrics.OUTCOMES, width=7.6)
+claims.glue(least_strays=float(strays.min()), most_strays=float(strays.max()))
+same = metrics.same_loss(spread["adam"], 0.0, toy.states.power)
+claims.glue(n_turned=len(same), same_adam=float(same.double().mean()))
+claims.glue(spread_descent=claims.number(float(spread["descent"].max())))
 
 # %% [markdown]
 # **Why so many latents are dead.** Equation {eq}`starts-dead` gives {glue:text}`dead_theory:.3f` for a random latent; at the
@@ -546,23 +277,17 @@ figure = figures.stacked_shares({"Matryoshka": panel}, metrics.OUTCOMES, width=7
 # {glue:text}`dead_before:.0%` were dead before the first step.
 
 # %%
-first_seeds = [seed + i * 6 * each for i in range(len(bases))]
-starts = [random_start(matryoshka, range(first, first + 6 * each)) for first in first_seeds]
-turned = [metrics.turned(start, basis) for start, basis in zip(starts, bases, strict=True)]
-start = SAE.join(turned).map(across)
-starts_live = metrics.live(start.encode(states.inputs(axes)))
-dead_theory = theory.starts_dead(n_children)
+starts_live = chapter.live_at_start(toy)
+dead_theory = chapter.starts_dead(p.n_children)
 
 # %% tags=["remove-cell"]
-claims.glue("dead_theory", dead_theory)
-claims.glue("live_theory", (1 - dead_theory) ** (n_children + 1))
-claims.glue("dead_start", float((~starts_live).double().mean()))
-claims.glue("live_start", float(starts_live.all(-1).double().mean()))
-dead_now = ~main.reading.live
-claims.glue("dead_before", float((~starts_live)[dead_now].double().mean()))
-claims.glue("dead_end", float((~main.reading.live).double().mean()))
-claims.glue("dead_end_plain", float((~plain.reading.live).double().mean()))
-claims.glue("live_end", float(main.reading.all_live.double().mean()))
+starts_dead, dead = ~starts_live, ~main.reading.live
+claims.glue(dead_theory=dead_theory, live_theory=(1 - dead_theory) ** (p.n_children + 1))
+claims.glue(dead_start=float(starts_dead.double().mean()), dead_end=float(dead.double().mean()))
+claims.glue(live_start=float(starts_live.all(-1).double().mean()))
+claims.glue(dead_before=float(starts_dead[dead].double().mean()))
+claims.glue(dead_end_plain=float((~plain.reading.live).double().mean()))
+claims.glue(live_end=float(main.reading.all_live.double().mean()))
 
 # %% [markdown]
 # ## What follows
@@ -584,41 +309,12 @@ claims.glue("live_end", float(main.reading.all_live.double().mean()))
 # lowest loss must be the cleanest, and a blind choice, which must not be.
 
 # %%
-independent = features.without_hierarchy(tree).states()
-control_dictionary = bases[0][: tree.n_features].contiguous()
-control_run = train(
-    Setting(biased[0], independent, control_dictionary),
-    random_start(matryoshka, range(seed, seed + n_seeds)),
-    exact,
-)
-turned = metrics.turned(control_run.sae[0], bases[0])
-control = Found(turned, biased[0], independent, [None] * len(parents))
-whole = n_basin_seeds // 8 * 8
-blocks, cleanest = main.loss[:whole].view(-1, 8), main.recovery[:whole].view(-1, 8)
-chosen = cleanest.gather(1, blocks.argmin(1, keepdim=True))[:, 0] if whole else cleanest[:, 0]
-
-# %%
-verdict = claims.judge(
-    claims.load()["lowest-loss-cleanest"],
-    {
-        "recovery_gap": main.gap,
-        "shortfall_in_blocks_of_8": cleanest.amax(1) - chosen if whole else [],
-        "rank_correlation": correlation,
-        "gain_from_8_runs": at_8[main_name] - float(main.recovery.mean()),
-        "recovery_gap_without_penalty": free.gap,
-        "recovery_gap_with_decoder_bias": bias[0].gap,
-        "recovery_gap_of_the_standard": plain.gap,
-        "control_recovery_gap": control.gap,
-        "control_shortfall_of_a_blind_choice": cleanest.amax(1) - cleanest[:, 0]
-        if whole
-        else [],
-        "converged": float(converged[0].double().mean()),
-    },
-)
+control = chapter.control(toy)
+verdict = claims.judge(claims.load()["lowest-loss-cleanest"], chapter.measured(runs, control))
 verdict
 
 # %% tags=["remove-cell"]
-claims.glue("lowest-loss-cleanest", HTML(verdict.headline()))
+claims.glue(lowest_loss_cleanest=verdict)
 
 # %% [markdown]
 # ## What would change our mind

@@ -6,7 +6,7 @@ import torch
 
 from matryoshka_mixing import claims, metrics, recipe, theory
 from matryoshka_mixing.claims import Claim, Criterion, judge
-from matryoshka_mixing.features import FeatureTree, correlated_pair, family, without_hierarchy
+from matryoshka_mixing.features import FeatureTree, States, family, without_hierarchy
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, descend, train
 
@@ -223,8 +223,9 @@ def test_the_verdict_on_the_loss_flips_if_the_control_gains_from_mixing(tree):
 def test_the_verdict_on_the_reach_flips_if_the_features_of_its_control_are_correlated(dictionary):
     claim, verdicts = claims.load()["beyond-the-toy"], {}
     config = SAEConfig(20, (1, 2), encoder_bias=False, decoder_bias=True)
-    for name, correlation in [("independent", 0.0), ("correlated", 0.4)]:
-        data = correlated_pair(0.3, correlation)
+    acts = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=torch.float64)
+    for name, both in [("independent", 0.09), ("correlated", 0.174)]:
+        data = States(acts, torch.tensor([0.4 + both, 0.3 - both, 0.3 - both, both], dtype=torch.float64))
         run = train(
             Setting(config, data, dictionary[:2]), start_near(dictionary[:2], range(24), 0.5), TrainConfig(1200)
         )

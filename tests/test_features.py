@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,14 +9,13 @@ from scipy.stats import binom
 
 from matryoshka_mixing.features import (
     FeatureTree,
-    correlated_pair,
-    crowded_dictionary,
-    equal_cosine_dictionary,
+    States,
     family,
     independent,
     orthonormal_dictionary,
     overlapping,
-    spread_magnitudes,
+    retuned,
+    twenty_feature_tree,
     without_hierarchy,
 )
 
@@ -101,24 +101,27 @@ def test_json_round_trip_and_an_interrupted_write_keeps_the_old_file(tmp_path, m
     [
         (
             leaf(1.0, children=[leaf(0.5), {"is_read_out": True}]),
-            r"root.children\[1\]: the key 'active_prob' is missing",
+            r"root.children\[1\]: 'active_prob' is a required property",
         ),
         (
             leaf(1.0, children=[leaf(0.5, children=[leaf("0.2")])]),
-            r"root.children\[0\].children\[0\].active_prob: '0.2'",
+            r"root.children\[0\].children\[0\].active_prob: '0.2' is not of type 'number'",
         ),
-        (leaf(1.0, children=[leaf(1.5)]), r"root.children\[0\]: .*1.5.*\[0, 1\]"),
-        (leaf(1.0, children=[leaf(0.5, magnitude_std=-1)]), r"root.children\[0\]: .*magnitude_std -1"),
-        (leaf(1.0, children={}), r"root.children: {} is an object; it must be a list"),
-        (leaf(1.0, children=[3]), r"root.children\[0\]: a node must be a JSON object"),
-        (leaf(True), r"root.active_prob: True is a boolean"),
-        (leaf(1.0, colour="red"), r"root: unknown key\(s\) \['colour'\]"),
+        (leaf(1.0, children=[leaf(1.5)]), r"root.children\[0\].active_prob: 1.5 is greater than the maximum of 1"),
+        (
+            leaf(1.0, children=[leaf(0.5, magnitude_std=-1)]),
+            r"root.children\[0\].magnitude_std: -1 is less than the minimum of 0",
+        ),
+        (leaf(1.0, children={}), r"root.children: {} is not of type 'array'"),
+        (leaf(1.0, children=[3]), r"root.children\[0\]: 3 is not of type 'object'"),
+        (leaf(True), r"root.active_prob: True is not of type 'number'"),
+        (leaf(1.0, colour="red"), r"root: Additional properties are not allowed \('colour' was unexpected\)"),
         (
             leaf(1.0, mutually_exclusive_children=True, children=[leaf(0.6), leaf(0.6)]),
             r"root: .*sum to 1.2; at most 1",
         ),
-        (leaf(1.0, is_binary=False), r"root.is_binary"),
-        ([], "root: a node must be a JSON object"),
+        (leaf(1.0, is_binary=False), r"root.is_binary: .*give magnitude_mean and magnitude_std instead"),
+        ([], r"root: \[\] is not of type 'object'"),
     ],
 )
 def test_malformed_trees_name_the_node(data, where):
@@ -131,6 +134,58 @@ def test_a_file_that_is_not_json_is_named(tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match=r"broken.json is not valid JSON"):
         FeatureTree.from_json(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"active_prob": NaN}', "NaN is no number"),
+        ('{"active_prob": 1e999}', "Infinity|inf"),
+        ('{"active_prob": 1', "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"active_prob": 1, "children": [' * 40 + '{"active_prob": 1}' + "]}" * 40, "more than 32 levels deep"),
+    ],
+    ids=str.__len__,
+)
+def test_files_that_are_no_trees(text, message, tmp_path):
+    path = tmp_path / "tree.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        FeatureTree.from_json(path)
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    path = tmp_path / "tree.json"
+    path.write_text(json.dumps(ORIGINAL_TREE), encoding="utf-8-sig")
+    assert FeatureTree.from_json(path).n_features == 20
+
+
+def test_features_by_level():
+    deep = FeatureTree(0.3, (FeatureTree(0.5, (FeatureTree(0.2),)), FeatureTree(0.4)))
+    tree = FeatureTree(1.0, (deep, FeatureTree(0.1)), is_read_out=False)
+    assert tree.parents() == [None, 0, 1, 0, None] and tree.by_level() == [0, 4, 1, 3, 2]
+
+
+def test_leaves_that_are_not_read_out_make_no_states():
+    """The original author's second tree: three independent children each, and a leaf that is not read out."""
+    parent = FeatureTree(0.15, (*[FeatureTree(0.2)] * 3, FeatureTree(0.4, is_read_out=False)))
+    tree = FeatureTree(1.0, (*[parent] * 3, *[FeatureTree(0.05)] * 3), is_read_out=False)
+    assert tree.count_states() == 9**3 * 2**3 == len(tree.states())
+    assert without_hierarchy(tree).n_features == 15
+
+
+@pytest.mark.parametrize(
+    ("acts", "probs", "message"),
+    [
+        (torch.zeros(2, 3), torch.tensor([0.5, 0.6]), "probs sum to 1.1"),
+        (torch.zeros(2, 3), torch.tensor([1.5, -0.5]), "the smallest is -0.5"),
+        (torch.full((1, 3), torch.nan), torch.ones(1), "not finite"),
+        (torch.zeros(0, 3), torch.zeros(0), "at least one state"),
+    ],
+)
+def test_states_that_make_no_sense_are_refused(acts, probs, message):
+    with pytest.raises(ValueError, match=message):
+        States(acts, probs)
 
 
 def test_bad_probabilities_and_families():
@@ -179,6 +234,32 @@ def test_without_hierarchy_keeps_the_rates_and_drops_the_dependence(tree):
     assert joint[0, 1].item() == pytest.approx(0.3 * 0.12)
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_firing_probabilities_are_those_of_the_states(exclusive):
+    grandchild = FeatureTree(0.5, magnitude_mean=3.0)
+    hidden = FeatureTree(0.8, (FeatureTree(0.25), grandchild), is_read_out=False)
+    mute = FeatureTree(0.2, (FeatureTree(0.5),), magnitude_mean=0.0)
+    tree = FeatureTree(0.9, (FeatureTree(0.3, (grandchild,)), hidden, mute), is_read_out=False)
+    if exclusive:
+        tree = replace(
+            tree, mutually_exclusive_children=True, children=(tree.children[0], replace(hidden, active_prob=0.4))
+        )
+    states = tree.states()
+    assert tree.firing_probabilities().tolist() == pytest.approx((states.probs @ (states.acts > 0).double()).tolist())
+    if not exclusive:
+        assert tree.firing_probabilities().tolist() == pytest.approx([0.27, 0.135, 0.18, 0.36, 0, 0.09])
+
+
+def test_firing_probabilities_of_a_tree_that_cannot_be_listed():
+    """A normal magnitude with mean 1 and deviation 1 is clipped to 0 with probability 0.1587."""
+    tree = FeatureTree(1.0, (FeatureTree(0.5, magnitude_std=1.0), *[FeatureTree(0.4)] * 40), is_read_out=False)
+    assert not tree.can_list()
+    assert tree.firing_probabilities().tolist() == pytest.approx([0.5 * 0.8413447, *[0.4] * 40])
+    shares = (tree.sample(20_000, torch.Generator().manual_seed(0)) > 0).double().mean(0)
+    assert (shares - tree.firing_probabilities()).abs().max() < 5 * (0.25 / 20_000) ** 0.5
+    assert without_hierarchy(tree).firing_probabilities().tolist() == pytest.approx([0.42067236, *[0.4] * 40])
+
+
 def test_dictionary_is_orthonormal_and_needs_room():
     directions = orthonormal_dictionary(5, 8, torch.Generator().manual_seed(0))
     assert torch.allclose(directions @ directions.T, torch.eye(5, dtype=torch.float64), atol=1e-14)
@@ -206,58 +287,17 @@ def test_overlapping_children_by_hand():
         overlapping(0.3, 0.8, 0)
 
 
-@pytest.mark.parametrize(("p", "rho"), [(0.3, 0.5), (0.3, -3 / 7), (0.8, -0.25), (0.5, -1), (0.2, 1), (0.4, 0)])
-def test_a_pair_has_its_rates_and_its_correlation(p, rho):
-    states = correlated_pair(p, rho)
-    assert states.probs.sum().item() == pytest.approx(1) and (states.probs > 0).all()
-    mean = states.probs @ states.acts
-    centred = states.acts - mean
-    covariance = (centred * states.probs[:, None]).T @ centred
-    assert mean.tolist() == pytest.approx([p, p])
-    assert (covariance[0, 1] / covariance[0, 0]).item() == pytest.approx(rho)
+def test_one_feature_of_a_tree_is_retuned():
+    tree = retuned(family(0.3, 0.2, 3, parent_magnitude=2.0), "child 2", magnitude_mean=7.0, magnitude_std=0.5)
+    assert [node.magnitude_mean for node in tree if node.is_read_out] == [2.0, 1.0, 7.0, 1.0]
+    assert [node.magnitude_std for node in tree if node.is_read_out] == [0.0, 0.0, 0.5, 0.0]
+    with pytest.raises(ValueError, match="0 features are called 'child 9'"):
+        retuned(tree, "child 9", magnitude_mean=1.0)
 
 
-def test_an_impossible_correlation_is_refused():
-    with pytest.raises(ValueError, match=r"correlation is -0\.5 .* from -0\.428571 to 1"):
-        correlated_pair(0.3, -0.5)
-    with pytest.raises(ValueError, match="must lie between 0 and 1"):
-        correlated_pair(0.0, 0.1)
-
-
-@pytest.mark.parametrize("spread", [0.1, 0.5])
-def test_spread_magnitudes_have_the_moments_of_a_normal(spread, tree):
-    states = spread_magnitudes(tree.states(), spread)
-    assert len(states) == 1 + 3 + 2 * 9
-    fires = states.acts[:, 0] > 0
-    share = states.probs[fires] / states.probs[fires].sum()
-    moments = [float(share @ (states.acts[fires, 0] - 1) ** k) for k in range(6)]
-    assert moments == pytest.approx([1, 0, spread**2, 0, 3 * spread**4, 0], abs=1e-12)
-    both = states.acts[:, 1] > 0
-    product = (states.probs[both] / states.probs[both].sum()) @ states.acts[both, :2].prod(-1)
-    assert product.item() == pytest.approx(1), "independent of each other"
-    assert torch.equal(spread_magnitudes(tree.states(), 0).acts, tree.states().acts)
-    for bad in (-0.1, 0.6):
-        with pytest.raises(ValueError, match=r"at least 0 and below 0\.5774"):
-            spread_magnitudes(tree.states(), bad)
-
-
-@pytest.mark.parametrize("cosine", [-0.3, 0.0, 0.3, 0.9])
-def test_every_two_directions_have_the_same_cosine(cosine):
-    rows = equal_cosine_dictionary(4, cosine, 9, torch.Generator().manual_seed(0))
-    gram = torch.full((4, 4), cosine, dtype=torch.float64).fill_diagonal_(1)
-    assert (rows @ rows.T - gram).abs().max() < 1e-14
-    if cosine == 0:
-        assert torch.equal(rows, orthonormal_dictionary(4, 9, torch.Generator().manual_seed(0)))
-    with pytest.raises(ValueError, match=r"4 independent directions .* between -0\.333333 and 1"):
-        equal_cosine_dictionary(4, -0.4, 9, torch.Generator())
-
-
-def test_a_crowd_shares_few_dimensions():
-    rows = crowded_dictionary(200, 5, 20, torch.Generator().manual_seed(0))
-    assert torch.linalg.matrix_rank(rows) == 5
-    assert torch.allclose(rows.norm(dim=-1), torch.ones(200).double())
-    pairs = (rows @ rows.T)[~torch.eye(200, dtype=torch.bool)]
-    assert pairs.mean().item() == pytest.approx(0, abs=0.02)
-    assert pairs.std().item() == pytest.approx(5**-0.5, rel=0.05)
-    with pytest.raises(ValueError, match="d_model is 20"):
-        crowded_dictionary(3, 21, 20, torch.Generator())
+def test_the_posts_tree():
+    tree = twenty_feature_tree()
+    assert tree.n_features == 20 and tree.parents().count(None) == 11
+    acts = tree.sample(200_000, torch.Generator().manual_seed(0))
+    # Three families of 0.15 (1 + 0.6) and eight features of 0.05.
+    assert float(acts.sum(1).mean()) == pytest.approx(1.12, abs=0.01)

@@ -73,32 +73,6 @@ def test_solutions_are_numbered_and_carry_their_recovery():
     ]
 
 
-def test_stacked_shares_fill_the_bar_and_leave_out_what_never_occurs():
-    panel = {"x": ["a", "b"], "xlabel": "knob", "shares": [[0.25, 0, 0.75], [1, 0, 0]]}
-    figure = figures.stacked_shares({"one": panel, "two": panel}, ["x", "never", "y"])
-    bars = figure.axes[0].patches
-    assert [(bar.get_y(), bar.get_height()) for bar in bars] == [(0, 0.25), (0, 1), (0.25, 0.75), (1, 0)]
-    assert texts(figure) == ["25%", "100%", "75%"] * 2
-    assert [entry.get_text() for entry in figure.legends[0].get_texts()] == ["y", "x"]
-    assert len({bar.get_hatch() for bar in bars}) == 2, "told apart without colour"
-
-
-def test_circles_sit_at_loss_and_recovery():
-    panel = {"loss": [-1e-12, 0.5], "low": [0.2, 0.1], "high": [0.4, 0.1], "share": [0.1, 0.4], "ticks": [0.0, 0.3],
-             "reference": (0.0, 0.9)}  # fmt: skip
-    axis = figures.loss_and_recovery({"a": panel}, per_row=1).axes[0]
-    circles = axis.collections[1]
-    assert circles.get_offsets().flatten().tolist() == pytest.approx([0, 0.3, 0.5, 0.1])
-    assert np.diff(circles.get_sizes()).item() == pytest.approx(1500 * 0.3)
-    assert axis.lines[1].get_xdata().tolist() == [0.0, 0.3]
-
-
-def test_curves_of_the_best_of_k():
-    figure = figures.best_of_curves({"y": {"a": ([1, 2], [0.1, 0.2]), "b": ([1], [0.3])}}, "k")
-    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[0.1, 0.2], [0.3]]
-    assert figure.axes[0].get_xscale() == "log" and figure.axes[0].get_ylabel() == "y"
-
-
 def test_strips_and_paths():
     figure = figures.seed_strips(
         {"a": np.array([0.1, 0.2]), "b": np.array([0.3])}, "cosine", reference=0.2, label="theory"
@@ -123,16 +97,6 @@ def test_a_slider_holds_every_frame_and_nothing_from_outside():
     assert "trained &lt;1&gt;" in page and "http" not in page
 
 
-def test_images_share_one_scale_and_name_every_row():
-    figure = figures.images({"a": np.eye(3), "b": -np.eye(3)}, ["x", "y", "z"], ["x", "y", "z"], breaks=[1])
-    drawn = [axis.images[0] for axis in figure.axes[:2]]
-    assert all(image.get_clim() == (-1, 1) and image.get_cmap().name == figures.DIVERGING for image in drawn)
-    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["x", "y", "z"]
-    assert len(figure.axes[0].lines) == 2, "a break across and one down"
-    loud = figures.images({"a": np.ones((2, 5)), "b": 3 * np.ones((2, 5))}, ["x", "y"], quantity="activation")
-    assert loud.axes[0].images[0].get_clim() == (0, 3)
-
-
 def test_clouds_hold_every_point_and_the_line():
     panel = {
         "xlabel": "x",
@@ -143,36 +107,3 @@ def test_clouds_hold_every_point_and_the_line():
     axis = figures.clouds([panel]).axes[0]
     assert [len(points.get_offsets()) for points in axis.collections] == [2, 1]
     assert axis.lines[0].get_ydata().tolist() == [0, 2]
-
-
-def test_histories_are_medians_over_seeds():
-    values = np.array([[1.0, 10.0], [2.0, 20.0], [9.0, 90.0]])
-    figure = figures.histories([0, 5], {"loss": {"a": values}, "L0": {"a": values}}, log=["L0"])
-    assert figure.axes[0].lines[0].get_ydata().tolist() == [2, 20]
-    assert [axis.get_yscale() for axis in figure.axes] == ["linear", "log"]
-
-
-def test_ranges_run_from_the_lowest_to_the_highest_and_name_both_ends():
-    rows = {
-        "short": {"amounts": ["1", "2"], "values": np.array([[0.1, 0.0], [0.3, 0.001]])},
-        "long": {
-            "amounts": ["a", "b", "c"],
-            "values": np.array([[0.4, 0.1], [np.nan, np.nan], [-0.2, 0.5]]),
-            "other": np.array([[0.0, 0.0], [0.1, 0.2], [np.nan, np.nan]]),
-        },
-        "none": {"amounts": ["x"], "values": np.full((1, 2), np.nan)},
-    }
-    figure = figures.ranges(rows, ["first", "second"], [0.3, 0.2], ("bar", "thin"))
-    left, right = figure.axes
-    assert [tick.get_text() for tick in left.get_yticklabels()] == ["long", "short", "none"]
-    assert [t.get_text() for t in left.texts] == ["c", "a", "1", "2"]
-    assert [t.get_text() for t in right.texts] == ["a", "c", "steady"]
-    bars = [line.get_xdata().tolist() for line in left.lines[2:]]
-    assert bars == [[-0.2, 0.4], [0.0, 0.1], [0.1, 0.3]]
-    assert left.lines[1].get_xdata()[0] == 0.3
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["default", "bar", "thin"]
-
-
-def test_the_extent_leaves_out_what_is_missing():
-    assert figures.extent(np.array([0.5, np.nan, -0.5])) == 1
-    assert figures.extent(np.array([np.nan])) == 0

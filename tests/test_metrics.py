@@ -1,11 +1,8 @@
-import itertools
-
-import numpy as np
 import pytest
 import torch
 
 from matryoshka_mixing import metrics
-from matryoshka_mixing.features import equal_cosine_dictionary, family
+from matryoshka_mixing.features import FeatureTree, family
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start
 
 PARENTS = [None, 0, 0]
@@ -65,7 +62,7 @@ def test_absorption_counts_inputs_by_their_probability():
 def test_a_sweep_is_read_at_once_as_its_settings_are_one_by_one():
     sweep = [family(0.3, chances, child_magnitude=size).states() for chances, size in [([0.6, 0.2], 2.0), (0.4, 1.0)]]
     half = sae_from([[1, -1, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
-    saes = SAE.join([SAE.join([CLEAN, half, ABSORBED]), SAE.join([half, CLEAN, CLEAN])])
+    saes = SAE.stack([SAE.stack([CLEAN, half, ABSORBED]), SAE.stack([half, CLEAN, CLEAN])])
     together = metrics.read(saes, sweep, torch.eye(3, dtype=torch.float64), PARENTS)
     assert together.absorption.tolist() == [pytest.approx([0, 0.75, 1]), pytest.approx([0.5, 0, 0])]
     for i, states in enumerate(sweep):
@@ -113,17 +110,6 @@ def test_dead_latents():
     dead = sae_from([[1, 0, 0], [0, -1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
     assert read(dead).live.tolist() == [True, False, True]
     assert not read(dead).all_live
-
-
-def test_selective_latents():
-    assert read_selective(CLEAN) == [True, True, True]
-    stray = sae_from([[1, 0, 0], [0, 1, 0.5], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    assert read_selective(stray) == [True, False, True]
-
-
-def read_selective(sae):
-    states, reading = family(0.3, 0.4).states(), read(sae)
-    return metrics.selective(reading.acts, reading.latents, states.acts).tolist()
 
 
 def test_encoder_cosines_leave_out_what_no_input_reaches():
@@ -215,7 +201,7 @@ def test_solutions_see_through_names_places_and_flat_directions():
     # On child 2 both children's latents fire, and together they write the same: c1 + (c2 - c1).
     flat = sae_from([[1, 0, 0], [0, 1, 1], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, -1, 1]])
     dead = sae_from([[1, 0, 0], [0, 1, 0], [0, -1, 0]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    some = SAE.join([first, CLEAN, swapped, dead, flat, second])
+    some = SAE.stack([first, CLEAN, swapped, dead, flat, second])
     found = metrics.solutions(some, states, torch.eye(3, dtype=torch.float64), config)
     assert [(one.seeds, one.live) for one in found] == [([1, 2, 4], 3), ([3], 2), ([0, 5], 3)]
     assert [one.loss for one in found] == pytest.approx([0.24, 0.36, 0.42])
@@ -233,50 +219,19 @@ def test_solutions_of_equal_loss_are_told_apart():
     silent = sae_from([[0, 0, 0], [0, 1, 0], [0, 0, 1]], [[0, 0, 0], [1, 1, 0], [1, 0, 1]])
     part = sae_from([[1, -1, -1], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
     silent.W_enc[:, 0] = tensor([1e-3, -1e-3, -1e-3])
-    found = metrics.solutions(SAE.join([silent, part]), states, torch.eye(3, dtype=torch.float64), config)
+    found = metrics.solutions(SAE.stack([silent, part]), states, torch.eye(3, dtype=torch.float64), config)
     assert len(found) == 2 and found[0].loss == pytest.approx(found[1].loss)
 
 
 def test_turning_changes_the_coordinates_and_nothing_else(dictionary):
     basis = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).Q.T
     sae = random_start(SAEConfig(20, (1, 3)), range(4))
-    sae.b_dec += 0.1
+    sae.b_dec.add_(0.1)
     turned, x = metrics.turned(sae, basis), family(0.3, 0.4).states().inputs(dictionary)
     acts = sae.encode(x)
     assert torch.allclose(turned.encode(x @ basis.T), acts)
     assert torch.allclose(turned.decode(acts), sae.decode(acts) @ basis.T)
     assert not torch.allclose(turned.decode(acts), sae.decode(acts))
-
-
-def test_the_best_of_k_against_every_draw():
-    loss, values = tensor([0.3, 0.1, 0.2, 0.1, 0.5]), tensor([1.0, 5.0, 3.0, 7.0, 0.0])
-    found = metrics.best_of(loss, values, range(1, 6))
-    for k in range(1, 6):
-        kept = []
-        for draw in itertools.combinations(range(5), k):
-            lowest = min(loss[i] for i in draw)
-            kept.append(np.mean([values[i] for i in draw if loss[i] == lowest]))
-        assert found[k - 1] == pytest.approx(np.mean(kept))
-    assert found[-1] == pytest.approx(6), "two share the lowest loss"
-    for wrong in (0, 6):
-        with pytest.raises(ValueError, match="from 1 to 5"):
-            metrics.best_of(loss, values, [wrong])
-
-
-def test_pulls_are_minus_the_gradient_of_each_term():
-    """Against autograd, term by term, for each latent."""
-    config = SAEConfig(5, (1, 3))
-    sae = random_start(config, [0, 1], decoder_norm=0.7)
-    generator = torch.Generator().manual_seed(0)
-    x, terms = torch.rand(4, 5, generator=generator).double(), torch.rand(2, 2, 4, generator=generator).double()
-    for latent in range(3):
-        found = metrics.pulls(sae, x, terms, config.widths, latent)
-        for prefix, state in [(0, 1), (1, 0), (1, 3)]:
-            decoder = sae.W_dec.clone().requires_grad_()
-            errors = SAE(sae.W_enc, sae.b_enc, decoder, sae.b_dec).errors(x, config.widths)
-            (terms * errors)[:, prefix, state].sum().backward()
-            assert torch.allclose(found[:, prefix, state], -decoder.grad[:, latent], atol=1e-14)
-    assert (metrics.pulls(sae, x, terms, config.widths, 2)[:, 0] == 0).all(), "the first prefix misses latent 2"
 
 
 def test_each_its_own_asks_for_firing_everywhere_and_nowhere_else():
@@ -289,52 +244,49 @@ def test_each_its_own_asks_for_firing_everywhere_and_nowhere_else():
     assert metrics.each_its_own(acts[:1], missing, features).tolist() == [False]
 
 
-def test_the_interval_of_a_median_covers_it_as_often_as_it_says():
-    rng, truth, hits = np.random.default_rng(1), 0.0, 0
-    for _ in range(200):
-        low, high = metrics.median_interval(rng.normal(truth, 1, 30), resamples=400)
-        hits += low <= truth <= high
-    assert 180 <= hits <= 199
-    values = np.arange(9.0)
-    assert metrics.median_interval(values, values) == (0, 0), "paired: a seed is drawn for both"
-    assert metrics.median_interval(values + 0.5, values) == (0.5, 0.5)
+def test_dead_latents_stand_for_nothing():
+    """Rows e0, e0, e1, e2, the first dead: nothing is absorbed, and the second latent is the parent's."""
+    sae = SAE(
+        tensor([[0, 1, 0, 0], [0, -1, 1, 0], [0, -1, 0, 1]]) + tensor([[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0]]),
+        tensor([-1, 0, 0, 0]),
+        tensor([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]),
+        torch.zeros(3).double(),
+    )
+    reading = metrics.read(sae, family(0.3, 0.4).states(), torch.eye(3, dtype=torch.float64), PARENTS)
+    assert reading.live.tolist() == [False, True, True, True] and reading.latents.tolist() == [1, 2, 3]
+    assert reading.absorption.item() == 0 and reading.mixing.own.tolist() == [1, 1, 1]
 
 
-def test_depths_count_ancestors():
-    assert metrics.depths([None, 0, 1, 1, 0, None]) == [0, 1, 2, 2, 1, 0]
+def test_a_feature_without_a_live_latent_is_missing_not_absorbed():
+    sae = sae_from([[0, 0, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    reading = read(sae)
+    assert sorted(reading.latents.tolist()) == [-1, 1, 2] and reading.mixing.own.isnan().sum() == 1
+    assert reading.absorption.isnan()
 
 
-def test_levels_name_latents_by_their_place():
-    # The first latent is mostly the first child; by place it is the parent's all the same.
-    cosines = tensor([[0.3, 0.9, 0.0], [0.9, 0.1, 0.0], [0.0, 0.2, -0.8], [1.0, 1.0, 1.0]])
-    assert metrics.match(cosines[:3]).tolist() == [1, 0, 2]
-    assert metrics.match_by_level(cosines, PARENTS, (1, 3)).tolist() == [0, 1, 2]
-    assert metrics.match_by_level(cosines, PARENTS, (1, 4)).tolist() == [0, 3, 2]
-    cosines[:, 1] = torch.nan
-    assert metrics.match_by_level(cosines, PARENTS, (1, 3)).tolist() == [0, -1, 2], "no latent for what has no cosine"
-    assert metrics.match_by_level(cosines[:2], PARENTS, (1, 2))[2] == 1
+def test_single_precision_is_read_like_double():
+    states, single = family(0.3, 0.4).states(), CLEAN.map(lambda parameter: parameter.float())
+    for sae in (CLEAN, single):
+        for dictionary in (torch.eye(3), torch.eye(3).double()):
+            assert metrics.read(sae, states, dictionary, PARENTS).absorption.item() == 0
 
 
-def test_excess_mixing_by_hand():
-    states, axes = family(0.3, 0.4).states(), torch.eye(3, dtype=torch.float64)
-    mixed = sae_from([[1, 0, 0], [0, 1, 0], [0, 0, 1]], [[0.8, 0.6, 0], [0, 1, 0], [0, -0.6, 0.8]])
-    found = metrics.excess_mixing(mixed, states, axes, PARENTS, (1, 3))
-    assert found.parent_to_child.tolist() == pytest.approx([0.6, 0])
-    assert found.child_to_sibling.tolist() == pytest.approx([0, -0.6])
-    assert found.child_to_parent.tolist() == pytest.approx([0, 0])
-    upside_down = sae_from([[1, 0, 0], [0, 1, 0], [0, 0, 1]], [[-0.8, -0.6, 0], [0, 1, 0], [0, -0.6, 0.8]])
-    again = metrics.excess_mixing(upside_down, states, axes, PARENTS, (1, 3))
-    assert again.parent_to_child.tolist() == pytest.approx([0.6, 0]) and again.own[0] == pytest.approx(0.8)
-    dead = sae_from([[1, 0, 0], [0, 1, 0], [0, 0, -1]], [[0.8, 0.6, 0], [0, 1, 0], [0, -0.6, 0.8]])
-    assert metrics.excess_mixing(dead, states, axes, PARENTS, (1, 3)).parent_to_child.isnan().all()
-    only_one = family(0.3, (0.4, 0.0), 2).states()
-    found = metrics.excess_mixing(dead, only_one, axes, PARENTS, (1, 3))
-    assert found.parent_to_child[0] == pytest.approx(0.6) and found.parent_to_child[1].isnan(), "the other never fires"
+def test_each_seed_is_read_on_its_own_directions():
+    from matryoshka_mixing.features import orthonormal_dictionaries
+
+    states, directions = family(0.3, 0.4).states(), orthonormal_dictionaries(3, 3, range(5))
+    saes = SAE.stack([metrics.turned(ABSORBED, basis.T.contiguous()) for basis in directions])
+    reading = metrics.read(saes, states, directions, PARENTS)
+    assert torch.allclose(reading.decoder, read(ABSORBED).decoder.expand(5, 3, 3)) and (reading.absorption == 1).all()
 
 
-def test_true_directions_have_no_excess_however_they_lean():
-    leaning = equal_cosine_dictionary(3, 0.3, 3, torch.Generator().manual_seed(0))
-    clean = sae_from(torch.linalg.pinv(leaning).T.tolist(), leaning.tolist())
-    found = metrics.excess_mixing(clean, family(0.3, 0.4).states(), leaning, PARENTS, (1, 3))
-    for values in (found.parent_to_child, found.child_to_sibling, found.child_to_parent, found.own - 1):
-        assert values.abs().max() < 1e-14
+def test_pairs_come_with_names_and_grandparents():
+    below = FeatureTree(0.5, (FeatureTree(0.5, id="c"),), id="b"), FeatureTree(0.1, id="d")
+    tree = FeatureTree(1.0, (FeatureTree(0.5, below, id="a"),), is_read_out=False)
+    cosines = torch.arange(16.0).reshape(1, 4, 4) / 16
+    frame = metrics.labelled(cosines, torch.tensor([[0, 1, -1, 3]]), tree)
+    assert len(frame) == 12 and set(frame.stands_for) == {"a", "b", "d"}
+    asked = {(row.stands_for, row.feature): (row.relation, row.cosine) for row in frame.itertuples()}
+    assert asked["a", "c"] == ("grandchild", 2 / 16) and asked["a", "d"] == ("child", 3 / 16)
+    assert asked["b", "a"] == ("parent", 4 / 16) and asked["b", "d"] == ("sibling", 7 / 16)
+    assert asked["d", "c"] == ("unrelated", 14 / 16) and asked["d", "d"] == ("itself", 15 / 16)

@@ -1,61 +1,83 @@
+from dataclasses import dataclass
+
 import pytest
 
-from matryoshka_mixing.parameters import PARAMETERS, check
+from matryoshka_mixing.parameters import PARAMETERS, Chapter, given
 
-GOOD = {
-    "parent_probability": 0.3,
-    "child_probability": 0.4,
-    "n_children": 2,
-    "l1": 0.0,
-    "n_seeds": 64,
-    "d_model": 20,
-}
+GOOD = {"parent_probability": 0.3, "child_probability": 0.4, "n_children": 2, "l1": 0.0, "n_seeds": 64, "d_model": 20}
 
 
-def test_good_values_pass_and_other_names_are_left_alone():
-    check(GOOD | {"__name__": "__main__", "_i": "", "In": [], "check": check, "n_children": 2})
+@dataclass(frozen=True)
+class Parameters(Chapter):
+    parent_probability: float = given("parent_probability", 0.25)
+    child_probability: float = given("child_probability", 0.4)
+    n_children: int = given("n_children", 2)
+    l1: float = given("l1", 0.03)
+    d_model: int = given("d_model", 20, high=500, meaning="size of the input")
+    n_seeds: int = given("n_seeds", 192)
+    tree_path: str = given("tree_path", "")
+
+
+def test_good_values_are_taken_and_other_things_are_left_alone():
+    others = {"__name__": "__main__", "_i": "", "In": [], "Out": {}, "check": pytest}
+    found = Parameters.of(GOOD | others | {"n_children": 3, "child_probability": 0.2})
+    assert (found.n_children, found.parent_probability, found.tree_path) == (3, 0.3, "")
+    assert Parameters.of({}) == Parameters()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"child_probability": 1.2},
-            "child_probability = 1.2: .* It must be a number from 1e-06 to 1; change it with `-p",
-        ),
+        ({"child_probability": 1.2}, "child_probability = 1.2: .* a number from 1e-06 to 1; change it with `-p"),
         ({"parent_probability": -0.1}, "parent_probability = -0.1"),
         ({"parent_probability": "0.3"}, "parent_probability = '0.3'"),
-        ({"l1": -1}, "l1 = -1: .* at least 0"),
+        ({"parent_probability": None}, "parent_probability = None"),
+        ({"l1": -1}, "l1 = -1: .* from 0 to 10"),
         ({"l1": float("nan")}, "l1 = nan"),
-        ({"n_seeds": 0}, "n_seeds = 0: .* a whole number of at least 1"),
+        ({"l1": float("inf")}, "l1 = inf"),
+        ({"n_seeds": 0}, "n_seeds = 0: .* a whole number from 1 to 10000"),
         ({"n_seeds": 2.5}, "n_seeds = 2.5"),
         ({"n_seeds": True}, "n_seeds = True"),
         ({"n_children": 1}, "n_children = 1"),
         ({"n_children": 2.0}, "n_children = 2.0: .* a whole number from 2 to 12"),
-        ({"n_children": 16}, "n_children = 16"),
+        ({"n_children": [2]}, r"n_children = \[2\]"),
+        ({"d_model": 501}, "d_model = 501: size of the input. It must be a whole number from 1 to 500"),
         ({"child_probability": 0.6}, "sum to 1.2; at most 1 is possible"),
         ({"d_model": 2}, "leaves no room for 3 orthogonal features"),
-        ({"n_seed": 3}, "n_seed = 3 is not a parameter of these notebooks. Did you mean n_seeds?"),
-        ({"zzz": 3}, "zzz = 3 is not a parameter .* The parameters are parent_probability"),
+        ({"n_seed": 3}, "n_seed = 3 is not a parameter of this chapter. Did you mean n_seeds"),
+        ({"N_SEEDS": 3}, "N_SEEDS = 3 is not a parameter of this chapter. Did you mean n_seeds"),
+        ({"inner_weight": 3}, "inner_weight = 3 is a parameter of other chapters. The parameters here are parent"),
+        ({"zzz": 3}, "zzz = 3 is not a parameter of this chapter. The parameters here are parent_probability"),
+        ({"zzz": (1, 2)}, "zzz = "),
     ],
-)
-def test_bad_values_and_misspelt_names(change, message):
+)  # fmt: skip
+def test_bad_values_and_names_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        check(GOOD | change)
+        Parameters.of(GOOD | change)
+
+
+def test_the_cell_and_the_table_say_what_the_object_says():
+    assert "d_model = 20  # size of the input: a whole number from 1 to 500\n" in Parameters.cell()
+    assert 'tree_path = ""  # ' in Parameters.cell()
+    namespace = {}
+    exec(Parameters.cell(), {}, namespace)
+    assert Parameters.of(namespace) == Parameters()
+    assert "| `l1` | `0.03` | weight of the L1 penalty | a number from 0 to 10 |" in Parameters.table()
 
 
 def test_every_parameter_says_what_it_means():
     assert all(parameter.meaning and parameter.allowed for parameter in PARAMETERS.values())
+    quotes = [p.meaning for p in PARAMETERS.values() if {"'", '"', "="} & set(p.meaning)]
+    assert quotes == [], "papermill's parser gives up on them"
 
 
 def test_a_tree_file_is_read_and_its_mistakes_named(tmp_path):
     path = tmp_path / "tree.json"
-    check({"tree_path": ""})
     path.write_text('{"active_prob": 1, "is_read_out": false, "children": [{"active_prob": 0.3}]}')
-    check({"tree_path": str(path)})
+    assert Parameters(tree_path=str(path)).tree_path == str(path)
     path.write_text('{"active_prob": 1, "is_read_out": false, "children": [{"active_prob": 1.3}]}')
     with pytest.raises(ValueError, match=r"root\.children\[0\]: a feature has active_prob 1\.3"):
-        check({"tree_path": str(path)})
-    for value in (str(tmp_path / "none.json"), str(tmp_path), 3):
+        Parameters(tree_path=str(path))
+    for value in (str(tmp_path / "none.json"), str(tmp_path)):
         with pytest.raises(ValueError, match=r"no such file\. It must be the path of a JSON file, or empty"):
-            check({"tree_path": value})
+            Parameters(tree_path=value)

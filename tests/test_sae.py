@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from matryoshka_mixing.sae import SAE, SAEConfig, largest, largest_of_batch, random_start, start_near, with_activation
+from matryoshka_mixing.sae import SAE, SAEConfig, largest, largest_of_batch, random_start, start_near
 
 
 def tensor(values):
@@ -56,13 +56,13 @@ def test_weights_default_to_one_a_prefix():
         ({"widths": (1, 1)}, "strictly increase"),
         ({"widths": ()}, "strictly increase"),
         ({"widths": (0, 2)}, "from 1 up"),
+        ({"widths": (True, 3)}, "widths holds True; it must be a whole number"),
         ({"weights": (1.0,)}, r"weights are \(1.0,\) for widths \(1, 3\); give one"),
         ({"weights": (1.0, -2.0)}, "at least 0 for each"),
         ({"weights": (0.0, 0.0)}, "at least one must be above 0"),
         ({"l1": -0.1}, "l1 is -0.1; a penalty must be"),
         ({"l1": float("nan")}, "l1 is nan"),
         ({"d_in": 0}, "d_in is 0"),
-        ({"activation": "gelu"}, r"activation is 'gelu'; it must be one of \('relu', 'topk', 'batchtopk'\)"),
         ({"k": 1}, "k is 1, but a ReLU SAE keeps every activation"),
         ({"activation": "topk"}, "k is None for 3 latents; topk keeps above 0 and at most all"),
         ({"activation": "topk", "k": 1.5}, "k is 1.5; topk keeps a whole number"),
@@ -99,7 +99,7 @@ def test_batchtopk_spends_its_budget_on_the_largest():
 def test_what_counts_is_the_activation_times_the_decoder_norm():
     """Else an SAE could cheat: small decoders, large activations."""
     config = SAEConfig(2, (2,), activation="topk", k=1)
-    sae = with_activation(two_by_two(), config)
+    sae = two_by_two().with_config(config)
     x = tensor([[3.0, 1.0]])  # acts (2, 1), decoder norms 1 and 5
     assert sae.encode(x).tolist() == [[0.0, 1.0]]
 
@@ -111,7 +111,7 @@ def test_hand_worked_losses_of_topk_and_batchtopk():
 
     def loss(activation, k, **more):
         config = SAEConfig(2, (2,), activation=activation, k=k, **more)
-        return with_activation(two_by_two(), config).loss(x, probs, config).item()
+        return two_by_two().with_config(config).loss(x, probs, config).item()
 
     assert loss("topk", 1) == pytest.approx(0.25 * 10 + 0.75, abs=1e-14)
     assert loss("topk", 2) == loss("batchtopk", 2) == pytest.approx(0.25 * 18 + 0.75, abs=1e-14)
@@ -131,23 +131,140 @@ def test_a_state_stands_for_many_equal_rows(k):
     states = sae.loss(x, counts.double() / 1000, config)
     batch = sae.loss(rows, torch.full((1000,), 1e-3, dtype=torch.float64), config)
     assert torch.allclose(states, batch, rtol=0, atol=1e-9)
-    kept = (sae.encode(rows) > 0).double().sum(-1).mean(-1)
+    kept = (sae.encode(rows, torch.full((1000,), 1e-3, dtype=torch.float64)) > 0).double().sum(-1).mean(-1)
     positive = (replaced(sae, "relu").encode(rows) > 0).double().sum(-1).mean(-1)
     assert torch.allclose(kept, positive.clamp_max(k), rtol=0, atol=1e-9)
     assert (positive > k).any()
 
 
 def replaced(sae, activation):
-    return SAE(**sae.parameters, activation=activation)
+    return sae.with_config(SAEConfig(20, (1, 3), activation=activation))
 
 
-def test_selecting_and_joining_keep_the_activation():
-    start = random_start(SAEConfig(4, (3,), activation="topk", k=2), range(3))
-    assert start[1:].activation == "topk" and start[1:].k.tolist() == [2, 2]
-    both = SAE.join([start, start.map(lambda parameter: 2 * parameter)])
-    assert both.W_enc.shape == (2, 3, 4, 3) and both.k.tolist() == [[2] * 3, [4] * 3]
-    assert SAE.join([start, start], torch.cat).k.tolist() == [2] * 6
-    assert random_start(SAEConfig(4, (3,)), range(3)).k is None
+def several():
+    """Three SAEs of each of two configurations."""
+    topk, batchtopk = SAEConfig(4, (1, 3), activation="topk", k=2), SAEConfig(4, (3,), activation="batchtopk", k=1.2)
+    return SAE.stack([random_start(topk, range(3)), random_start(batchtopk, range(3, 6))])
+
+
+def test_selecting_and_joining_keep_the_configuration():
+    both = several()
+    assert both.instances == (2, 3) and len(both) == 2 and isinstance(both.config, tuple)
+    assert both[1].config.activation == "batchtopk" and both[1].config.k == 1.2 and both[1].instances == (3,)
+    assert both[:, 1].config == both.config and both[0, 2].config == both.config[0] and both[0, 2].instances == ()
+    assert torch.equal(both[[1, 0]].W_enc[0], both.W_enc[1]) and both[[1, 0]].config == both.config[::-1]
+    assert both[both.b_enc[..., 0] == 0].instances == (6,)
+    assert SAE.stack([both[0], both[0]]).config == both.config[0]
+    assert SAE.cat([both[0], both[1]]).config == (both.config[0],) * 3 + (both.config[1],) * 3
+    assert SAE.cat([both, both], axis=1).instances == (2, 6)
+    assert random_start(SAEConfig(4, (3,)), range(3))[1:].config.k is None
+
+
+def test_mixed_configurations_encode_and_lose_as_each_by_itself():
+    both, x = several(), torch.randn(5, 4, dtype=torch.float64)
+    probs = torch.full((5,), 0.2, dtype=torch.float64)
+    for given in (x, x.expand(2, 3, 5, 4), x.expand(1, 1, 5, 4)):
+        acts, loss = both.encode(given, probs), both.loss(given, probs)
+        for i in range(2):
+            assert torch.equal(acts[i], both[i].encode(x, probs)) and torch.equal(loss[i], both[i].loss(x, probs))
+
+
+@pytest.mark.parametrize("index", [3, (0, 0, 0), (0, 5), 0.5, "a"])
+def test_an_index_that_means_no_instance_is_refused(index):
+    with pytest.raises((IndexError, TypeError)):
+        several()[index]
+
+
+def test_a_single_sae_has_nothing_to_select():
+    with pytest.raises(IndexError, match="a single SAE"):
+        two_by_two()[0]
+    with pytest.raises(TypeError, match="no length"):
+        len(two_by_two())
+    with pytest.raises(ValueError, match="differ in configuration along more than"):
+        several()[torch.tensor([[0, 1]]), 1]
+    with pytest.raises(ValueError, match="differ in configuration along more than"):
+        several().reshape(3, 2)
+
+
+def test_settings_may_be_rearranged_where_alike_ones_stay_together():
+    four = SAE.cat([several()[:1], several()[:1], several()[1:], several()[1:]])
+    square = four.reshape(2, 2, -1)
+    assert square.instances == (2, 2, 3) and square.config == several().config
+    assert torch.equal(square.W_enc.flatten(0, 1), four.W_enc) and square[1].config == several().config[1]
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    good = two_by_two().parameters
+    for name, shape in [("W_enc", (2, 3)), ("b_enc", (3,)), ("W_dec", (3, 2)), ("b_dec", (3,))]:
+        with pytest.raises(Exception, match=name if name != "b_dec" else "."):
+            SAE(**good | {name: torch.zeros(shape, dtype=torch.float64)})
+    with pytest.raises(ValueError, match="W_enc has shape"):
+        SAE(**good, config=SAEConfig(2, (3,)))
+    with pytest.raises(ValueError, match="2 configurations for instances"):
+        SAE(**good, config=(SAEConfig(2, (2,)), SAEConfig(2, (1, 2))))
+
+
+def test_inputs_of_more_axes_are_not_taken_for_instances():
+    sae = random_start(SAEConfig(4, (3,)), range(3))
+    with pytest.raises(ValueError, match="Flatten other axes into the rows"):
+        sae.encode(torch.zeros(3, 5, 7, 4, dtype=torch.float64))
+    with pytest.raises(ValueError, match="Flatten other axes into the rows"):
+        sae[0].encode(torch.zeros(5, 7, 4, dtype=torch.float64))
+
+
+def test_batchtopk_without_a_batch_needs_a_threshold():
+    sae = random_start(SAEConfig(4, (3,), activation="batchtopk", k=1), range(2))
+    with pytest.raises(ValueError, match="chooses within a batch: give probs"):
+        sae.encode(torch.zeros(1, 4, dtype=torch.float64))
+
+
+def test_the_first_latents_are_an_sae():
+    config = SAEConfig(20, (1, 2, 5), (0.5, 1.0, 2.0), activation="topk", k=4, decoder_weights=(0.0, 1.0, 3.0))
+    sae = random_start(config, range(2))
+    cut = sae.first(3)
+    assert cut.config == SAEConfig(
+        20, (1, 2, 3), (0.5, 1.0, 2.0), activation="topk", k=3, decoder_weights=(0.0, 1.0, 3.0)
+    )
+    assert torch.equal(cut.W_dec, sae.W_dec[:, :3]) and sae.first(1).config.weights == (3.5,)
+    with pytest.raises(ValueError, match="width is 6; it must be from 1 to the 5 latents"):
+        sae.first(6)
+
+
+def test_saved_saes_come_back_whole_and_one_of_many_saves_one(tmp_path):
+    many = random_start(SAEConfig(20, (1, 3), (0.5, 1.0), 0.1, activation="batchtopk", k=1.5), range(256))
+    path = tmp_path / "sae.safetensors"
+    many[17].save(path)
+    assert path.stat().st_size < 3000 and list(tmp_path.iterdir()) == [path]
+    back = SAE.load(path)
+    assert back.config == many.config and all(
+        torch.equal(back.parameters[n], many[17].parameters[n]) for n in back.parameters
+    )
+    several().save(path)
+    assert SAE.load(path).config == several().config and torch.equal(SAE.load(path).W_enc, several().W_enc)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "pickle", "no config", "other shape"])
+def test_damaged_files_are_named(damage, tmp_path):
+    import pickle
+
+    from safetensors.torch import save_file
+
+    path = tmp_path / "sae.safetensors"
+    two_by_two().save(path)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "pickle":
+        path.write_bytes(pickle.dumps({"W_enc": 1}))
+    elif damage == "no config":
+        save_file(two_by_two().parameters, path)
+    else:
+        save_file(
+            {**two_by_two().parameters, "b_enc": torch.zeros(3)}, path, {"config": '[{"d_in": 2, "widths": [2]}]'}
+        )
+    with pytest.raises(Exception, match=r"holds no SAE that .* wrote, or is damaged"):
+        SAE.load(path)
 
 
 def test_starts_depend_on_their_seed_alone(dictionary):
@@ -168,7 +285,9 @@ def test_noise_of_a_near_start_is_relative_to_the_length(dictionary):
     for scale in (1.0, 10.0):
         sae = start_near(scale * dictionary, range(400), noise=0.5)
         lengths = (sae.W_dec - scale * dictionary).norm(dim=-1) / scale
-        assert lengths.mean().item() == pytest.approx(0.5, abs=0.01)
+        assert lengths.mean().item() == pytest.approx(
+            0.5 * 0.9876, abs=0.01
+        )  # E|z| of 20 normal numbers is .9876 sqrt(20)
     clean = start_near(dictionary, [0], noise=0.0)
     assert torch.allclose(clean.encode(dictionary), torch.eye(3, dtype=torch.float64), atol=1e-14)
     with pytest.raises(ValueError, match="noise is -1"):

@@ -1,5 +1,4 @@
 import itertools
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,14 +8,12 @@ from hypothesis import strategies as st
 from matryoshka_mixing import metrics, theory
 from matryoshka_mixing.features import (
     FeatureTree,
-    equal_cosine_dictionary,
     family,
     independent,
     orthonormal_dictionary,
     overlapping,
-    spread_magnitudes,
 )
-from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
+from matryoshka_mixing.sae import SAE, SAEConfig, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, train
 
 CASES = [(2, 0.4, 1.0), (2, 0.1, 1.0), (2, 0.4, 0.2), (3, 0.3, 5.0), (3, 0.05, 1.0), (5, 0.15, 2.0)]
@@ -60,37 +57,6 @@ def test_children_always_undo_siblings_and_lean_away_from_the_parent_below_one_i
     parent, own, sibling = theory.child_cosines(ratio, n)
     assert ratio < 1 / n
     assert parent < 0 and sibling < 0 < own
-
-
-@given(family_cases)
-@settings(max_examples=100, deadline=None)
-def test_a_budget_that_keeps_all_is_no_budget_and_one_that_keeps_none_makes_a_narrow_sae(case):
-    n, q, beta, _ = case
-    whole, none = (theory.budget_ratios(q, n, torch.tensor([s]).double(), beta)[0] for s in (1.0, 0.0))
-    assert torch.allclose(whole, torch.full_like(whole, theory.matryoshka_ratio(q, n, beta)), rtol=1e-9)
-    narrow = torch.full_like(none, theory.narrow_ratio(q, n))
-    assert none.isnan().all() or torch.allclose(none, narrow, rtol=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("n", "q", "beta", "share"), [(2, 0.4, 1.0, 0.9), (2, 0.4, 1.0, 0.5), (2, 0.2, 3.0, 0.6), (4, 0.2, 1.0, 0.8)]
-)
-def test_trained_batchtopk_saes_meet_the_theory_of_a_small_budget(n, q, beta, share):
-    p = 0.3
-    states, dictionary = family(p, q, n).states(), orthonormal_dictionary(n + 1, 8, torch.Generator().manual_seed(0))
-    k = p + share * n * p * q
-    sae = SAEConfig(8, (1, n + 1), (beta, 1.0), 0.0, False, False, activation="batchtopk", k=k)
-    run = train(Setting(sae, states, dictionary), start_near(dictionary, range(6), 0.05), TrainConfig(2000))
-    ratios = theory.budget_ratios(q, n, torch.tensor([share]).double(), beta)[0]
-    expected = torch.cat([torch.ones(1).double(), ratios.sort().values]) / (1 + ratios.square().sum()).sqrt()
-    found = metrics.decoder_cosines(run.sae, dictionary)[0, :, 0]
-    found = torch.cat([found[:, :1], found[:, 1:].sort(-1).values], -1)
-    assert torch.allclose(found, expected.expand_as(found), rtol=0, atol=1e-6)
-
-
-def test_the_theory_of_a_small_budget_is_silent_where_the_parent_would_be_dropped():
-    kept = torch.tensor([0.0, 0.3, 0.45, 0.5, 0.8, 1.0]).double()
-    assert theory.budget_ratios(0.4, 2, kept).isnan().all(-1).tolist() == [False, True, True, False, False, False]
 
 
 def test_an_inner_prefix_alone_is_the_narrow_sae():
@@ -255,26 +221,6 @@ def test_inclusion_probabilities():
         theory.inclusion_probabilities([1e-7, 1, 1, 1, 1], 2)
 
 
-@pytest.mark.parametrize(("n", "beta"), [(2, 1.0), (2, 0.3), (3, 2.0)])
-def test_a_childs_cosine_with_its_parent_vanishes_on_the_boundary_and_has_either_sign_beside_it(n, beta):
-    dictionary = orthonormal_dictionary(n + 1, 20, torch.Generator().manual_seed(n))
-    q, l1 = theory.lean_boundary(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64) / n, n, beta)
-    leans = []
-    for factor in (0.8, 1.0, 1.2):
-        settings_ = [
-            Setting(
-                SAEConfig(20, (1, n + 1), (beta, 1.0), float(factor * penalty), False, False),
-                family(0.3, float(chance), n).states(),
-                dictionary,
-            )
-            for chance, penalty in zip(q, l1, strict=True)
-        ]
-        run = train(settings_, start_near(dictionary, range(3), 0.05), TrainConfig(3000))
-        leans.append(metrics.decoder_cosines(run.sae, dictionary)[..., 1:, 0])
-    assert leans[1].abs().max() < 1e-6
-    assert (leans[0] < -1e-4).all() and (leans[2] > 1e-4).all()
-
-
 @pytest.mark.parametrize("overlap", [0.0, 0.2, 0.5])
 @pytest.mark.parametrize("beta", [1.0, 3.0])
 def test_two_overlapping_children_that_come_in_together(overlap, beta):
@@ -292,121 +238,6 @@ def test_two_overlapping_children_that_come_in_together(overlap, beta):
     assert (metrics.decoder_cosines(run.sae, dictionary)[0] - expected)[fires].abs().max() < 1e-6
     if beta == 1:
         assert best[1] / best[0] == pytest.approx(theory.matryoshka_ratio(q, 2), abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("states", "weights"),
-    [
-        (family(0.3, 0.4).states(), (1.0, 1.0)),
-        (family(0.01, (0.5, 0.1, 0.2), 3).states(), (3.0, 0.5)),
-        (overlapping(0.3, 0.4, 0.2), (2.0, 1.0)),
-    ],
-)
-def test_the_pattern_optimum_agrees_with_the_closed_forms(states, weights):
-    n = states.acts.shape[1]
-    dictionary = orthonormal_dictionary(n, 8, torch.Generator().manual_seed(0))
-    rows = theory.pattern_optimum(states, dictionary, range(n), (1, n), weights) @ dictionary.T
-    best = theory.matryoshka_optimum(states, range(n), (1, n), weights)
-    pairs = torch.eye(n, dtype=torch.float64)[1:] + torch.eye(n, dtype=torch.float64)[0]
-    assert (rows - torch.cat([best[None], theory.child_decoder(best, pairs)])).abs().max() < 1e-5
-
-
-def test_the_pattern_optimum_of_one_prefix_that_holds_every_latent_is_exact_and_of_none_is_refused(dictionary):
-    states = family(0.3, (0.4, 0.0), 2).states()
-    rows = theory.pattern_optimum(states, dictionary, range(3), (1, 2), (1.0, 1.0))
-    assert rows[2].abs().max() == 0, "it never fires"
-    assert (rows[:2].norm(dim=-1) - 1).abs().max() < 1e-12
-    with pytest.raises(ValueError, match=r"no prefix of widths \(1, 2\)"):
-        theory.pattern_optimum(family(0.3, 0.4).states(), dictionary, range(3), (1, 2), (1.0, 1.0))
-
-
-def three_levels():
-    branch = FeatureTree(0.4, (FeatureTree(0.3),) * 2, True)
-    tree = FeatureTree(1.0, (FeatureTree(0.3, (branch, branch), True),), is_read_out=False)
-    order = [0, 1, 4, 2, 3, 5, 6]
-    return tree.states(), orthonormal_dictionary(7, 20, torch.Generator().manual_seed(0)), order, (1, 3, 7)
-
-
-def leaning_family():
-    leaning = equal_cosine_dictionary(3, 0.2, 20, torch.Generator().manual_seed(0))
-    return family(0.3, (0.5, 0.2), 2).states(), leaning, [0, 1, 2], (1, 3)
-
-
-def overlapping_with_a_prefix_between():
-    dictionary = orthonormal_dictionary(3, 20, torch.Generator().manual_seed(0))
-    return overlapping(0.3, 0.4, 0.1), dictionary, [0, 1, 2], (1, 2, 3)
-
-
-@pytest.mark.parametrize("case", [three_levels, leaning_family, overlapping_with_a_prefix_between])
-def test_trained_saes_meet_the_pattern_optimum_where_no_closed_form_reaches(case):
-    states, dictionary, order, widths = case()
-    weights = (1.0,) * len(widths)
-    config = SAEConfig(20, widths, weights, encoder_bias=False, decoder_bias=False)
-    run = train(Setting(config, states, dictionary), start_near(dictionary[order], range(6), 0.1), TrainConfig(4000))
-    ranks = torch.tensor(order).argsort()
-    rows = theory.pattern_optimum(states, dictionary, ranks.tolist(), widths, weights)
-    acts = run.sae[0].encode(states.inputs(dictionary))
-    fits = metrics.each_its_own(acts, ranks.expand(6, -1), states.acts) & run.converged[0]
-    assert fits.any()
-    found = torch.nn.functional.normalize(run.sae.W_dec[0], dim=-1)[fits][:, ranks]
-    assert (found - rows).abs().max() < 1e-5
-
-
-def test_with_spread_magnitudes_the_pattern_optimum_is_nearer_to_the_trained_parent_than_the_eigenvector(dictionary):
-    states = spread_magnitudes(family(0.3, 0.4).states(), 0.4)
-    config = SAEConfig(20, (1, 3), encoder_bias=False, decoder_bias=False)
-    run = train(Setting(config, states, dictionary), start_near(dictionary, range(4), 0.1), TrainConfig(2500))
-    found = metrics.decoder_cosines(run.sae, dictionary)[0, :, 0, 1:].mean()
-    free = (theory.pattern_optimum(states, dictionary, range(3), (1, 3), (1.0, 1.0)) @ dictionary.T)[0, 1:].mean()
-    eigen = theory.matryoshka_optimum(states, range(3), (1, 3), (1.0, 1.0))[1:].mean()
-    assert (found - free).abs() < 0.005 < 0.02 < (found - eigen).abs()
-
-
-@pytest.mark.parametrize("n", [1, 2, 4])
-def test_latents_start_dead_as_often_as_the_solid_angle_says(n):
-    config = SAEConfig(8, (1,), encoder_bias=False, decoder_bias=False)
-    inputs = family(0.3, 0.9 / n, n).states().inputs(torch.eye(n + 1, 8, dtype=torch.float64))
-    dead = ~metrics.live(random_start(config, range(4000)).encode(inputs)).flatten()
-    expected = theory.starts_dead(n)
-    assert abs(float(dead.double().mean()) - expected) < 4 * (expected * (1 - expected) / 4000) ** 0.5
-    assert theory.starts_dead(2) == pytest.approx(7 / 24)
-
-
-def test_the_best_frame_of_one_matrix_is_its_top_eigenvectors_and_is_no_worse_than_any_other():
-    generator = torch.Generator().manual_seed(0)
-    root = torch.randn(3, 4, 4, dtype=torch.float64, generator=generator)
-    moments = root @ root.mT
-    values = torch.linalg.eigvalsh(moments[0])
-    assert theory.best_frame(moments[:1].expand(2, -1, -1))[1] == pytest.approx(float(values[-2:].sum()))
-    frame, best = theory.best_frame(moments[:2])
-    assert torch.allclose(frame @ frame.T, torch.eye(2, dtype=torch.float64), atol=1e-12)
-    for _ in range(50):
-        other = torch.linalg.qr(frame.T + 0.1 * torch.randn(4, 2, dtype=torch.float64, generator=generator)).Q.T
-        assert torch.einsum("if,ifg,ig->", other, moments[:2], other) <= best + 1e-12
-
-
-def test_named_solutions_have_the_losses_that_training_finds():
-    states, config = family(0.3, 0.4).states(), SAEConfig(20, (1, 3), encoder_bias=False, decoder_bias=False)
-    standard, matryoshka = theory.family_losses(states, 1.0)
-    # On this dictionary cancelling latents are frequent; under Adam that depends on the coordinates.
-    basis = orthonormal_dictionary(3, 20, torch.Generator().manual_seed(3))
-    points = [Setting(replace(config, weights=(inner, 1.0)), states, basis) for inner in (1.0, 0.0)]
-    run = train(points, random_start(config, range(192)), TrainConfig(1500))
-    for losses, expected in zip(run.loss, (matryoshka, standard), strict=True):
-        named = torch.tensor(list(expected.values()), dtype=torch.float64)
-        far = (losses[:, None] - named).abs()
-        assert (far.amin(1) < 1e-6).double().mean() > 0.8
-        reached = {name for name, seeds in zip(expected, (far < 1e-6).sum(0).tolist(), strict=True) if seeds}
-        assert len(reached) >= len(expected) - 2, reached
-    # No trained SAE is below the limit; those that cancel come near it.
-    limit = matryoshka["latents that cancel (a limit)"]
-    cancel = run.loss[0][run.loss[0] < matryoshka["parent first, every child completed"] - 1e-3]
-    assert len(cancel) and (cancel > limit).all() and (cancel < limit + 2e-3).all()
-    # By hand: the difference of siblings costs 0.12; in the plane the moment is [[0.54, r], [r, 0.24]], r^2 = 0.1152.
-    assert limit == pytest.approx(0.12 + (0.78 - (0.78**2 - 4 * (0.54 * 0.24 - 0.1152)) ** 0.5) / 2)
-    pulled = theory.second_moment(states, theory.prefix_weights(states, range(3), (1, 3), (1, 1)))
-    left = torch.linalg.eigvalsh(pulled)[:-1].sum()
-    assert matryoshka["parent first, every child completed"] == pytest.approx(float(left))
 
 
 def test_the_absorbed_solution_costs_what_training_finds():

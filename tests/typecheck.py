@@ -1,4 +1,4 @@
-"""The run-time checker of the tests' import hook: a whole number may stand where a float is asked for (PEP 484)."""
+"""The checker of the shapes option in pyproject: a whole number may stand where a float is asked for (PEP 484)."""
 
 from beartype import BeartypeConf, beartype
 

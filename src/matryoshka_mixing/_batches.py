@@ -1,8 +1,7 @@
 """Where batches come from, in compiled code: states with their probabilities, draws from them, or from a tree's law.
 
 A batch is a list of distinct inputs with weights that sum to 1, each a short list of features and their activations (or
-a row of numbers, where there is no dictionary). Every random stream is a counter that starts at a key of its own, so a
-seed draws the same in any company, on any CPU: whole numbers, additions, products and square roots alone.
+a row of numbers, where there is no dictionary). A seed draws the same in any company, on any CPU (see `_random`).
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from matryoshka_mixing._random import OPTIONS, normal, uniform
 from matryoshka_mixing.features import FeatureTree, States
 
-OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-"""How everything is compiled: no fast-math, so that no sum is reordered and nothing contracted."""
 COLUMNS = 7
 """Numbers that describe a node of a tree; see `tree_nodes`."""
 
@@ -142,51 +140,6 @@ def tree_nodes(tree: FeatureTree) -> np.ndarray:
 
     visit(tree, 0.0, -1)
     return np.array(rows)
-
-
-def stream_key(seed: int, number: int) -> np.ndarray:
-    """The start of the stream of one seed: a counter, and room for a second normal number."""
-    return np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)
-
-
-@njit(**OPTIONS)
-def uniform(stream):
-    """The next number of a stream, uniform in [0, 1): SplitMix64 (Steele, Lea and Flood 2014), its upper 53 bits."""
-    stream[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = stream[0]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z = z ^ (z >> np.uint64(31))
-    return np.float64(np.int64(z >> np.uint64(11))) * 2.0**-53
-
-
-@njit(**OPTIONS)
-def logarithm(x):
-    """ln(x) of a number in (0, 1], to about 1e-15, from products and sums alone: the same on every system.
-
-    x = 2^-k y with y in [1/sqrt(2), sqrt(2)]; ln y = 2 artanh((y - 1) / (y + 1)).
-    """
-    halvings = 0
-    while x < 0.7071067811865476:
-        x *= 2.0
-        halvings += 1
-    z = (x - 1.0) / (x + 1.0)
-    square, power = z * z, 1.0
-    series = 0.0
-    for i in range(13):
-        series += power / (2 * i + 1)
-        power *= square
-    return 2.0 * z * series - halvings * 0.6931471805599453
-
-
-@njit(**OPTIONS)
-def normal(stream):
-    """A standard normal number (polar method, Marsaglia and Bray 1964); its twin is thrown away."""
-    while True:
-        x, y = 2.0 * uniform(stream) - 1.0, 2.0 * uniform(stream) - 1.0
-        s = x * x + y * y
-        if 0.0 < s < 1.0:
-            return x * np.sqrt(-2.0 * logarithm(s) / s)
 
 
 @njit(**OPTIONS)

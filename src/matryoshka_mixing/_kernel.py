@@ -26,8 +26,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from matryoshka_mixing._batches import OPTIONS, draw, draw_prefixes
+from matryoshka_mixing._batches import draw, draw_prefixes
 from matryoshka_mixing._lanes import LANES, bare, load, padded, root, splat, store, total
+from matryoshka_mixing._random import OPTIONS
 
 RELU, TOPK, BATCHTOPK = 0, 1, 2
 EDGE = 1e-6
@@ -593,14 +594,8 @@ def fit(one, shape, loss, inputs, batch, whole, size, exact, optimiser, room):
         size, exact: see there.
         room: from `make_room`.
     """
-    train(
-        bare(one), shape, bare(loss), bare(inputs), bare(batch), bare(whole), size, exact, bare(optimiser), bare(room)
-    )
-
-
-@njit(**OPTIONS)
-def train(one, shape, loss, inputs, batch, whole, size, exact, optimiser, room):
-    """What `fit` does, on plain pointers."""
+    one, loss, inputs, optimiser = bare(one), bare(loss), bare(inputs), bare(optimiser)
+    batch, whole, room = bare(batch), bare(whole), bare(room)
     place_dictionary(one.dictionary, shape, room)
     fill(room.mean, shape.size)
     fill(room.square, shape.size)

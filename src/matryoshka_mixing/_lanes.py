@@ -13,7 +13,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 8
 """How many numbers lie side by side; rows of arrays are padded to a multiple of it."""
@@ -124,31 +125,24 @@ def total(typingctx, lanes):
     return lanes.dtype(lanes), codegen
 
 
-def _elementwise(name: str):
-    @intrinsic
-    def operation(typingctx, left, right):
-        def codegen(context, builder, signature, arguments):
-            return getattr(builder, name)(*arguments)
+def _elementwise(symbol, name: str) -> None:
+    """Teach numba an operator of two `Lanes`."""
 
-        return left(left, right), codegen
+    @infer_global(symbol)
+    class _Typed(AbstractTemplate):
+        def generic(self, args, kws):
+            if len(args) == 2 and isinstance(args[0], Lanes) and args[0] == args[1]:
+                return signature(args[0], *args)
 
-    return operation
-
-
-def _overload(symbol, name: str) -> None:
-    operation = _elementwise(name)
-
-    def typed(left, right):
-        if isinstance(left, Lanes) and left == right:
-            return lambda left, right: operation(left, right)
-
-    overload(symbol, inline="always")(typed)
+    @lower_builtin(symbol, Lanes, Lanes)
+    def _lowered(context, builder, sig, args):
+        return getattr(builder, name)(*args)
 
 
-_overload(operator.add, "fadd")
-_overload(operator.sub, "fsub")
-_overload(operator.mul, "fmul")
-_overload(operator.truediv, "fdiv")
+_elementwise(operator.add, "fadd")
+_elementwise(operator.sub, "fsub")
+_elementwise(operator.mul, "fmul")
+_elementwise(operator.truediv, "fdiv")
 
 
 @intrinsic

@@ -8,31 +8,56 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import jsonschema
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from matryoshka_mixing import _random
+
 STATE_LIMIT = 1 << 16
 """How many states `FeatureTree.states` enumerates at most, unless told otherwise (our default)."""
+DEEPEST = 32
+"""Levels that a tree file may have at most (our default)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class States:
-    """Every distinct input of a toy model, with its probability.
+    """Every distinct input of a toy model, with its probability; or rows of real activations, with theirs.
 
     Attributes:
         acts: activation of each feature in each state, shape (states, features).
         probs: probability of each state, shape (states,), summing to 1.
+
+    Raises:
+        ValueError: if lengths do not fit, a value is not finite, or the probabilities are none.
     """
 
     acts: Float[Tensor, "states features"]
     probs: Float[Tensor, " states"]
 
-    def inputs(self, dictionary: Float[Tensor, "features d_model"]) -> Float[Tensor, "states d_model"]:
+    def __post_init__(self) -> None:
+        for name in ("acts", "probs"):
+            object.__setattr__(self, name, torch.as_tensor(getattr(self, name), dtype=torch.float64))
+        if self.acts.ndim != 2 or self.probs.shape != self.acts.shape[:1] or not len(self.probs):
+            raise ValueError(
+                f"acts have shape {tuple(self.acts.shape)} and probs {tuple(self.probs.shape)}; they must be "
+                "(states, features) and (states,), with at least one state."
+            )
+        if not self.acts.isfinite().all():
+            raise ValueError("acts hold values that are not finite.")
+        total = float(self.probs.sum())
+        if not (self.probs >= 0).all() or not abs(total - 1) < 1e-6:
+            raise ValueError(
+                f"probs sum to {total:.8g}, the smallest is {float(self.probs.min()):.3g}; they must be at least 0 and "
+                "sum to 1. Divide them by their sum."
+            )
+
+    def inputs(self, dictionary: Float[Tensor, "*seeds features d_model"]) -> Float[Tensor, "*seeds states d_model"]:
         """The inputs x = acts @ dictionary that an SAE sees."""
         return self.acts.to(dictionary) @ dictionary
 
@@ -80,6 +105,9 @@ class FeatureTree:
     id: str | None = field(default=None)
 
     def __post_init__(self) -> None:
+        for key in ("active_prob", "magnitude_mean", "magnitude_std"):
+            object.__setattr__(self, key, float(getattr(self, key)))
+        object.__setattr__(self, "children", tuple(self.children))
         name = f"feature {self.id!r}" if self.id else "a feature"
         if not 0 <= self.active_prob <= 1:
             raise ValueError(
@@ -129,6 +157,41 @@ class FeatureTree:
         visit(self, None)
         return found
 
+    def firing_probabilities(self) -> Float[Tensor, " features"]:
+        """How often each feature is active, in [0, 1], without listing states: a product along the path from the root.
+
+        Each node above contributes its `active_prob`, the feature itself also the chance that its magnitude is above 0.
+        """
+        found: list[float] = []
+
+        def visit(node: FeatureTree, above: float) -> None:
+            fires = above * node.active_prob
+            if node.is_read_out:
+                found.append(fires * node.loud_probability)
+            for child in node.children:
+                visit(child, fires)
+
+        visit(self, 1.0)
+        return torch.tensor(found, dtype=torch.float64)
+
+    @property
+    def loud_probability(self) -> float:
+        """The chance that the magnitude is above 0: below 1 where it varies and is clipped, 0 where it is 0 always."""
+        if self.magnitude_std == 0:
+            return float(self.magnitude_mean > 0)
+        return 0.5 * math.erfc(-self.magnitude_mean / (self.magnitude_std * 2**0.5))
+
+    def by_level(self) -> list[int]:
+        """The features in the order of their depth: all without a parent, then their children, and so on.
+
+        Features are numbered depth first, but a prefix of a Matryoshka SAE should hold a level whole: start from
+        `dictionary[tree.by_level()]` where the latents are to learn the levels one after the other.
+        """
+        depth: list[int] = []
+        for parent in self.parents():
+            depth.append(0 if parent is None else depth[parent] + 1)
+        return sorted(range(len(depth)), key=depth.__getitem__)
+
     def count_states(self) -> int:
         """Upper bound on the number of states (before equal ones are merged), without enumerating them."""
         return self._count_firing() + (self.active_prob < 1)
@@ -138,8 +201,8 @@ class FeatureTree:
         return self.count_states() <= limit and not any(node.is_read_out and node.magnitude_std for node in self)
 
     def _count_firing(self) -> int:
-        """States of this subtree in which this feature fires."""
-        if self.active_prob == 0:
+        """States of this subtree in which this feature fires; one of which nothing is read out has none of its own."""
+        if self.active_prob == 0 or not any(node.is_read_out for node in self):
             return 0
         if self.mutually_exclusive_children:
             return 1 + sum(child._count_firing() for child in self.children)
@@ -220,43 +283,44 @@ class FeatureTree:
         return data | ({"id": self.id} if self.id else {})
 
     @classmethod
-    def from_dict(cls, data: object, path: str = "root") -> FeatureTree:
+    def from_dict(cls, data: object) -> FeatureTree:
         """The reverse of `to_dict`; only `active_prob` is required of a node.
 
         Raises:
             ValueError: naming the path of the offending node, such as `root.children[0].children[2]`.
         """
-        if not isinstance(data, dict):
-            raise ValueError(f"{path}: a node must be a JSON object, not {_kind(data)}.")
-        if unknown := set(data) - set(_NODE_TYPES):
-            raise ValueError(f"{path}: unknown key(s) {sorted(unknown)}; a node may have {sorted(_NODE_TYPES)}.")
-        if "active_prob" not in data:
-            raise ValueError(f"{path}: the key 'active_prob' is missing; every node needs it.")
-        for key, value in data.items():
-            allowed, words = _NODE_TYPES[key]
-            if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-                raise ValueError(f"{path}.{key}: {value!r} is {_kind(value)}; it must be {words}.")
-        if not data.get("is_binary", True):
-            raise ValueError(
-                f"{path}.is_binary: False is not supported; give magnitude_mean and magnitude_std instead."
-            )
-        children = [cls.from_dict(child, f"{path}.children[{i}]") for i, child in enumerate(data.get("children", []))]
-        known = {
-            key: float(value) if float in _NODE_TYPES[key][0] else value
-            for key, value in data.items()
-            if key not in ("children", "is_binary")
-        }
-        try:
-            return cls(children=tuple(children), **known)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        level = [data]
+        for _ in range(DEEPEST):
+            below = [node["children"] for node in level if isinstance(node, dict) and "children" in node]
+            level = [child for children in below if isinstance(children, list) for child in children]
+        if level:
+            raise ValueError(f"root: the tree is more than {DEEPEST} levels deep; that is the most.")
+        validator = jsonschema.Draft202012Validator(_NODE)
+        for error in sorted(validator.iter_errors(data), key=lambda error: [str(key) for key in error.path]):
+            path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.path)
+            hint = "; give magnitude_mean and magnitude_std instead" if path.endswith(".is_binary") else ""
+            raise ValueError(f"root{path}: {error.message}{hint}.")
+
+        def build(node: dict, path: str) -> FeatureTree:
+            children = [build(child, f"{path}.children[{i}]") for i, child in enumerate(node.get("children", []))]
+            known = {key: value for key, value in node.items() if key not in ("children", "is_binary")}
+            try:
+                return cls(children=tuple(children), **known)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+
+        return build(data, "root")
 
     @classmethod
     def from_json(cls, path: str | Path) -> FeatureTree:
-        """Read a tree file. Raises ValueError with the path of the offending node if it is malformed."""
+        """Read a tree file (UTF-8). Raises ValueError with the path of the offending node if it is malformed."""
+
+        def refuse(constant: str) -> None:
+            raise ValueError(f"{constant} is no number")
+
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            data = json.loads(Path(path).read_text(encoding="utf-8-sig"), parse_constant=refuse)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not valid JSON: {error}") from None
         try:
             return cls.from_dict(data)
@@ -271,21 +335,22 @@ class FeatureTree:
         draft.replace(path)
 
 
-_NODE_TYPES = {
-    "active_prob": ((int, float), "a number in [0, 1]"),
-    "is_read_out": ((bool,), "true or false"),
-    "mutually_exclusive_children": ((bool,), "true or false"),
-    "magnitude_mean": ((int, float), "a number of at least 0"),
-    "magnitude_std": ((int, float), "a number of at least 0"),
-    "is_binary": ((bool,), "true or false"),
-    "children": ((list,), "a list of nodes"),
-    "id": ((str,), "a string"),
+_NODE = {
+    "type": "object",
+    "required": ["active_prob"],
+    "additionalProperties": False,
+    "properties": {
+        "active_prob": {"type": "number", "minimum": 0, "maximum": 1},
+        "is_read_out": {"type": "boolean"},
+        "mutually_exclusive_children": {"type": "boolean"},
+        "magnitude_mean": {"type": "number", "minimum": 0},
+        "magnitude_std": {"type": "number", "minimum": 0},
+        "is_binary": {"const": True},
+        "children": {"type": "array", "items": {"$ref": "#"}},
+        "id": {"type": "string"},
+    },
 }
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
+"""JSON schema of a node of a tree file."""
 
 
 def _exclusive(tables: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -342,8 +407,7 @@ def without_hierarchy(tree: FeatureTree) -> FeatureTree:
     One that fires more often than half of the time fires half of the time here: a parent then always has more variance
     than its children, and the best direction is unique.
     """
-    states = tree.states()
-    return independent((states.probs @ (states.acts > 0).double()).clamp_max(0.5).tolist())
+    return independent(tree.firing_probabilities().clamp_max(0.5).tolist())
 
 
 def overlapping(parent_probability: float, child_probability: float, both: float) -> States:
@@ -365,26 +429,6 @@ def overlapping(parent_probability: float, child_probability: float, both: float
     return _from_lists(acts, [1 - p, p * (1 - 2 * q + both), p * (q - both), p * (q - both), p * both])
 
 
-def correlated_pair(probability: float, correlation: float) -> States:
-    """Two equally likely features without hierarchy, whose firing has the given correlation.
-
-    P(both) = p^2 + correlation p (1 - p), so the lowest possible correlation is -p / (1 - p), or -(1 - p) / p where
-    p is above a half.
-
-    Raises:
-        ValueError: if no joint distribution has this correlation.
-    """
-    p = probability
-    if not 0 < p < 1 or not (lowest := -min(p / (1 - p), (1 - p) / p)) - 1e-12 <= correlation <= 1:
-        allowed = f"from {lowest:g} to 1" if 0 < p < 1 else "in [-1, 1]"
-        raise ValueError(
-            f"correlation is {correlation} for probability {p}; the probability must lie between 0 and 1, and the "
-            f"correlation {allowed}."
-        )
-    both = p**2 + correlation * p * (1 - p)
-    return _from_lists([[0, 0], [1, 0], [0, 1], [1, 1]], [1 - 2 * p + both, p - both, p - both, both])
-
-
 def _from_lists(acts: Sequence[Sequence[float]], probs: Sequence[float]) -> States:
     """States from lists; those of probability 0 (up to rounding) are left out."""
     table, chances = torch.tensor(acts, dtype=torch.float64), torch.tensor(probs, dtype=torch.float64)
@@ -392,43 +436,15 @@ def _from_lists(acts: Sequence[Sequence[float]], probs: Sequence[float]) -> Stat
     return States(table[kept], chances[kept])
 
 
-def spread_magnitudes(states: States, spread: float) -> States:
-    """Each active feature's magnitude takes three values, independently: mean, mean +- sqrt(3) standard deviations.
-
-    With probabilities 2/3, 1/6 and 1/6 these are the Gauss-Hermite points: all moments up to the fifth are those of a
-    normal distribution, so second moments are exact. A state with k active features becomes 3^k states.
+def orthonormal_dictionary(
+    n_features: int, d_model: int, seed: int | torch.Generator
+) -> Float[Tensor, "features d_model"]:
+    """Random orthonormal directions, one row a feature, float64; a seed gives the same on every CPU.
 
     Args:
-        states: the states with each feature at its mean.
-        spread: standard deviation relative to the mean, from 0 to below 1 / sqrt(3), where a magnitude would reach 0.
-
-    Raises:
-        ValueError: if `spread` is outside its range.
-    """
-    if not 0 <= spread < 3**-0.5:
-        raise ValueError(
-            f"spread is {spread}; it must be at least 0 and below {3**-0.5:.4f}, or a magnitude reaches 0."
-        )
-    if spread == 0:
-        return states
-    factors = torch.tensor([1 - 3**0.5 * spread, 1, 1 + 3**0.5 * spread], dtype=torch.float64)
-    shares = torch.tensor([1 / 6, 2 / 3, 1 / 6], dtype=torch.float64)
-    rows, probs = [], []
-    for acts, prob in zip(states.acts, states.probs, strict=True):
-        table, chances = acts[None], prob[None]
-        for feature in torch.nonzero(acts).flatten().tolist():
-            table = table.repeat_interleave(3, 0)
-            table[:, feature] *= factors.repeat(len(chances))
-            chances = (chances[:, None] * shares).flatten()
-        rows.append(table)
-        probs.append(chances)
-    return States(torch.cat(rows), torch.cat(probs))
-
-
-def orthonormal_dictionary(
-    n_features: int, d_model: int, generator: torch.Generator
-) -> Float[Tensor, "features d_model"]:
-    """Random orthonormal directions, one row a feature, float64.
+        n_features: how many.
+        d_model: their dimension.
+        seed: at least 0; or a generator, from which one is drawn.
 
     Raises:
         ValueError: if `d_model` is smaller than `n_features`.
@@ -438,17 +454,28 @@ def orthonormal_dictionary(
             f"d_model is {d_model}, which leaves no room for {n_features} orthogonal features; "
             f"it must be at least {max(n_features, 1)}."
         )
-    gaussian = torch.randn(d_model, n_features, dtype=torch.float64, generator=generator)
-    return torch.linalg.qr(gaussian).Q.T.contiguous()
+    if isinstance(seed, torch.Generator):
+        seed = int(torch.randint(1 << 62, (), generator=seed))
+    return _random.orthonormal(n_features, d_model, seed, _random.DICTIONARY)
+
+
+def orthonormal_dictionaries(
+    n_features: int, d_model: int, seeds: Iterable[int]
+) -> Float[Tensor, "seeds features d_model"]:
+    """`orthonormal_dictionary` of each seed.
+
+    Adam is not rotation-invariant: a share of seeds that all have one dictionary would be a share of that dictionary.
+    """
+    return torch.stack([orthonormal_dictionary(n_features, d_model, seed) for seed in seeds])
 
 
 def equal_cosine_dictionary(
-    n_features: int, cosine: float, d_model: int, generator: torch.Generator
+    n_features: int, cosine: float, d_model: int, seed: int | torch.Generator
 ) -> Float[Tensor, "features d_model"]:
     """Unit directions of which every two have the same cosine, in a random frame, one row a feature, float64.
 
     The rows of the Cholesky factor of their Gram matrix, in random orthonormal axes: cosine 0 gives
-    `orthonormal_dictionary` of the same generator.
+    `orthonormal_dictionary` of the same seed.
 
     Raises:
         ValueError: if `d_model` is smaller than `n_features`, or no such directions exist.
@@ -459,25 +486,9 @@ def equal_cosine_dictionary(
             f"cosine is {cosine}; {n_features} independent directions can have every pairwise cosine only between "
             f"{lowest:g} and 1 (both left out)."
         )
-    frame = orthonormal_dictionary(n_features, d_model, generator)
+    frame = orthonormal_dictionary(n_features, d_model, seed)
     gram = torch.full((n_features, n_features), float(cosine), dtype=torch.float64).fill_diagonal_(1.0)
     return torch.linalg.cholesky(gram) @ frame
-
-
-def crowded_dictionary(
-    n_features: int, rank: int, d_model: int, generator: torch.Generator
-) -> Float[Tensor, "features d_model"]:
-    """Random unit directions in a random subspace of dimension `rank`, one row a feature, float64.
-
-    With `rank` below `n_features` there are more features than dimensions. A random pair has a cosine of mean 0 and
-    standard deviation 1 / sqrt(rank).
-
-    Raises:
-        ValueError: if `rank` is not from 1 to `d_model`.
-    """
-    frame = orthonormal_dictionary(rank, d_model, generator)
-    gaussian = torch.randn(n_features, rank, dtype=torch.float64, generator=generator)
-    return torch.nn.functional.normalize(gaussian, dim=-1) @ frame
 
 
 def retuned(tree: FeatureTree, name: str, **changes: float) -> FeatureTree:

@@ -5,76 +5,61 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from matryoshka_mixing.features import States
+from matryoshka_mixing.features import FeatureTree, States
 from matryoshka_mixing.sae import SAE, SAEConfig
 
 SILENT = 1e-6
 """An activation at most this large counts as zero (our default; features fire at about 1)."""
 
 
-def decoder_cosines(sae: SAE, dictionary: Float[Tensor, "features d_in"]) -> Float[Tensor, "*instances d_sae features"]:
+def decoder_cosines(
+    sae: SAE, dictionary: Float[Tensor, "*#instances features d_in"]
+) -> Float[Tensor, "*instances d_sae features"]:
     """Cosine of each latent's decoder row with each true feature, in [-1, 1]; a zero row gives 0."""
-    return normalize(sae.W_dec, dim=-1) @ normalize(dictionary, dim=-1).T
+    return normalize(sae.W_dec, dim=-1) @ normalize(dictionary.to(sae.W_dec), dim=-1).mT
 
 
-def encoder_cosines(sae: SAE, dictionary: Float[Tensor, "features d_in"]) -> Float[Tensor, "*instances d_sae features"]:
+def encoder_cosines(
+    sae: SAE, dictionary: Float[Tensor, "*#instances features d_in"]
+) -> Float[Tensor, "*instances d_sae features"]:
     """Cosine of each latent's encoder column with each true feature, in [-1, 1].
 
     Encoder parts outside the span of the features never see an input and stay where they started, so they are
     left out before the cosine is taken.
     """
-    within = sae.W_enc.transpose(-1, -2) @ torch.linalg.pinv(dictionary) @ dictionary
-    return normalize(within, dim=-1) @ normalize(dictionary, dim=-1).T
+    dictionary = dictionary.to(sae.W_enc)
+    within = sae.W_enc.mT @ torch.linalg.pinv(dictionary) @ dictionary
+    return normalize(within, dim=-1) @ normalize(dictionary, dim=-1).mT
 
 
-def match(cosines: Float[Tensor, "*instances d_sae features"]) -> Int[Tensor, "*instances features"]:
+def match(
+    cosines: Float[Tensor, "*instances d_sae features"], fires: Bool[Tensor, "*instances d_sae"] | None = None
+) -> Int[Tensor, "*instances features"]:
     """The latent of each feature: the one-to-one assignment with the largest sum of absolute cosines.
 
     Absolute, because a latent may stand for its feature with the opposite sign: where the decoder bias carries
-    the feature, its latent takes it away again. With fewer latents than features, features without a latent get
-    -1. (Kuhn 1955, through SciPy.)
+    the feature, its latent takes it away again. Features without a latent get -1. (Kuhn 1955, through SciPy.)
+
+    Args:
+        cosines: from `decoder_cosines`, or any score of at least 0.
+        fires: which latents are live, from `live`; dead ones stand for nothing. All of them, if None.
     """
-    flat = cosines.abs().reshape(-1, *cosines.shape[-2:])
+    scores = cosines.abs() if fires is None else torch.where(fires[..., None], cosines.abs() + 1, 0.0)
+    flat = scores.reshape(-1, *scores.shape[-2:])
     found = torch.full((len(flat), flat.shape[-1]), -1)
     for i, table in enumerate(flat.cpu().numpy()):
         latents, features = linear_sum_assignment(table, maximize=True)
         found[i, features] = torch.from_numpy(latents)
-    return found.reshape(*cosines.shape[:-2], cosines.shape[-1])
-
-
-def match_by_level(
-    cosines: Float[Tensor, "*instances d_sae features"], parents: Sequence[int | None], levels: Sequence[int]
-) -> Int[Tensor, "*instances features"]:
-    """As `match`, but features without a parent take latents of the first level, their children of the next, and so on.
-
-    In a Matryoshka SAE that names the parent's latent by its place, not by its direction, which keeps one and the
-    same latent in view however mixed it is.
-
-    Args:
-        cosines: from `decoder_cosines`; a feature whose column is NaN gets no latent.
-        parents: from `FeatureTree.parents`.
-        levels: where each level's latents end, such as (1, 3) for one parent and two children; latents beyond the
-            last level stand for nothing.
-    """
-    level = torch.bucketize(torch.arange(cosines.shape[-2]), torch.tensor(levels), right=True)
-    may = (level[:, None] == torch.tensor(depths(parents))) & ~cosines.isnan()
-    latents = match(torch.where(may, cosines.abs() + 1, 0.0))
-    chosen = may.gather(-2, latents.clamp_min(0).unsqueeze(-2)).squeeze(-2)
-    return latents.masked_fill(~chosen, -1)
-
-
-def depths(parents: Sequence[int | None]) -> list[int]:
-    """How many ancestors each feature has. `parents` as from `FeatureTree.parents`, parents before their children."""
-    found: list[int] = []
-    for parent in parents:
-        found.append(0 if parent is None else found[parent] + 1)
+    found = found.reshape(*cosines.shape[:-2], cosines.shape[-1])
+    if fires is not None:
+        found[~fires.expand(cosines.shape[:-1]).gather(-1, found.clamp_min(0))] = -1
     return found
 
 
@@ -124,30 +109,39 @@ def mixing(
     )
 
 
-def excess_mixing(
-    sae: SAE,
-    states: States,
-    dictionary: Float[Tensor, "features d_in"],
-    parents: Sequence[int | None],
-    levels: Sequence[int],
-) -> Mixing:
-    """The mixings of an SAE, less the cosines that the true features have with each other.
+def labelled(
+    cosines: Float[Tensor, "*instances d_sae features"], latents: Int[Tensor, "*instances features"], tree: FeatureTree
+) -> pd.DataFrame:
+    """What each feature's latent holds of every feature, one row a pair, with their names and how they are related.
 
-    With an orthonormal dictionary it is `mixing`, of latents named by `match_by_level` (arguments as there and for
-    `read`). A latent with a negative cosine with its own feature is read with the opposite sign. Features that never
-    fire are NaN, and so is everything about an SAE in which the latent of another feature is dead.
+    The columns: `instance` (its place among all), `latent` (its number), `stands_for`, `feature`, `relation` of the
+    feature to the one that the latent stands for ("itself", "child", "grandchild", "parent", "grandparent",
+    "descendant" and "ancestor" beyond these, "sibling" or "unrelated"), and `cosine`. Arguments as for `mixing`.
     """
-    absent = ~(states.acts > 0).any(0)
-    cosines = decoder_cosines(sae, dictionary).masked_fill(absent, torch.nan)
-    latents = match_by_level(cosines, parents, levels)
-    fires = live(sae.encode(states.inputs(dictionary), states.probs)).gather(-1, latents.clamp_min(0)) & (latents >= 0)
-    dead = ~(fires | absent).all(-1, keepdim=True)
-    rows = cosines.gather(-2, latents.clamp_min(0)[..., None].expand(*latents.shape, len(parents)))
-    rows = rows * rows.diagonal(dim1=-2, dim2=-1).sign()[..., None]
-    rows = rows.masked_fill(dead[..., None], torch.nan).masked_fill(absent[:, None], torch.nan)
-    directions = normalize(dictionary, dim=-1)
-    truth = (directions @ directions.T).fill_diagonal_(0)
-    return mixing(rows - truth, torch.arange(len(parents)).expand(latents.shape), parents)
+    names, parents = tree.names, tree.parents()
+
+    def above(feature: int) -> list[int]:
+        parent = parents[feature]
+        return [] if parent is None else [parent, *above(parent)]
+
+    def relation(own: int, other: int) -> str:
+        if own == other:
+            return "itself"
+        if own in above(other):
+            return ("child", "grandchild", "descendant")[min(above(other).index(own), 2)]
+        if other in above(own):
+            return ("parent", "grandparent", "ancestor")[min(above(own).index(other), 2)]
+        return "sibling" if parents[own] == parents[other] is not None else "unrelated"
+
+    rows = []
+    for instance, (table, chosen) in enumerate(
+        zip(cosines.reshape(-1, *cosines.shape[-2:]), latents.reshape(-1, latents.shape[-1]), strict=True)
+    ):
+        for own, latent in enumerate(chosen.tolist()):
+            for other in range(len(names) if latent >= 0 else 0):
+                cosine = float(table[latent, other])
+                rows.append((instance, latent, names[own], names[other], relation(own, other), cosine))
+    return pd.DataFrame(rows, columns=["instance", "latent", "stands_for", "feature", "relation", "cosine"])
 
 
 def live(acts: Float[Tensor, "*instances states d_sae"], tolerance: float = SILENT) -> Bool[Tensor, "*instances d_sae"]:
@@ -166,7 +160,8 @@ def absorption(
 ) -> Float[Tensor, "*instances"]:
     """Share of the inputs on which a child fires that leave its parent's latent silent, in [0, 1].
 
-    Counted over every (child, parent) pair; a parent without a latent counts as silent. NaN without pairs. Where the
+    Counted over every (child, parent) pair whose parent has a latent; a parent without one is *missing*, which is
+    something else. NaN where there is no such pair. Where the
     parent's latent is a *complement* (its cosine with the parent is negative: the decoder bias carries the parent and
     the latent takes it away where it is absent), firing and silence change places.
 
@@ -179,34 +174,18 @@ def absorption(
         own: cosine of each feature's latent with the feature, from `mixing`.
         tolerance: an activation at most this large counts as zero.
     """
-    silent_mass, mass = acts.new_zeros(acts.shape[:-2]), 0.0
+    silent_mass, mass = acts.new_zeros(acts.shape[:-2]), acts.new_zeros(acts.shape[:-2])
     for child, parent in enumerate(parents):
         if parent is None:
             continue
-        weight = probs * (features[..., child] > 0)
         latent = latents[..., parent]
+        weight = probs * (features[..., child] > 0) * (latent >= 0)[..., None]
         index = latent.clamp_min(0)[..., None, None].expand(*acts.shape[:-1], 1)
         complement = own[..., parent, None] < 0
-        silent = ((acts.gather(-1, index)[..., 0] <= tolerance) ^ complement) | (latent < 0)[..., None]
+        silent = (acts.gather(-1, index)[..., 0] <= tolerance) ^ complement
         silent_mass = silent_mass + (weight * silent).sum(-1)
         mass = mass + weight.sum(-1)
     return silent_mass / mass
-
-
-def selective(
-    acts: Float[Tensor, "*instances states d_sae"],
-    latents: Int[Tensor, "*instances features"],
-    features: Float[Tensor, "states features"],
-    tolerance: float = SILENT,
-) -> Bool[Tensor, "*instances features"]:
-    """Whether each feature's latent fires only on inputs that hold the feature.
-
-    Without a penalty a child's latent may fire on a sibling at no cost, and the children's decoders are then
-    not unique.
-    Arguments as for `absorption`; a feature without a latent is not selective.
-    """
-    stray = _fires(acts, latents, tolerance) & (features == 0)
-    return ~stray.any(-2) & (latents >= 0)
 
 
 def each_its_own(
@@ -227,30 +206,6 @@ def _fires(acts: Tensor, latents: Tensor, tolerance: float) -> Tensor:
     """Whether each feature's latent fires on each state, shape `(*instances, states, features)`."""
     index = latents.clamp_min(0).unsqueeze(-2).expand(*acts.shape[:-1], latents.shape[-1])
     return acts.gather(-1, index) > tolerance
-
-
-def pulls(
-    sae: SAE,
-    x: Float[Tensor, "states d_in"],
-    terms: Float[Tensor, "*#instances prefixes states"],
-    widths: Sequence[int],
-    latent: int = 0,
-) -> Float[Tensor, "*instances prefixes states d_in"]:
-    """Which way each term of the loss pulls a latent's decoder: minus that term's gradient.
-
-    A term is one prefix's squared error on one state. Its pull is `2 * weight * activation * (x - x_m)`, and nothing
-    in a prefix that does not hold the latent. At a solution the pulls of all terms sum to 0.
-
-    Args:
-        sae: parameters with any leading axes.
-        x: the states' inputs.
-        terms: weight of each term, for example prefix weight times probability of the state.
-        widths: the prefixes.
-        latent: number of the latent.
-    """
-    acts = sae.encode(x)
-    rest = torch.stack([(x - sae.decode(acts, width)) * (latent < width) for width in widths], dim=-3)
-    return 2 * terms[..., None] * acts[..., None, :, latent, None] * rest
 
 
 @dataclass(frozen=True)
@@ -299,7 +254,7 @@ def basins(loss: Float[Tensor, " seeds"], live_latents: Bool[Tensor, "seeds d_sa
 def solutions(
     sae: SAE,
     states: States,
-    dictionary: Float[Tensor, "features d_in"],
+    dictionary: Float[Tensor, "*#seeds features d_in"],
     config: SAEConfig,
     tolerance: float = 0.01,
 ) -> list[Basin]:
@@ -313,7 +268,7 @@ def solutions(
     Args:
         sae: parameters with one leading axis, the seeds.
         states: the data. Where inputs are alike for another reason than that siblings are, more may be merged.
-        dictionary: the true directions.
+        dictionary: the true directions, of all seeds or of each its own.
         config: the SAEs' configuration; prefixes of weight 0 are left out.
         tolerance: how far two errors may lie apart, as a share of the longest input's square (our default).
     """
@@ -321,7 +276,7 @@ def solutions(
     widths = [width for width, used in zip(config.widths, trained, strict=True) if used]
     loss, fires = sae.loss(x, states.probs, config), live(sae.encode(x, states.probs))
     alive = torch.stack([fires[:, :width].sum(-1) for width in widths], -1)
-    lengths = x.square().sum(-1)
+    lengths = x.square().sum(-1).reshape(-1, len(states))[0]  # alike on all dictionaries
     tables = sae.errors(x, widths, states.probs).mT / lengths.max()
     alike = torch.stack([states.probs, lengths], -1).mul(1e9).round().unique(dim=0, return_inverse=True)[1]
     for group in alike.unique():
@@ -356,45 +311,6 @@ def turned(sae: SAE, basis: Float[Tensor, "*#instances d_in d_in"]) -> SAE:
     return replace(sae, W_enc=basis @ sae.W_enc, W_dec=sae.W_dec @ back, b_dec=b_dec)
 
 
-def best_of(
-    loss: Float[Tensor, " seeds"],
-    values: Float[Tensor, " seeds"],
-    counts: Sequence[int],
-    tie: float = 1e-7,
-) -> Float[Tensor, " counts"]:
-    """What to expect of a value when of k runs the one of lowest loss is kept, for each k in `counts`.
-
-    Exact over all ways to draw k of the N seeds, none twice: the seed of rank i (from 0) is the lowest of the k with
-    probability `C(N - 1 - i, k - 1) / C(N, k)`. Among runs of equal loss each is kept as often.
-
-    Args:
-        loss: of every seed.
-        values: what is asked of the run that is kept; 0 or 1 gives a probability.
-        counts: how many runs, each from 1 to the number of seeds.
-        tie: losses this close together count as equal.
-
-    Raises:
-        ValueError: if a count is outside its range.
-    """
-    n = len(loss)
-    if wrong := [k for k in counts if not 1 <= k <= n]:
-        raise ValueError(f"counts holds {wrong}; of {n} seeds from 1 to {n} can be drawn.")
-    order = torch.argsort(loss, stable=True)
-    group = (loss[order].diff() > tie).cumsum(0)
-    group = torch.cat([group.new_zeros(1), group])
-    values = values[order].double()
-    sums = torch.zeros(n, dtype=torch.float64).index_add_(0, group, values)
-    values = (sums / torch.bincount(group, minlength=n).clamp_min(1))[group]
-    ranks = torch.arange(n, dtype=torch.float64)
-    expected = []
-    for k in counts:
-        # The chance that all k lie beyond rank i falls by the factor (N - i - k) / (N - i) from one rank to the next.
-        beyond = torch.cumprod(((n - ranks - k) / (n - ranks)).clamp_min(0), 0)
-        chance = torch.cat([torch.ones(1, dtype=torch.float64), beyond[:-1]]) - beyond
-        expected.append((chance * values).sum())
-    return torch.stack(expected)
-
-
 @dataclass(frozen=True)
 class Reading:
     """Everything the chapters ask of trained SAEs, on every state of their data; see `read`."""
@@ -416,7 +332,7 @@ class Reading:
 def read(
     sae: SAE,
     states: States | Sequence[States],
-    dictionary: Float[Tensor, "features d_in"],
+    dictionary: Float[Tensor, "*#instances features d_in"],
     parents: Sequence[int | None],
 ) -> Reading:
     """Measure SAEs against the truth: cosines, activations, live latents, matching, mixing, absorption.
@@ -425,7 +341,7 @@ def read(
         sae: parameters with any leading axes.
         states: the data; or, for a sweep, those of each setting, with as many states each. The parameters' axes are
             then (settings, seeds).
-        dictionary: the true directions.
+        dictionary: the true directions, of all instances or of each seed its own.
         parents: from `FeatureTree.parents`.
     """
     if isinstance(states, States):
@@ -433,14 +349,17 @@ def read(
     else:
         features = torch.stack([setting.acts for setting in states])[:, None]
         probs = torch.stack([setting.probs for setting in states])[:, None]
+    sae, dictionary = sae.map(Tensor.double), dictionary.double()
     decoder = decoder_cosines(sae, dictionary)
-    acts, latents = sae.encode(features @ dictionary, probs), match(decoder)
+    acts = sae.encode(features @ dictionary, probs)
+    fires = live(acts)
+    latents = match(decoder, fires)
     mix = mixing(decoder, latents, parents)
     return Reading(
         decoder=decoder,
         encoder=encoder_cosines(sae, dictionary),
         acts=acts,
-        live=live(acts),
+        live=fires,
         latents=latents,
         mixing=mix,
         absorption=absorption(acts, latents, features, probs, parents, mix.own),
@@ -459,8 +378,7 @@ def recovery(
         decoder: from `decoder_cosines`.
         live_latents: from `live`.
     """
-    shown = decoder.abs() * live_latents[..., None]
-    latents = match(shown)
+    latents, shown = match(decoder, live_latents), decoder.abs()
     own = shown.gather(-2, latents.clamp_min(0).unsqueeze(-2)).squeeze(-2)
     return (own * (latents >= 0)).mean(-1)
 
@@ -479,7 +397,7 @@ def assign(reading: Reading, states: States, parents: Sequence[int | None]) -> I
     toward = (reading.decoder > 0) & ~absent
     away = (reading.decoder < 0) & ~stays & has_children
     score = reading.decoder.abs() + 10.0 * (toward | away)
-    return match(score * reading.live[..., None])
+    return match(score, reading.live)
 
 
 OUTCOMES = (
@@ -531,70 +449,3 @@ def outcome(
     kind = torch.where(covers, strays.long(), torch.where(silent, 2, 3))
     kind = torch.where(reading.live.sum(-1) < len(parents), 4, kind)
     return torch.where(reading.live[..., : widths[0]].any(-1), kind, 5)
-
-
-def firing_code(
-    acts: Float[Tensor, "*instances states d_sae"], tolerance: float = SILENT
-) -> Int[Tensor, "*instances d_sae"]:
-    """Which states each latent fires on, as one number: the sum of 2^s over its states s; 0 for a dead latent."""
-    powers = 2 ** torch.arange(acts.shape[-2], device=acts.device)
-    return ((acts > tolerance) * powers[:, None]).sum(-2)
-
-
-def explained(
-    sae: SAE,
-    states: States,
-    dictionary: Float[Tensor, "features d_in"],
-    directions: Float[Tensor, "directions features"],
-) -> Float[Tensor, "*instances directions"]:
-    """Share of each direction's expected square that the whole SAE reconstructs: at most 1, below 0 where it hurts.
-
-    Args:
-        sae: parameters with any leading axes.
-        states: the data.
-        dictionary: the true directions, orthonormal.
-        directions: unit vectors in feature space; the identity asks for the features themselves.
-    """
-    x = states.inputs(dictionary)
-    rest = (x - sae.decode(sae.encode(x, states.probs))) @ dictionary.T @ directions.T
-    power = states.probs @ (states.acts @ directions.T).square()
-    return 1 - (states.probs[:, None] * rest.square()).sum(-2) / power
-
-
-def first_reached(
-    values: Float[Tensor, "records seeds directions"], steps: Sequence[int], level: float
-) -> Float[Tensor, "seeds directions"]:
-    """The first recorded step at which a value is at least `level`; infinite where none is."""
-    reached = values >= level
-    when = torch.tensor(steps, dtype=torch.float64)[reached.int().argmax(0)]
-    return torch.where(reached.any(0), when, torch.inf)
-
-
-def resorted(sae: SAE, states: States, dictionary: Float[Tensor, "features d_in"]) -> SAE:
-    """The same SAE with its latents in the order of their share in the reconstruction, largest first.
-
-    The share is `E[acts^2] ||W_dec||^2`, by which the original code of Nabeshima (2024) re-sorts during training
-    (there a running mean over batches, here exact).
-    """
-    acts = sae.encode(states.inputs(dictionary), states.probs)
-    share = (states.probs[:, None] * acts.square()).sum(-2) * sae.W_dec.square().sum(-1)
-    order = share.argsort(dim=-1, descending=True, stable=True)
-    return replace(
-        sae,
-        W_enc=sae.W_enc.gather(-1, order[..., None, :].expand_as(sae.W_enc)),
-        b_enc=sae.b_enc.gather(-1, order),
-        W_dec=sae.W_dec.gather(-2, order[..., None].expand_as(sae.W_dec)),
-    )
-
-
-def median_interval(
-    values: Float[np.ndarray, " seeds"], other: Float[np.ndarray, " seeds"] | None = None, resamples: int = 4000
-) -> tuple[float, float]:
-    """95% bootstrap interval over seeds (percentiles) of the median of `values`, less that of `other` if given.
-
-    Seeds are drawn with replacement, the same for both, since a seed means the same start and batches.
-    """
-    drawn = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
-    medians = np.median(values[drawn], axis=1) - (0 if other is None else np.median(other[drawn], axis=1))
-    low, high = np.quantile(medians, [0.025, 0.975])
-    return float(low), float(high)

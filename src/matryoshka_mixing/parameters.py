@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 
@@ -52,11 +53,9 @@ class Parameter:
         if self.tree_file:
             return "the path of a JSON file, or empty"
         kind = "a whole number" if self.whole else "a number"
-        return (
-            f"{kind} of at least {self.low:g}"
-            if self.high == math.inf
-            else (f"{kind} from {self.low:g} to {self.high:g}")
-        )
+        if self.high == math.inf:
+            return f"{kind} of at least {_plain(self.low)}"
+        return f"{kind} from {_plain(self.low)} to {_plain(self.high)}"
 
     def check(self, name: str, value: object) -> None:
         """Raise ValueError, with what is allowed and what to do, if the value is not."""
@@ -73,22 +72,27 @@ class Parameter:
             )
 
 
+def _plain(number: float) -> str:
+    """A bound as people write it."""
+    return str(int(number)) if number == int(number) and abs(number) < 1e12 else f"{number:g}"
+
+
 PARAMETERS = {
     "parent_probability": Parameter("probability that the parent fires", 1e-6, 1),
     "child_probability": Parameter("probability of each child given the parent", 1e-6, 1),
     "parent_magnitude": Parameter("activation of the parent when it fires", 1e-3, 1e3),
     "child_magnitude": Parameter("activation of the child when it fires", 1e-3, 1e3),
     "n_children": Parameter("number of mutually exclusive children", 2, 12, whole=True),
-    "l1": Parameter("weight of the L1 penalty", 0),
-    "inner_weight": Parameter("weight of the inner prefix in the loss (the outer one has weight 1)", 0.001),
-    "d_model": Parameter("dimension of the input", 1, whole=True),
-    "n_seeds": Parameter("random seeds for each experiment", 1, whole=True),
-    "n_sweep_seeds": Parameter("random seeds at each point of a sweep", 1, whole=True),
-    "seed": Parameter("number of the first seed", 0, whole=True),
-    "start_noise": Parameter("noise of the starts near the truth, relative to the length of a feature", 0),
-    "n_steps": Parameter("training steps", 1, whole=True),
-    "batch_size": Parameter("inputs in a batch, in the sampled runs", 1, whole=True),
-    "n_grid": Parameter("points on the axis of each sweep", 3, whole=True),
+    "l1": Parameter("weight of the L1 penalty", 0, 10),
+    "inner_weight": Parameter("weight of the inner prefix in the loss (the outer one has weight 1)", 0.001, 1000),
+    "d_model": Parameter("dimension of the input", 1, 1000, whole=True),
+    "n_seeds": Parameter("random seeds for each experiment", 1, 10_000, whole=True),
+    "n_sweep_seeds": Parameter("random seeds at each point of a sweep", 1, 10_000, whole=True),
+    "seed": Parameter("number of the first seed", 0, 1_000_000_000, whole=True),
+    "start_noise": Parameter("noise of the starts near the truth, relative to the length of a feature", 0, 10),
+    "n_steps": Parameter("training steps", 1, 1_000_000, whole=True),
+    "batch_size": Parameter("inputs in a batch, in the sampled runs", 1, 1_000_000, whole=True),
+    "n_grid": Parameter("points on the axis of each sweep", 3, 1000, whole=True),
     "tree_path": Parameter("tree file of your own, in place of that of the chapter", tree_file=True),
 }
 """What the names mean in every chapter; a chapter may narrow a range or sharpen a meaning for itself."""
@@ -97,6 +101,9 @@ PARAMETERS = {
 def given(name: str, default: Any, **changes: Any) -> Any:
     """A field of a chapter's `Parameters`: its default, and what `PARAMETERS` says of the name, with changes."""
     return field(default=default, metadata={"parameter": replace(PARAMETERS[name], **changes)})
+
+
+Own = TypeVar("Own", bound="Chapter")
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ class Chapter:
         return {entry.name: entry.metadata["parameter"] for entry in fields(cls)}
 
     @classmethod
-    def of(cls, namespace: Mapping[str, object]) -> Self:
+    def of(cls: type[Own], namespace: Mapping[str, object]) -> Own:
         """The parameters that a notebook holds: pass `globals()` before anything else is assigned.
 
         papermill accepts a misspelt name, or one of another chapter, and ignores it; here it is an error.
@@ -137,17 +144,15 @@ class Chapter:
                 continue
             close = difflib.get_close_matches(name.lower(), known, n=1)
             hint = f"Did you mean {close[0]}? " if close else ""
-            elsewhere = (
-                "of other chapters, not of this one" if name in PARAMETERS else "not a parameter of this chapter"
-            )
-            raise ValueError(f"{name} = {value!r} is {elsewhere}. {hint}Its parameters are {', '.join(known)}.")
+            elsewhere = "a parameter of other chapters" if name in PARAMETERS else "not a parameter of this chapter"
+            raise ValueError(f"{name} = {value!r} is {elsewhere}. {hint}The parameters here are {', '.join(known)}.")
         return cls(**{name: namespace[name] for name in known if name in namespace})
 
     @classmethod
     def cell(cls) -> str:
         """The notebook's `parameters` cell: names, defaults, and in comments what they mean and may be."""
         return "\n".join(
-            f"{entry.name} = {entry.default!r}  # {parameter.meaning}: {parameter.allowed}"
+            f"{entry.name} = {json.dumps(entry.default)}  # {parameter.meaning}: {parameter.allowed}"
             for entry, parameter in zip(fields(cls), cls.described().values(), strict=True)
         )
 

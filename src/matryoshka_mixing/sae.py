@@ -17,13 +17,16 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, SupportsIndex, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from matryoshka_mixing import _random
 
 Activation = Literal["relu", "topk", "batchtopk"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
@@ -48,8 +51,8 @@ class SAEConfig:
             the largest of a whole batch, k for each input on average.
         k: how many are kept: a whole number from 1 to the number of latents for "topk", any number above 0 up to it
             for "batchtopk", None for "relu".
-        decoder_weights: weight of each prefix in the gradient of W_dec and b_dec, where it is to differ from that in the
-            gradient of W_enc and b_enc, which `weights` then means alone; None: the same.
+        decoder_weights: weight of each prefix in the gradient of W_dec and b_dec, where it is to differ from that in
+            the gradient of W_enc and b_enc, which `weights` then means alone; None: the same.
 
     Raises:
         ValueError: naming the value, what is allowed, and what to do.
@@ -131,9 +134,10 @@ class SAE:
 
     Attributes:
         W_enc, b_enc, W_dec, b_dec: the trained tensors; leading axes, if any, are the instances.
-        config: of all instances; or one for each entry of the first axis, alike in d_in and the number of latents.
-        threshold: of each BatchTopK SAE, what an activation times its decoder row's norm must exceed to be kept where no
-            batch is there to choose from: the mean over training of the smallest that was kept. None for others.
+        config: of all instances; or one for each entry of the first axis, alike in d_in and the number of latents. None
+            makes them standard ReLU SAEs.
+        threshold: of each BatchTopK SAE, what an activation times its decoder row's norm must exceed to be kept where
+            no batch is there to choose from: the mean over training of the smallest that was kept. None for others.
 
     Raises:
         ValueError: if shapes do not fit each other or the configuration.
@@ -143,10 +147,12 @@ class SAE:
     b_enc: Float[Tensor, "*instances d_sae"]
     W_dec: Float[Tensor, "*instances d_sae d_in"]
     b_dec: Float[Tensor, "*instances d_in"]
-    config: SAEConfig | tuple[SAEConfig, ...]
+    config: SAEConfig | tuple[SAEConfig, ...] | None = None
     threshold: Float[Tensor, "*instances"] | None = None
 
     def __post_init__(self) -> None:
+        if self.config is None:
+            object.__setattr__(self, "config", SAEConfig(self.W_dec.shape[-1], (self.W_dec.shape[-2],)))
         if isinstance(self.config, tuple) and len(set(self.config)) == 1:
             object.__setattr__(self, "config", self.config[0])
         instances, each = self.instances, self._each
@@ -182,13 +188,13 @@ class SAE:
     ) -> Float[Tensor, "*instances batch d_sae"]:
         """Activations of the latents, at least 0.
 
-        BatchTopK chooses among all rows of `x`, of which `probs` says how likely each is. Where its budget runs out within
-        a row that stands for many inputs, only some of them keep the activation; here it is kept. Without `probs` every
-        row is taken by itself, against the `threshold` of training.
+        BatchTopK chooses among all rows of `x`, of which `probs` says how likely each is. Where its budget runs out
+        within a row that stands for many inputs, only some of them keep the activation; here it is kept. Without
+        `probs` every row is taken by itself, against the `threshold` of training.
 
         Raises:
-            ValueError: if `x` has other leading axes than one for the rows, with or without those of the instances; or if
-                a BatchTopK SAE has neither `probs` nor a threshold.
+            ValueError: if `x` has other leading axes than one for the rows, with or without those of the instances; or
+                if a BatchTopK SAE has neither `probs` nor a threshold.
         """
         acts, share = self._activate(x, probs)
         return acts * (share > 0)
@@ -197,17 +203,12 @@ class SAE:
         """Activations before anything is dropped, and the share of each that is kept."""
         if x.ndim not in (2, 2 + len(self.instances)) or x.shape[-1] != self.b_dec.shape[-1]:
             raise ValueError(
-                f"x has shape {tuple(x.shape)}; it must be (rows, {self.b_dec.shape[-1]}), with or without leading axes "
-                f"that fit the instances {self.instances}. Flatten other axes into the rows."
+                f"x has shape {tuple(x.shape)}; it must be (rows, {self.b_dec.shape[-1]}), with or without leading "
+                f"axes that fit the instances {self.instances}. Flatten other axes into the rows."
             )
         if len({config.activation for config in self._each}) > 1:
-            parts = [
-                self[i]._activate(
-                    x[i if len(x) > 1 else 0] if x.ndim > 2 else x,
-                    probs if probs is None or probs.ndim == 1 else probs[i if len(probs) > 1 else 0],
-                )
-                for i in range(len(self._each))
-            ]
+            rows = [(_entry(x, i, 2), None if probs is None else _entry(probs, i, 1)) for i in range(len(self._each))]
+            parts = [self[i]._activate(*some) for i, some in enumerate(rows)]
             return torch.stack([acts for acts, _ in parts]), torch.stack([share for _, share in parts])
         acts = torch.relu((x - self.b_dec.unsqueeze(-2)) @ self.W_enc + self.b_enc.unsqueeze(-2))
         activation = self._each[0].activation
@@ -222,8 +223,8 @@ class SAE:
             return acts, largest_of_batch(sizes, k, probs.to(acts).expand(acts.shape[:-1]))
         if self.threshold is None:
             raise ValueError(
-                "a BatchTopK SAE chooses within a batch: give probs, such as torch.full((rows,), 1 / rows), or train it, "
-                "which finds a threshold for one input at a time."
+                "a BatchTopK SAE chooses within a batch: give probs, such as torch.full((rows,), 1 / rows), or train "
+                "it, which finds a threshold for one input at a time."
             )
         return acts, (sizes > self.threshold[..., None, None]).to(acts)
 
@@ -282,9 +283,8 @@ class SAE:
         """
         config = config or self.config
         if isinstance(config, tuple):
-            parts = [(x[i if len(x) > 1 else 0] if x.ndim > 2 else x,
-                      probs[i if len(probs) > 1 else 0] if probs.ndim > 1 else probs) for i in range(len(config))]  # fmt: skip
-            return torch.stack([self[i].loss(*part, terms=terms) for i, part in enumerate(parts)])
+            rows = [(_entry(x, i, 2), _entry(probs, i, 1)) for i in range(len(config))]
+            return torch.stack([self[i].loss(*some, terms=terms) for i, some in enumerate(rows)])
         weights = x.new_tensor(config.weights)
         each = self.errors(x, config.widths, probs) + config.l1 * self.penalties(x, config.widths, probs)
         if terms is not None:
@@ -306,7 +306,7 @@ class SAE:
         return replace(self, config=config, threshold=None)
 
     def first(self, width: int) -> SAE:
-        """The SAE of the first `width` latents. Its prefixes are those up to there; the last takes the longer ones' weight.
+        """The SAE of the first `width` latents, with the prefixes up to there; the last takes the weight of the longer.
 
         Raises:
             ValueError: if there are not so many latents, or none.
@@ -321,8 +321,8 @@ class SAE:
                 return weights and (*weights[: len(shorter)], sum(weights[len(shorter) :]))
 
             return replace(
-                config, widths=(*shorter, width), weights=kept(config.weights), decoder_weights=kept(config.decoder_weights),
-                k=config.k and min(config.k, width),
+                config, widths=(*shorter, width), k=config.k and min(config.k, width),
+                weights=kept(config.weights), decoder_weights=kept(config.decoder_weights),
             )  # fmt: skip
 
         return SAE(
@@ -341,28 +341,27 @@ class SAE:
         return cls._joined(saes, torch.stack, alike)
 
     @classmethod
-    def cat(cls, saes: Sequence[SAE]) -> SAE:
-        """One SAE object of several, along their first axis."""
-        configs = [config for sae in saes for config in sae._each * (1 if len(sae._each) > 1 else len(sae.b_dec))]
-        return cls._joined(saes, torch.cat, tuple(configs))
+    def cat(cls, saes: Sequence[SAE], axis: int = 0) -> SAE:
+        """One SAE object of several, along an axis of their instances; configurations may differ along the first."""
+        config = saes[0].config
+        if axis == 0:
+            config = tuple(c for sae in saes for c in sae._each * (1 if len(sae._each) > 1 else len(sae)))
+        elif any(sae.config != config for sae in saes):
+            raise ValueError("configurations may differ along the first axis alone.")
+        return cls._joined(saes, partial(torch.cat, dim=axis), config)
 
     @classmethod
     def _joined(cls, saes: Sequence[SAE], how: Callable, config: SAEConfig | tuple[SAEConfig, ...]) -> SAE:
         parameters = {name: how([getattr(sae, name) for sae in saes]) for name in TRAINED}
-        known = any(sae.threshold is not None for sae in saes)
-        unknown = (
-            [sae.b_dec.new_full(sae.instances, math.nan) for sae in saes if sae.threshold is None] if known else []
-        )
-        bounds = [unknown.pop(0) if sae.threshold is None else sae.threshold for sae in saes] if known else []
-        return cls(**parameters, config=config, threshold=how(bounds) if known else None)
+        if all(sae.threshold is None for sae in saes):
+            return cls(**parameters, config=config)
+        unknown = [sae.b_dec.new_full(sae.instances, math.nan) for sae in saes]
+        bounds = [none if sae.threshold is None else sae.threshold for sae, none in zip(saes, unknown, strict=True)]
+        return cls(**parameters, config=config, threshold=how(bounds))
 
     def reshape(self, *instances: int) -> SAE:
-        """The same SAEs with other leading axes; configurations must stay on the first."""
-        if isinstance(self.config, tuple) and instances[0] != len(self.config):
-            raise ValueError(f"{len(self.config)} settings differ; the first axis must stay theirs.")
-        tails = {name: parameter.shape[len(self.instances) :] for name, parameter in self.parameters.items()}
-        changed = {name: parameter.reshape(*instances, *tails[name]) for name, parameter in self.parameters.items()}
-        return replace(self, **changed, threshold=None if self.threshold is None else self.threshold.reshape(instances))
+        """The same SAEs with other leading axes; configurations may differ along the first alone."""
+        return self._arranged(torch.arange(math.prod(self.instances)).reshape(instances))
 
     def __len__(self) -> int:
         """Number of entries of the first axis."""
@@ -375,25 +374,33 @@ class SAE:
 
         Raises:
             IndexError: if there are no such instances.
+            ValueError: if they would differ in configuration along another axis than the first.
         """
         if not self.instances:
             raise IndexError("this is a single SAE; it has no instances to select.")
         chosen = torch.arange(math.prod(self.instances)).reshape(self.instances)[index]
         if chosen.dtype != torch.int64:
             raise IndexError(f"{index!r} does not select instances.")
+        return self._arranged(chosen)
+
+    def _arranged(self, chosen: Tensor) -> SAE:
+        """The instances of these numbers, in this arrangement."""
+        number = math.prod(self.instances)
 
         def pick(tensor: Tensor) -> Tensor:
             tail = tensor.shape[len(self.instances) :]
-            return tensor.reshape(-1, *tail)[chosen.flatten()].reshape(*chosen.shape, *tail)
+            return tensor.reshape(number, *tail)[chosen.flatten()].reshape(*chosen.shape, *tail)
 
         config = self.config
-        if isinstance(config, tuple):
-            per = math.prod(self.instances[1:])
-            numbers = (chosen // per).reshape(chosen.shape[0] if chosen.ndim else 1, -1)
-            if numbers.numel() and (numbers != numbers[:, :1]).any():
-                raise IndexError("these instances differ in configuration along more than their first axis.")
-            config = tuple(config[int(row[0])] for row in numbers) if numbers.numel() else config[0]
-            config = config[0] if isinstance(config, tuple) and len(set(config)) == 1 else config
+        if isinstance(config, tuple) and chosen.numel():
+            entries = chosen.reshape(chosen.shape[0] if chosen.ndim else 1, -1) // (number // len(config))
+            each = [{config[i] for i in entry} for entry in entries.tolist()]
+            if any(len(some) > 1 for some in each):
+                raise ValueError("these instances differ in configuration along more than their first axis.")
+            config = tuple(some.pop() for some in each)
+        elif isinstance(config, tuple):
+            config = config[0]
+        config = config[0] if isinstance(config, tuple) and len(set(config)) == 1 else config
         return SAE(
             **{name: pick(parameter) for name, parameter in self.parameters.items()}, config=config,
             threshold=None if self.threshold is None else pick(self.threshold),
@@ -429,9 +436,15 @@ class SAE:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
                 configs = json.loads((file.metadata() or {})["config"])
-            return cls(**tensors, config=tuple(SAEConfig(**config) for config in configs))
+            plain = [{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()} for config in configs]
+            return cls(**tensors, config=tuple(SAEConfig(**config) for config in plain))
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, ValueError) as error:
             raise ValueError(f"{path} holds no SAE that SAE.save wrote, or is damaged: {error}") from None
+
+
+def _entry(tensor: Tensor, i: int, own: int) -> Tensor:
+    """Entry i of the first axis, where there is one before the last `own` axes; one entry stands for all."""
+    return tensor if tensor.ndim <= own else tensor[i if len(tensor) > 1 else 0]
 
 
 def largest(
@@ -461,21 +474,20 @@ def largest_of_batch(
     return torch.empty_like(flat).scatter_(-1, order, share).unflatten(-1, shape[-2:])
 
 
-def random_start(config: SAEConfig, seeds: Iterable[int], decoder_norm: float = 0.1) -> SAE:
+def random_start(config: SAEConfig, seeds: Iterable[SupportsIndex], decoder_norm: float = 0.1) -> SAE:
     """Random initialisation, one instance a seed, float64.
 
     Encoder directions are uniform on the unit sphere; the decoder holds the same directions with norm
     `decoder_norm` (0.1 in the original code); biases are 0. A seed gives the same SAE in any company.
     """
-    directions = []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(int(seed))
-        directions.append(torch.randn(config.d_sae, config.d_in, dtype=torch.float64, generator=generator))
-    rows = torch.nn.functional.normalize(torch.stack(directions), dim=-1)
+    rows = torch.stack([_random.normals((config.d_sae, config.d_in), int(seed), _random.START) for seed in seeds])
+    rows = rows / _random.lengths(rows)
     return _tied(rows, decoder_norm * rows, config)
 
 
-def start_near(directions: Float[Tensor, "*seeds d_sae d_in"], seeds: Iterable[int], noise: float = 0.1) -> SAE:
+def start_near(
+    directions: Float[Tensor, "*seeds d_sae d_in"], seeds: Iterable[SupportsIndex], noise: float = 0.1
+) -> SAE:
     """A start near given directions (one a latent), one instance a seed, float64; a standard SAE until it is trained.
 
     To each direction comes Gaussian noise whose expected length is `noise` times the direction's own norm, so
@@ -491,11 +503,10 @@ def start_near(directions: Float[Tensor, "*seeds d_sae d_in"], seeds: Iterable[i
         raise ValueError(f"noise is {noise}; it is relative to the directions' norm and must be at least 0.")
     directions = torch.as_tensor(directions, dtype=torch.float64)
     d_sae, d_in = directions.shape[-2:]
-    scale = noise * directions.norm(dim=-1, keepdim=True) / d_in**0.5
-    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-    drawn = [torch.randn(d_sae, d_in, dtype=torch.float64, generator=generator) for generator in generators]
-    rows = directions + scale * torch.stack(drawn)
-    return _tied(rows / rows.square().sum(-1, keepdim=True), rows, SAEConfig(d_in, (d_sae,)))
+    scale = noise * _random.lengths(directions) / math.sqrt(d_in)
+    drawn = torch.stack([_random.normals((d_sae, d_in), int(seed), _random.NOISE) for seed in seeds])
+    rows = directions + scale * drawn
+    return _tied(rows / _random.lengths(rows).square(), rows, SAEConfig(d_in, (d_sae,)))
 
 
 def _tied(encoder_rows: Tensor, decoder_rows: Tensor, config: SAEConfig) -> SAE:

@@ -1,6 +1,6 @@
 """What the best SAE looks like, without training one.
 
-Assumptions throughout: no biases, penalty 0 (but in `lean_boundary`), each latent fires with its own feature and with
+Assumptions throughout: no biases, penalty 0, each latent fires with its own feature and with
 no other, and orthonormal features of magnitude 1 where a closed form is given.
 Vectors are in feature space: entry i is the component along feature i, so that for unit vectors an entry *is*
 the cosine with that feature. Derived for this project; every statement here is checked by a test.
@@ -13,10 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize
 from torch import Tensor
 
 from matryoshka_mixing.features import States
+
+Number = float | np.ndarray
+"""A number, or an array of them, element by element."""
 
 
 def second_moment(
@@ -46,7 +48,7 @@ def narrow_optimum(states: States) -> Float[Tensor, " features"]:
     return top_eigenvector(second_moment(states))
 
 
-def narrow_ratio(child_probability: float, n_children: int) -> float:
+def narrow_ratio(child_probability: Number, n_children: int) -> Number:
     """The ratio t of the best one-latent decoder, parent + t (sum of the children).
 
     The positive root of `n q t^2 + (1 - q) t - q = 0` for n exclusive children of conditional probability q.
@@ -111,57 +113,7 @@ def matryoshka_optimum(
     return top_eigenvector(second_moment(states, prefix_weights(states, ranks, widths, weights, parent)))
 
 
-def pattern_optimum(
-    states: States,
-    dictionary: Float[Tensor, "features d_in"],
-    ranks: Sequence[int],
-    widths: Sequence[int],
-    weights: Sequence[float],
-) -> Float[Tensor, "features d_in"]:
-    """Decoders of the best SAE in which each latent fires with its own feature and no other; unit rows, by feature.
-
-    Where the closed forms do not reach (three levels, any overlap, any dictionary). Given the decoders d, the best
-    activations on a state solve a linear system over the features that are active there,
-
-        sum_l min(u_k, u_l) (d_k . d_l) a_l = u_k (d_k . x),
-
-    where u_k is the weight of the prefixes that hold latent k. What is left is minimised over d from the truth, by
-    quasi-Newton steps (L-BFGS, through SciPy). Activations are free: that they are non-negative, and that one linear
-    encoder can give them all, is not asked, so the loss is a lower bound on an SAE's, met where the SAE can.
-
-    Args:
-        states: the data; features that never fire get a row of zeros.
-        dictionary: the true directions.
-        ranks: for each feature the position of its latent (from 0).
-        widths, weights: the prefixes and their weights in the loss; every latent of a firing feature must be in one.
-    """
-    x, firing = states.inputs(dictionary), (states.acts > 0).any(0)
-    active = (states.acts > 0).to(x)[:, firing]
-    held = torch.tensor([[rank < width for width in widths] for rank in ranks], dtype=x.dtype)
-    reach = (held @ torch.tensor(weights, dtype=x.dtype))[firing]
-    if not (reach > 0).all():
-        raise ValueError(f"no prefix of widths {widths} and weights {weights} holds every latent of ranks {ranks}.")
-    both, either = torch.minimum(reach[:, None], reach), active[:, :, None] * active[:, None]
-    idle = torch.diag_embed(1 - active)
-
-    def saved(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        rows = torch.from_numpy(flat).unflatten(0, (-1, x.shape[1])).requires_grad_()
-        along = active * reach * (x @ rows.T)
-        acts = torch.linalg.solve(either * both * (rows @ rows.T) + idle, along)
-        loss = -(states.probs[:, None] * along * acts).sum()
-        # The length of a decoder is free; this holds it near 1 and leaves the optimum as it is.
-        loss = loss + (rows.square().sum(-1) - 1).square().sum()
-        loss.backward()
-        return loss.item(), rows.grad.flatten().numpy()
-
-    start = torch.nn.functional.normalize(dictionary[firing], dim=-1).flatten().numpy()
-    best = minimize(saved, start, jac=True, method="L-BFGS-B", options={"maxiter": 5000, "ftol": 1e-16, "gtol": 1e-10})
-    rows = torch.zeros_like(dictionary)
-    rows[firing] = torch.nn.functional.normalize(torch.from_numpy(best.x).unflatten(0, (-1, x.shape[1])), dim=-1)
-    return rows
-
-
-def matryoshka_ratio(child_probability: float, n_children: int, inner_weight: float = 1.0) -> float:
+def matryoshka_ratio(child_probability: Number, n_children: int, inner_weight: Number = 1.0) -> Number:
     """The ratio t of the parent's decoder in a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1).
 
     The positive root of
@@ -195,38 +147,6 @@ def unequal_ratios(
         above = middle >= total + (pulls.square() / (middle[..., None] - pulls)).sum(-1)
         low, high = torch.where(above, low, middle), torch.where(above, middle, high)
     return pulls / (high[..., None] - pulls)
-
-
-def budget_ratios(
-    child_probability: float, n_children: int, kept: Float[Tensor, "*points"], inner_weight: float = 1.0
-) -> Float[Tensor, "*points children"]:
-    """The ratios t_i of the parent's decoder under BatchTopK, for a budget that keeps too little.
-
-    For a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1) with n equal exclusive children. A child's
-    activations are the smallest, so they are dropped first, and one child at a time: the parent's decoder takes up what
-    is dropped, and leaves still less to the child. With a share s_i of child i's activations kept, the outer prefix is
-    exact on that share only, and the terms that hold the parent and miss the child weigh q (beta + 1 - s_i) in place of
-    q beta. Nothing is dropped (s_i = 1: `matryoshka_ratio`) when K is the true mean L0 or more.
-
-    Args:
-        child_probability: q, of each child given the parent.
-        n_children: n, at least 1.
-        kept: share of all the children's activations that is kept, in [0, 1]: (K - p) / (n p q) with p the parent's
-            probability.
-        inner_weight: beta.
-
-    Returns:
-        t_i for every child, the best kept one first. NaN where the child to be dropped next would be larger than the
-        parent on the parent alone, `2 - (u_0 + u_i)^2 > u_0^2` for the unit decoder u: then the parent's
-        activations are dropped, and this theory does not speak.
-    """
-    left = n_children * kept[..., None] - torch.arange(n_children, dtype=torch.float64)
-    pulls = child_probability * (inner_weight + 1 - left.clamp(0, 1))
-    ratios = unequal_ratios((1 - n_children * child_probability) * (1 + inner_weight), pulls)
-    edge = (n_children * kept).floor().clamp_max(n_children - 1).long()
-    at_edge = ratios.gather(-1, edge[..., None])[..., 0]
-    holds = 2 * (1 + ratios.square().sum(-1)) - (1 + at_edge).square() <= 1
-    return torch.where(holds[..., None], ratios, torch.nan)
 
 
 def inclusion_probabilities(chances: Sequence[float], draws: int) -> list[float]:
@@ -263,7 +183,7 @@ def inclusion_probabilities(chances: Sequence[float], draws: int) -> list[float]
     return found
 
 
-def parent_cosines(ratio: float, n_children: int) -> tuple[float, float]:
+def parent_cosines(ratio: Number, n_children: int) -> tuple[Number, Number]:
     """Cosines of parent + t (sum of children) with the parent and with each child."""
     norm = (1 + n_children * ratio**2) ** 0.5
     return 1 / norm, ratio / norm
@@ -284,7 +204,7 @@ def child_decoder(
     return rest / rest.norm(dim=-1, keepdim=True)
 
 
-def child_cosines(ratio: float, n_children: int) -> tuple[float, float, float]:
+def child_cosines(ratio: Number, n_children: int) -> tuple[Number, Number, Number]:
     """Cosines of a child's decoder with its parent, with itself and with a sibling, for a parent of ratio t.
 
     Up to scale: `t(nt - 1)`, `1 + nt^2 - t - t^2`, `-t(1 + t)`. The parent's is negative where t < 1/n.
@@ -293,32 +213,6 @@ def child_cosines(ratio: float, n_children: int) -> tuple[float, float, float]:
     parent, own, sibling = t * (n * t - 1), 1 + n * t**2 - t - t**2, -t * (1 + t)
     norm = (parent**2 + own**2 + (n - 1) * sibling**2) ** 0.5
     return parent / norm, own / norm, sibling / norm
-
-
-def lean_boundary(
-    ratio: Float[Tensor, "*points"], n_children: int, inner_weight: float = 1.0
-) -> tuple[Float[Tensor, "*points"], Float[Tensor, "*points"]]:
-    """Where a child's cosine with its parent changes sign: child probability q and L1 penalty, along a curve.
-
-    For a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1) with n equal exclusive children, whose latents all
-    stay active (half the penalty lies below what each has to write). The curve's
-    parameter is the ratio t of the parent's decoder, from 0 to 1/n; below the curve (a smaller penalty) the cosine is
-    negative.
-
-    The penalty shrinks the activation a of the parent's latent on parent + child; the child's latent takes the rest,
-    x - a u, whose part along the parent is 1 - a / N with N^2 = 1 + n t^2. It vanishes at a = N. Setting to 0 the
-    derivatives of the loss there by a, and then by t, gives
-
-        l1 = 2 beta t (1 - nt) / (N (beta + 1 - t (1 - nt) / (N r))),    r^2 = (1 - t)^2 + (n - 1) t^2
-        q / (1 - n q) = (1 + beta) t (2 / N - l1) / (N (1 - nt) (2 beta + l1 / r))
-    """
-    t, n, beta = ratio, n_children, inner_weight
-    norm, rest = (1 + n * t**2) ** 0.5, ((1 - t) ** 2 + (n - 1) * t**2) ** 0.5
-    excess = t * (1 - n * t) / norm
-    l1 = 2 * beta * excess / (beta + 1 - excess / rest)
-    alone = (1 + beta) * t * (2 / norm - l1)
-    with_child = norm * (1 - n * t) * (2 * beta + l1 / rest)
-    return alone / (with_child + n * alone), l1
 
 
 def one_latent_loss(
@@ -340,90 +234,6 @@ def one_latent_loss(
     return power - (states.probs * caught.square()).sum(-1)
 
 
-def starts_dead(n_children: int) -> float:
-    """How likely a random latent without biases fires on no input of a family: `(1 - 2^-(n + 1)) / (n + 1)`.
-
-    For magnitudes 1 and orthonormal features. Along the features a random encoder direction is a Gaussian vector z, and
-    the latent is dead if `z0 <= 0` and `z0 + zi <= 0` for every child i. Given z0 that has probability `Phi(-z0)^n`, so
-    with `u = Phi(z0)` the answer is the integral of `(1 - u)^n` from 0 to 1/2. For two children it is 7/24, the solid
-    angle of a cone with dihedral angles 120, 135 and 135 degrees. Without biases such a latent never gets a gradient.
-    """
-    return (1 - 0.5 ** (n_children + 1)) / (n_children + 1)
-
-
-def best_frame(
-    moments: Float[Tensor, "latents features features"], iterations: int = 2000
-) -> tuple[Float[Tensor, "latents features"], float]:
-    """Orthonormal directions e_i that maximise `sum_i e_i M_i e_i`, and that maximum.
-
-    Each step moves to the orthonormal frame nearest to the rows `M_i e_i` (their polar factor); the sum is convex, so
-    it never falls. Starts at the top eigenvector of the first matrix, and for each next one at the top eigenvector
-    across those before. A local maximum, which is what a solution is.
-
-    Args:
-        moments: symmetric matrices without negative eigenvalues, no more than features.
-        iterations: steps; the distance from the maximum shrinks by a constant factor in each.
-    """
-    frame = moments.new_zeros(moments.shape[:2])
-    for i, moment in enumerate(moments):
-        across = torch.eye(len(moment), dtype=moment.dtype) - frame[:i].T @ frame[:i]
-        frame[i] = top_eigenvector(across @ moment @ across)
-    for _ in range(iterations):
-        left, _, right = torch.linalg.svd(torch.einsum("ifg,ig->if", moments, frame), full_matrices=False)
-        frame = left @ right
-    return frame, float(torch.einsum("if,ifg,ig->", frame, moments, frame))
-
-
-def family_losses(states: States, inner_weight: float = 1.0) -> tuple[dict[str, float], dict[str, float]]:
-    """The losses of the solutions that have a name: of a standard SAE, and of a Matryoshka SAE of widths (1, n + 1).
-
-    For one parent with n exclusive children. The inputs are linearly independent, so an encoder without biases can give
-    every latent any activation on each of them: a solution is a table of activations with the best decoders for it.
-
-    Standard, k live latents: what rank k leaves (Eckart and Young 1936), the sum of the least n + 1 - k eigenvalues of
-    the second moment. For 2 < k < n + 1 it is only a lower bound, since activations may not be negative.
-
-    Matryoshka, weights (beta, 1). If the first latent is dead, the rest is a standard SAE. If it fires on every input,
-    and every other live latent completes one input in the outer prefix, a completed input weighs beta and another
-    1 + beta, and the loss is what the top eigenvector of that re-weighted moment leaves. A latent may also be shared by
-    two inputs that lean the same way: see `best_frame`.
-
-    Latents that cancel: the children's latents span the differences between siblings and lean, ever so little, toward
-    the parent alone, on which all of them fire loudly and cancel but for what it lacks. In the limit of unbounded
-    activations this completes the parent alone and, of every parent + child, all but its part in the plane of the
-    parent and the mean child: only that part weighs 1 + beta. No SAE attains the limit.
-
-    Args:
-        states: of one family with equal children.
-        inner_weight: beta.
-    """
-    parent, beta = 0, inner_weight
-    n, firing = states.acts.shape[1] - 1, states.acts[:, parent] > 0
-    alone = firing & (states.acts.sum(-1) == states.acts[:, parent])
-    pairs = [firing & (states.acts[:, child] > 0) for child in range(1, n + 1)]
-    least = torch.linalg.eigvalsh(second_moment(states)).clamp_min(0).cumsum(0).flip(0).tolist() + [0.0]
-
-    def completing(*completed: Tensor) -> float:
-        weights = 1 + beta - sum(one.double() for one in completed) * firing
-        return float(torch.linalg.eigvalsh(second_moment(states, weights))[:-1].sum())
-
-    mean_child = states.acts[:, 1:].mean(-1, keepdim=True).expand(-1, n)
-    plane = States(torch.cat([states.acts[:, :1], mean_child], 1), states.probs)
-    in_plane = torch.linalg.eigvalsh(second_moment(plane, 1 + beta - alone.double()))[:-1].sum()
-    shared = torch.stack([(1 + beta) * second_moment(states), second_moment(states, (alone | pairs[0]).double())])
-    matryoshka = {
-        "latents that cancel (a limit)": float(in_plane) + beta * (states.power - plane.power),
-        "parent first, every child completed": completing(*pairs),
-        "parent alone completed, and all children but one": completing(alone, *pairs[1:]),
-        "one latent shared by parent alone and a child": (1 + beta) * states.power - best_frame(shared)[1],
-        "one child completed": completing(pairs[0]),
-        "parent alone completed": completing(alone),
-        "first latent only": completing(),
-    }
-    matryoshka |= {f"first latent dead, {k} others live": beta * states.power + least[k] for k in range(n + 1)}
-    return {f"{k} live": least[k] for k in range(n + 2)}, matryoshka
-
-
 def absorbed_loss(states: States, l1: float) -> float:
     """The loss of a standard SAE with one latent for each input that holds something: sum of `p (l1 r - l1^2 / 4)`.
 
@@ -433,98 +243,3 @@ def absorbed_loss(states: States, l1: float) -> float:
     length = states.acts.norm(dim=-1)
     short = (torch.tensor(l1) / 2).minimum(length)
     return float((states.probs * (short.square() + l1 * (length - short))).sum())
-
-
-# One parent of magnitude a and one child of magnitude b = r a and probability q given the parent. Two states hold
-# something: the parent *alone*, a f0, and the *sum*, a f0 + b f1.
-
-
-def skew_ratio(magnitude_ratio: float, child_probability: float, alone: float = 1.0, together: float = 1.0) -> float:
-    """The ratio t of the best latent that fires on both states, parent + t child.
-
-    It is the top eigenvector of the second moment in which the parent alone weighs `alone` and the sum `together`. A
-    narrow SAE has weights (1, 1). In a Matryoshka SAE of widths (1, 2) and weights (beta, 1) the first latent has
-    (1 + beta, beta) if the second one fires on the sum only, and (beta, 1 + beta) if it fires on the parent alone
-    only: it completes one state in the outer prefix. Works elementwise on arrays and tensors.
-    """
-    r, q = magnitude_ratio, child_probability
-    parent, both, child = alone * (1 - q) + together * q, together * q * r, together * q * r**2
-    return (child - parent + ((child - parent) ** 2 + 4 * both**2) ** 0.5) / (2 * both)
-
-
-def skew_turn(magnitude_ratio: float, alone: float = 1.0, together: float = 1.0) -> float:
-    """The child probability above which the latent of `skew_ratio` is nearer to the child than to the parent (t = 1).
-
-    `q = alone / (alone + together (r^2 - 1))`; for a narrow SAE `q r^2 = 1`, where parent and child have the same
-    expected square. Outside [0, 1], as for all r < 1, it never turns. Works elementwise.
-    """
-    return alone / (alone + together * (magnitude_ratio**2 - 1))
-
-
-def skew_crossing(magnitude_ratio: float) -> float:
-    """The child probability above which completing the parent alone gives a lower loss than completing the sum.
-
-    `q = 1 / (2 + r^2)`, where both states have the same power. The two re-weighted second moments have the same
-    determinant, so the larger trace has the smaller remaining eigenvalue, whatever the inner weight.
-    """
-    return 1 / (2 + magnitude_ratio**2)
-
-
-def skew_solutions(
-    parent_probability: float,
-    child_probability: float,
-    parent_magnitude: float,
-    child_magnitude: float,
-    inner_weight: float = 1.0,
-) -> dict[str, tuple[float, Float[Tensor, "2 2"]]]:
-    """The solutions of a Matryoshka SAE of widths (1, 2) in which both latents fire: their loss and unit decoders.
-
-    Each is named by the states on which the first and the second latent fire, and is a local minimum wherever both
-    states have positive probability: a latent that is strictly silent on a state gets no gradient from it. Which of
-    them is lowest says nothing about which is reached.
-
-    Returns:
-        For "both, sum", "both, alone", "sum, alone" and "alone, sum" the loss and the decoder, one row a latent, with
-        entries along (parent, child).
-    """
-    p, q, beta = parent_probability, child_probability, inner_weight
-    alone = torch.tensor([parent_magnitude, 0.0], dtype=torch.float64)
-    total = torch.tensor([parent_magnitude, child_magnitude], dtype=torch.float64)
-    pair = States(torch.stack([alone, total]), torch.tensor([p * (1 - q), p * q], dtype=torch.float64))
-    found = {}
-    for completed, name, weights in [(total, "both, sum", (1 + beta, beta)), (alone, "both, alone", (beta, 1 + beta))]:
-        moment = second_moment(pair, torch.tensor(weights, dtype=torch.float64))
-        first = top_eigenvector(moment)
-        found[name] = float(torch.linalg.eigvalsh(moment)[0]), torch.stack([first, child_decoder(first, completed)])
-    rows = torch.stack([total / total.norm(), alone / alone.norm()])
-    found["sum, alone"] = beta * p * (1 - q) * float(alone @ alone), rows
-    found["alone, sum"] = beta * p * q * float(total @ total), rows.flip(0)
-    return found
-
-
-def absorption_saving(magnitude_ratio: float, child_probability: float) -> float:
-    """Share of the L1 penalty that absorption saves a standard SAE that reconstructs both states, in [0, 1].
-
-    `q (1 + r - sqrt(1 + r^2)) / (1 + q r)`: on the sum one latent of its length fires instead of two. It is positive
-    for every r, so a loud child is not needed. Works elementwise.
-    """
-    r, q = magnitude_ratio, child_probability
-    return q * (1 + r - (1 + r**2) ** 0.5) / (1 + q * r)
-
-
-def awaited_eigenvalues(moment: Float[Tensor, "n n"], share: float = 0.9) -> Float[Tensor, " n"]:
-    """The eigenvalue that each feature waits for until `share` of its expected square is reconstructed.
-
-    Gradient descent from a small start learns the eigenvectors of the second moment one after the other, the largest
-    eigenvalue first (Saxe et al. 2014). Once the first m are there, `sum over j > m of V_ij^2 lambda_j` is missing of
-    the expected square M_ii of feature i; the feature waits for the first m that leaves at most `(1 - share) M_ii`.
-
-    Raises:
-        ValueError: if `share` is not between 0 and 1.
-    """
-    if not 0 < share < 1:
-        raise ValueError(f"share is {share}; it must lie between 0 and 1, for example 0.9.")
-    values, vectors = (part.flip(-1) for part in torch.linalg.eigh(moment))
-    squares = moment.diagonal()[:, None]
-    missing = squares - (vectors.square() * values).cumsum(1)
-    return values[(missing <= (1 - share) * squares).int().argmax(1)]

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from matryoshka_mixing import _batches, _kernel
+from matryoshka_mixing import _batches, _kernel, _random
 from matryoshka_mixing.features import FeatureTree, States
 from matryoshka_mixing.sae import ACTIVATIONS, SAE, TRAINED, SAEConfig
 
@@ -32,9 +32,11 @@ class Setting:
     Attributes:
         sae: the SAE's configuration.
         data: `States` (exact, or batches drawn from them) or a `FeatureTree` (sampled batches only).
-        dictionary: direction of each feature, shape (features, d_in), or (seeds, features, d_in) with those of each seed.
-            None: the states are the inputs themselves, shape (states, d_in), such as activations of a model.
+        dictionary: direction of each feature, shape (features, d_in), or (seeds, features, d_in) with those of each
+            seed. None: the states are the inputs themselves, shape (states, d_in), such as activations of a model.
         terms: by what each term of the loss, a prefix on a state, is multiplied, shape (prefixes, states); None: 1.
+        decoder_terms: the same for the gradient of W_dec and b_dec, where it is to differ from that of W_enc and b_enc;
+            None: `terms`.
         drawn: how many shorter prefixes are drawn at each step, without replacement and with chances proportional to
             `sae.weights`; with the full one, all then weigh the same. 0: all prefixes, with their weights.
         held: what stays as it starts: for a parameter's name an index into it, such as `{"b_enc": ..., "W_dec": 0}` for
@@ -48,11 +50,12 @@ class Setting:
     data: States | FeatureTree
     dictionary: Float[Tensor, "*seeds features d_in"] | None = None
     terms: Float[Tensor, "prefixes states"] | None = None
+    decoder_terms: Float[Tensor, "prefixes states"] | None = None
     drawn: int = 0
     held: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("dictionary", "terms"):
+        for name in ("dictionary", "terms", "decoder_terms"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, torch.as_tensor(getattr(self, name), dtype=torch.float64))
         exact = isinstance(self.data, States)
@@ -70,12 +73,12 @@ class Setting:
             )
         if self.dictionary is not None and not self.dictionary.isfinite().all():
             raise ValueError("the dictionary holds values that are not finite.")
-        if self.terms is not None:
-            shape = (len(self.sae.widths), len(self.data)) if exact else None
-            if self.terms.shape != shape or not (self.terms >= 0).all() or not self.terms.isfinite().all():
+        for name in ("terms", "decoder_terms"):
+            terms, shape = getattr(self, name), (len(self.sae.widths), len(self.data)) if exact else None
+            if terms is not None and (terms.shape != shape or not ((terms >= 0) & terms.isfinite()).all()):
                 raise ValueError(
-                    f"terms have shape {tuple(self.terms.shape)}; they must be finite numbers of at least 0, one for each "
-                    f"prefix and state: {shape or 'only States have them'}."
+                    f"{name} have shape {tuple(terms.shape)}; they must be finite numbers of at least 0, one for "
+                    f"each prefix and state: {shape or 'only States have them'}."
                 )
         if not 0 <= self.drawn < len(self.sae.widths):
             raise ValueError(
@@ -83,7 +86,7 @@ class Setting:
             )
         if self.drawn > sum(weight > 0 for weight in self.sae.weights[:-1]):
             raise ValueError(f"drawn is {self.drawn}, but fewer shorter prefixes have a weight above 0.")
-        if self.drawn and (self.terms is not None or self.sae.decoder_weights is not None):
+        if self.drawn and not (self.terms is self.decoder_terms is self.sae.decoder_weights is None):
             raise ValueError("drawn prefixes go neither with terms nor with decoder_weights.")
         _refuse_unknown(self.held)
 
@@ -136,7 +139,7 @@ class TrainConfig:
             ("betas", all(0 <= b < 1 for b in self.betas), "each in [0, 1)"),
             ("eps", self.eps > 0, "above 0"),
             ("warmup", 0 <= self.warmup <= 1, "a share in [0, 1]"),
-            ("cooldown", 0 <= self.cooldown and self.warmup + self.cooldown <= 1 + 1e-9, "a share, and with warmup at most 1"),
+            ("cooldown", 0 <= self.cooldown <= 1 - self.warmup + 1e-9, "a share, and with warmup at most 1"),
             ("batch_size", self.batch_size is None or self.batch_size >= 1, "at least 1, or None for exact"),
             ("tolerance", self.tolerance > 0, "above 0"),
             ("seed", 0 <= self.seed < 1 << 63, "at least 0 and below 2^63"),
@@ -176,8 +179,8 @@ class Trained:
 
     Attributes:
         sae: the parameters.
-        loss: the final loss, exact on states, or that of the last batch for a sampled tree. With drawn prefixes, of those
-            of the last step.
+        loss: the final loss, exact on states, or that of the last batch for a sampled tree. With drawn prefixes, of
+            those of the last step.
         grad_norm: norm of the gradient there, divided by E||x||^2 (by `scale` in `descend`).
         converged: whether that norm is within the tolerance. Sampled batches keep jittering, so
             there it is a measure of noise rather than of failure.
@@ -217,8 +220,8 @@ def train(
 
     Args:
         settings: points of the sweep. They share d_in and the number of latents, and may differ in all else.
-        start: initial parameters with axes (seeds,), used for every setting, or (settings, seeds). Their configuration does
-            not matter: the settings have theirs.
+        start: initial parameters with axes (seeds,), used for every setting, or (settings, seeds). Their configuration
+            does not matter: the settings have theirs.
         config: how to train.
         threads: how many SAEs to train at the same time, each on a core of its own.
         device: "cpu", or another on which `descend` then trains each setting, all seeds side by side.
@@ -266,7 +269,7 @@ def _fitting(settings: list[Setting], start: SAE, config: TrainConfig, dtype: to
     if threads < 1:
         raise ValueError(f"threads is {threads}; it must be at least 1.")
     if len(start.instances) == 1:
-        start = replace(start.map(lambda p: p.expand(len(settings), *p.shape)), config=start._each[0])
+        start = start.with_config(start._each[0]).map(lambda p: p.expand(len(settings), *p.shape))
     if len(start.instances) != 2 or start.W_enc.shape != (len(settings), start.instances[1], first.d_in, first.d_sae):
         raise ValueError(
             f"start.W_enc has shape {tuple(start.W_enc.shape)}; for {len(settings)} setting(s) with "
@@ -279,7 +282,8 @@ def _fitting(settings: list[Setting], start: SAE, config: TrainConfig, dtype: to
     for setting in settings:
         if setting.dictionary is not None and setting.dictionary.ndim == 3 and len(setting.dictionary) != seeds:
             raise ValueError(
-                f"a setting has dictionaries for {len(setting.dictionary)} seeds, but start holds {seeds}; give one for each."
+                f"a setting has dictionaries for {len(setting.dictionary)} seeds, but start holds {seeds}; "
+                "give one for each."
             )
     return start
 
@@ -301,8 +305,9 @@ class _Job:
         self.most = self.size if listed is None else max(len(listed), 1) if self.exact or not self.size else min(
             self.size, len(listed)
         )  # fmt: skip
-        dictionary = torch.zeros(1, 0, 0) if setting.dictionary is None else setting.dictionary
-        self.dictionary = np.ascontiguousarray(dictionary.reshape(-1, features * sae.d_in).numpy(), dtype)
+        dictionary = torch.zeros(1, 1, 0) if setting.dictionary is None else setting.dictionary
+        dictionary = dictionary if dictionary.ndim == 3 else dictionary[None]
+        self.dictionary = np.ascontiguousarray(dictionary.flatten(1).numpy(), dtype)
         self.loss = _loss(setting)
         free = self.pack(start[number].map(torch.ones_like))
         if setting.held:
@@ -328,7 +333,7 @@ class _Job:
         self.path = np.zeros((self.seeds, len(config.snapshots), shape.size), dtype)
         self.history = np.zeros((self.seeds, len(config.recorded)))
         self.final = np.zeros((self.seeds, 3))
-        self.streams = [_batches.stream_key(config.seed, seed) for seed in range(self.seeds)]
+        self.streams = [_random.stream(config.seed, seed, _random.BATCHES) for seed in range(self.seeds)]
 
     def pack(self, sae: SAE) -> np.ndarray:
         """Parameters of all seeds in the kernel's layout."""
@@ -379,14 +384,17 @@ def _loss(setting: Setting) -> _kernel.Loss:
     sae, latents = setting.sae, np.arange(setting.sae.d_sae)
     holds = np.array([np.append(True, latents < width) for width in sae.widths], float)  # all hold b_dec
 
-    def reach(weights: Sequence[float]) -> np.ndarray:
-        terms = np.ones((1, len(weights))) if setting.terms is None else setting.terms.numpy().T
-        return np.ascontiguousarray((terms * np.array(weights)) @ holds).ravel()
+    def reach(weights: Sequence[float], terms: Tensor | None) -> np.ndarray:
+        each = np.ones((lines, len(weights))) if terms is None else terms.numpy().T
+        return np.ascontiguousarray((each * np.array(weights)) @ holds).ravel()
 
+    decoder_terms = setting.terms if setting.decoder_terms is None else setting.decoder_terms
+    lines = 1 if setting.terms is decoder_terms is None else len(setting.data)
     return _kernel.Loss(
-        reach(sae.weights), reach(sae.for_decoder.weights), 0 if setting.terms is None else sae.d_sae + 1, float(sae.l1),
-        ACTIVATIONS.index(sae.activation), float(sae.k or 0), sae.encoder_bias, sae.decoder_bias,
-        np.array(sae.widths), np.array(sae.weights), len(sae.widths), int(setting.drawn),
+        reach(sae.weights, setting.terms), reach(sae.for_decoder.weights, decoder_terms),
+        sae.d_sae + 1 if lines > 1 else 0, float(sae.l1), ACTIVATIONS.index(sae.activation), float(sae.k or 0),
+        sae.encoder_bias, sae.decoder_bias, np.array(sae.widths), np.array(sae.weights), len(sae.widths),
+        int(setting.drawn),
     )  # fmt: skip
 
 
@@ -441,11 +449,11 @@ def descend(
     The same optimiser and schedule as `train`, with autograd in place of gradients by hand, so slower by far.
     For example, a Matryoshka SAE with the logarithm of each prefix's loss:
 
-        descend(lambda sae: (probs * sae.errors(x, widths)).sum(-1).log().sum(-1), start, held={"b_enc": ..., "b_dec": ...})
+        descend(lambda sae: (probs * sae.errors(x, widths)).sum(-1).log().sum(-1), start, held={"b_dec": ...})
 
     Args:
-        objective: from the parameters to one loss for each instance, shape `(*instances)`; or to two, of which the first
-            gives the gradient of W_enc and b_enc and the second that of W_dec and b_dec. One that draws its own
+        objective: from the parameters to one loss for each instance, shape `(*instances)`; or to two, of which the
+            first gives the gradient of W_enc and b_enc and the second that of W_dec and b_dec. One that draws its own
             samples should draw anew on each call.
         start: initial parameters with any leading axes.
         config: how to train; `batch_size` and `seed` are unused.
@@ -526,7 +534,7 @@ def _along(path: list[SAE], like: SAE) -> SAE:
 
 
 def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, device: str = "cpu", dtype=torch.float64):
-    """The loss of a setting for `descend`, as a function of SAEs with axis (seeds,): the readable form of what `train` does.
+    """The loss of a setting for `descend`, from SAEs with axis (seeds,): the readable form of what `train` does.
 
     Batches and prefixes come from PyTorch's generators, so sampled runs see other batches than those of `train`.
 
@@ -537,7 +545,10 @@ def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, devic
     place = {"device": device, "dtype": dtype}
     states = data if isinstance(data, States) else data.states() if data.can_list() else None
     basis = None if setting.dictionary is None else setting.dictionary.to(**place)
-    terms = None if setting.terms is None else setting.terms.to(**place)
+    terms, decoder_terms = (
+        None if given is None else given.to(**place)
+        for given in (setting.terms, setting.terms if setting.decoder_terms is None else setting.decoder_terms)
+    )
     generator = torch.Generator().manual_seed(config.seed)
     if states is None:
         acts = data.sample(1 << 14, torch.Generator().manual_seed(0))
@@ -570,9 +581,9 @@ def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, devic
             taken = torch.multinomial(weights, setting.drawn, generator=generator).tolist()
             share = 1 / (setting.drawn + 1)
             chosen = replace(sae, weights=(*(share * (m in taken) for m in range(len(weights))), share))
-        if sae.decoder_weights is None:
+        if sae.decoder_weights is setting.decoder_terms is None:
             return some.loss(x, probs, chosen, terms)
-        return some.loss(x, probs, chosen, terms), some.loss(x, probs, sae.for_decoder, terms)
+        return some.loss(x, probs, chosen, terms), some.loss(x, probs, sae.for_decoder, decoder_terms)
 
     return loss, power
 

@@ -1,0 +1,39 @@
+"""Values of a chapter's parameters for hypothesis: all that the chapter declares, and those just outside."""
+
+import math
+
+from hypothesis import strategies as some
+
+COUNTS = ("n_seeds", "n_sweep_seeds", "n_grid", "d_model")
+"""More of these make the set-up larger and not different: their upper end is tried once, by hand."""
+MOST = 20
+
+
+def within(parameter, name, chosen):
+    """Values from the declared range, as far as they fit to the number of children that is chosen already."""
+    low, high = parameter.low, min(parameter.high, MOST) if name in COUNTS else parameter.high
+    if name == "child_probability":
+        high = min(high, 1 / chosen["n_children"])
+    if name == "d_model":
+        low = max(low, chosen["n_children"] + 1)
+    return some.integers(int(low), int(high)) if parameter.whole else some.floats(low, high)
+
+
+@some.composite
+def values(draw, parameters):
+    """Values for a chapter's `Parameters` from all over the declared ranges."""
+    described = parameters.described()
+    assert all(math.isfinite(p.low) and math.isfinite(p.high) for p in described.values())
+    chosen = {}
+    for name in sorted(described, key=lambda name: name != "n_children"):
+        chosen[name] = draw(within(described[name], name, chosen))
+    return chosen
+
+
+def outside(parameters):
+    """For every parameter a value below its range and one above, each with the parameter's name."""
+    found = []
+    for name, parameter in parameters.described().items():
+        step = 1 if parameter.whole else 1e-6 * parameter.high
+        found += [(name, parameter.low - step), (name, parameter.high + step)]
+    return found
