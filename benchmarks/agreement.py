@@ -89,8 +89,7 @@ def trained(
     states = States(x, torch.full((len(x),), 1 / len(x), dtype=x.dtype))
     setting = Setting(config, states, torch.eye(D_IN, dtype=x.dtype) if features else None)
     run = train(setting, sae.map(lambda p: p[None]), TrainConfig(1, 1.0, warmup=0, cooldown=0, optimiser="gd"))
-    after = run.sae[0, 0].parameters
-    return run.history[0, 0, 0], {name: before - after[name] for name, before in sae.parameters.items()}
+    return run.history[0, 0, 0], {name: p - run.sae.parameters[name][0, 0] for name, p in sae.parameters.items()}
 
 
 def compare() -> list[dict]:

@@ -267,8 +267,8 @@ def floor_table(results: dict) -> str:
         f"{number(value / 1e9)} of {part}" for part, value in speed.items() if isinstance(value, float)
     )
     head = (
-        "problem | batch | distinct inputs | additions and products | roots, and divisions | arithmetic, ns | roots, ns "
-        "| divisions, ns | draws, ns | together, ns | ours"
+        "problem | batch | distinct inputs | additions and products | roots, and divisions | arithmetic, ns | "
+        "roots, ns | divisions, ns | draws, ns | together, ns | ours"
     )
     return f"Measured, in 10⁹ a second: {measured}.\n\n{table(head, rows)}"
 
@@ -297,7 +297,8 @@ def rate_figure(results: dict) -> Figure:
         axis.set(xscale="log", yscale="log", xlabel="SAEs at once", ylabel="SAE-steps a second", title=problem)
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axis.minorticks_off()
-        axis.legend(fontsize=7)
+        if axis.lines:
+            axis.legend(fontsize=7)
     return figure
 
 
@@ -342,10 +343,8 @@ def cold(results: dict) -> str:
             shares.append(ratio["median"])
     if not shares:
         return ""
-    return (
-        f"The first run of all, which compiles everything, takes ours {number(min(shares))} to {number(max(shares))} "
-        f"times as long as JAX for {SEEDS} seeds. "
-    )
+    span = " to ".join(dict.fromkeys(map(number, (min(shares), max(shares)))))
+    return f"The first run of all, which compiles everything, takes ours {span} times as long as JAX ({SEEDS} seeds). "
 
 
 def page(results: dict) -> str:
@@ -356,8 +355,8 @@ def page(results: dict) -> str:
         f"{counted.count(None)} were not measured."
     )
     card = (
-        f"On {gpu['card']}, by autograd (`descend`): {gpu['instances']:,} SAEs at once, {number(gpu['rate'])} SAE-steps "
-        "a second on exact states in single precision (hierarchy, widths 1 and 3)."
+        f"On {gpu['card']}, by autograd (`descend`): {gpu['instances']:,} SAEs at once, {number(gpu['rate'])} "
+        "SAE-steps a second on exact states in single precision (hierarchy, widths 1 and 3)."
         if gpu and "rate" in gpu
         else "No GPU was at hand, so none was measured."
     )
@@ -408,8 +407,8 @@ Those of ours take one SAE each, so one SAE alone gains nothing.
 
 ## Time to the answer
 
-{SEEDS} seeds until every decoder cosine is within 1e-3 of where it ends, on one thread; of JAX and ours from the start of
-a process, for which everything has to be compiled (cold) or was before (warm).
+{SEEDS} seeds until every decoder cosine is within 1e-3 of where it ends, on one thread; of JAX and ours from the start
+of a process, for which everything has to be compiled (cold) or was before (warm).
 
 {answer_table(results)}
 

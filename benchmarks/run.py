@@ -47,9 +47,9 @@ METHOD = [
     "Time to the answer: an untimed pass records the cosines of all decoder rows with all true features every 10 "
     "steps of the whole schedule, and finds the step from which on all stay within 1e-3 of their last values; the "
     "latest of the seeds watched counts (all 64 of ours and of JAX, two of a peer). The timed pass runs that many "
-    "steps of the same schedule. For ours and JAX the clock runs from the start of a process to its answer, with imports and "
-    "compilation: with an empty folder for what the compiler keeps (cold), and with that of an earlier process (warm). "
-    "A peer's time is 64 times that of one seed, a new one in each repetition, without its imports.",
+    "steps of the same schedule. For ours and JAX the clock runs from the start of a process to its answer, with "
+    "imports and compilation: with an empty folder for what the compiler keeps (cold), and with that of an earlier "
+    "process (warm). A peer's time is 64 times that of one seed, a new one in each repetition, without its imports.",
     "Batches are of 200 there. The plain loop, JAX and ours have the project's default optimiser and schedule. SAELens "
     "runs with Adam at 0.003 (of 0.003 and 0.02 the one that settled sooner in a trial), 2% linear warm-up and a "
     "linear decay over the last 60% of 3000 steps.",

@@ -168,15 +168,11 @@ def test_jax_has_the_same_loss_and_inputs(problem, rows):
     for name, leaf in leaves.items():
         np.testing.assert_allclose(gradient[name], leaf.grad, atol=1e-12)
     acts, chances = problem.states()
-    moments = np.mean([drawn(in_jax, jax, problem, rows, seed) for seed in range(100)], 0)
-    assert np.abs(moments - (acts.T * chances) @ acts).max() < 3 / 20_000**0.5
-
-
-def drawn(in_jax, jax, problem, rows, seed):
-    """Second moments of the features in a batch of JAX."""
-    x, probs = in_jax.batches(problem, 200, rows)(jax.random.key(seed))
-    acts = np.array(x) @ problem.dictionary().T
-    return (acts.T * np.array(probs)) @ acts
+    for size in (200, 4096):
+        many = jax.jit(jax.vmap(in_jax.batches(problem, size, rows)))(jax.random.split(jax.random.key(1), 50))
+        x, probs = (np.array(part, float).reshape(-1, *part.shape[2:]) for part in many)
+        drawn = x @ problem.dictionary().T
+        assert np.abs((drawn.T * probs) @ drawn / 50 - (acts.T * chances) @ acts).max() < 3 / (50 * size) ** 0.5
 
 
 def test_plain_loop_and_ours_reach_the_same_answer():
@@ -194,7 +190,7 @@ def test_plain_loop_and_ours_reach_the_same_answer():
     decoder = train(setting, random_start(setting.sae, [0]), config).sae.W_dec[0, 0].numpy()
     assert len(seen) == 61
     np.testing.assert_allclose(
-        seen[-1] @ asked.dictionary().T, decoder @ asked.dictionary().T, atol=0.05
+        seen[-1] @ asked.dictionary().T, decoder @ asked.dictionary().T, atol=0.1
     )  # batches differ
 
 
@@ -229,7 +225,7 @@ def test_the_page_says_who_is_ahead_first(results):
     opening = page.page(results).split("\n\n")[1]
     assert "The strongest peer is JAX" in opening and "behind JAX in 1 of 3" in opening
     assert f"furthest behind on {T}, batch 200, 64 SAEs: 0.477" in opening
-    assert "1.33 to 1.33 times as long as JAX" in opening
+    assert "1.67 times as long as JAX" in opening
     results["rates"][6]["runs"] = [{"rate": 9000}] * 2
     assert "ours is ahead of JAX in all 3 cells. It is least ahead on" in page.opening(results)
 
