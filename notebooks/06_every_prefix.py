@@ -47,6 +47,7 @@ seed = 0  # number of the first seed: a whole number from 0 to 1e+09
 
 # %% tags=["hide-input"]
 from IPython.display import HTML
+
 from matryoshka_mixing import claims, notebook
 from matryoshka_mixing.chapters import every_prefix as chapter
 

@@ -62,6 +62,7 @@ n_grid = 9  # sweeps of penalty, learning rate and start have half as many point
 
 # %% tags=["hide-input"]
 from IPython.display import HTML
+
 from matryoshka_mixing import claims, metrics, notebook
 from matryoshka_mixing.chapters import basins as chapter
 
@@ -147,9 +148,7 @@ for kind, table in named.items():
 limit = toy.named_losses["Matryoshka"]["latents that cancel (a limit)"]
 clean_loss = toy.named_losses["Matryoshka"]["parent first, every child completed"]
 below = free.below(clean_loss, toy.states.power)
-claims.glue(
-    n_below=int(below.sum()), n_free=len(below), below_share=float(below.double().mean())
-)
+claims.glue(n_below=int(below.sum()), n_free=len(below), below_share=float(below.double().mean()))
 claims.glue(limit=limit, clean_loss=clean_loss, lowest_loss=float(free.loss.min()))
 claims.glue(loudest=float(free.reading.acts[free.lowest][:, 1:].max()))
 below_main = main.below(runs.reference(main_name), toy.states.power)
@@ -237,9 +236,7 @@ figure = chapter.stacked_shares(by_bias.bars())
 # %% tags=["remove-cell"]
 biased = runs.biased["Matryoshka, decoder bias"]
 claims.glue(batch_size=p.batch_size, complement=chapter.complements(biased))
-claims.glue(
-    dead_bare=main.share("first prefix dead"), dead_bias=biased.share("first prefix dead")
-)
+claims.glue(dead_bare=main.share("first prefix dead"), dead_bias=biased.share("first prefix dead"))
 claims.glue(sampled_shift=chapter.sampled_shift(by_bias))
 
 # %% [markdown]
@@ -261,9 +258,7 @@ figure = chapter.stacked_shares({"Matryoshka": chapter.dictionary_bars(kinds)}, 
 p_value = chapter.dictionary_p_value(kinds)
 claims.glue(p_value="not tested" if p_value != p_value else claims.number(p_value))
 first, strays, *_ = chapter.dictionary_bars(kinds).shares.T
-claims.glue(
-    n_each=kinds.shape[1], least_first=float(first.min()), most_first=float(first.max())
-)
+claims.glue(n_each=kinds.shape[1], least_first=float(first.min()), most_first=float(first.max()))
 claims.glue(least_strays=float(strays.min()), most_strays=float(strays.max()))
 same = metrics.same_loss(spread["adam"], 0.0, toy.states.power)
 claims.glue(n_turned=len(same), same_adam=float(same.double().mean()))

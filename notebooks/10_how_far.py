@@ -57,6 +57,7 @@ n_grid = 9  # points on the axis of each sweep: a whole number of at least 3
 # %% tags=["hide-input"]
 import numpy as np
 import torch
+
 from matryoshka_mixing import claims, notebook
 from matryoshka_mixing.chapters import how_far as chapter
 

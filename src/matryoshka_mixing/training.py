@@ -239,8 +239,9 @@ def train(
     start = _fitting(settings, start, config, dtype, threads)
     if device != "cpu":
         return _train_by_autograd(settings, start, config, device, dtype, progress)
+    rates = np.array([config.learning_rate(step) for step in range(config.steps)])
     jobs = [
-        _Job(setting, start, i, config, np.float64 if dtype is torch.float64 else np.float32)
+        _Job(setting, start, i, config, rates, np.float64 if dtype is torch.float64 else np.float32)
         for i, setting in enumerate(settings)
     ]
     _run(jobs, start.instances[1], config.steps, threads, progress)
@@ -291,7 +292,7 @@ def _fitting(settings: list[Setting], start: SAE, config: TrainConfig, dtype: to
 class _Job:
     """All seeds of one setting: their parameters in the kernel's layout, and what it needs to train them."""
 
-    def __init__(self, setting: Setting, start: SAE, number: int, config: TrainConfig, dtype: type):
+    def __init__(self, setting: Setting, start: SAE, number: int, config: TrainConfig, rates: np.ndarray, dtype: type):
         sae, data = setting.sae, setting.data
         self.config, self.dtype, self.seeds = sae, dtype, start.instances[1]
         features = 0 if setting.dictionary is None else setting.dictionary.shape[-2]
@@ -317,7 +318,7 @@ class _Job:
         steps = config.steps
         trained = shape.size if sae.encoder_bias else shape.b_enc if sae.decoder_bias else shape.b_dec
         self.optimiser = _kernel.Optimiser(
-            np.array([config.learning_rate(step) for step in range(steps)]), config.optimiser == "adam",
+            rates, config.optimiser == "adam",
             *(float(beta) for beta in config.betas), float(config.eps), float(config.clip or math.inf),
             free[0], bool(setting.held), steps, trained,
         )  # fmt: skip
