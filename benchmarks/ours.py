@@ -12,6 +12,7 @@ from matryoshka_mixing.features import FeatureTree, family
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start
 from matryoshka_mixing.training import Setting, TrainConfig, train
 
+DEFAULT = TrainConfig()
 BEFORE, SOME = 300, 8
 """Steps that are trained before the clock runs, and SAEs that train them; more are copies of these."""
 
@@ -22,7 +23,7 @@ class FirstSteps(TrainConfig):
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of update number `step`."""
-        return TrainConfig().learning_rate(step)
+        return DEFAULT.learning_rate(step)
 
 
 def tree(problem: Problem) -> FeatureTree:

@@ -16,12 +16,12 @@ TIME_LIMIT = 180
 MODULES = {"ours": "ours", "jax": "in_jax", "loop": "peers", "saelens": "peers", "machine": "floor"}
 
 
-def settle(threads: int) -> None:
-    """Stay on so many cores, and tell the libraries."""
+def settle(contender: str, threads: int) -> None:
+    """Stay on so many cores, and tell the libraries; threads of ours are its own."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
+        os.environ[name] = "1" if contender == "ours" else str(threads)
     if threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     os.environ |= {
@@ -56,7 +56,7 @@ def measure(module: str, cell: dict) -> dict:
 
 def main(contender: str, threads: str, *cells: str) -> None:
     """Answer the given cells, or those of the standard input until it ends."""
-    settle(int(threads))
+    settle(contender, int(threads))
     answers = os.fdopen(os.dup(1), "w")
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
