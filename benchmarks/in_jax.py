@@ -3,7 +3,7 @@
 It has every trick of ours that helps it (what was faster on one core in trials):
 
 - The dictionary is shared by all SAEs, so the inputs are a constant and x @ W_enc is one product for all SAEs.
-- On few inputs a batch is how often each was drawn (from sorted-out uniform numbers in small batches, multinomial in
+- On few inputs a batch is how often each was drawn (from uniform numbers in small batches, as multinomial numbers in
   large ones); on many it is drawn from the list of all inputs by an alias table. `rows` switches this off: a batch is
   then drawn feature by feature and multiplied row by row, as people do.
 - Few prefixes are taken one by one; many by the quadratic form that holds all prefixes,

@@ -297,8 +297,9 @@ def rate_figure(results: dict) -> Figure:
         axis.set(xscale="log", yscale="log", xlabel="SAEs at once", ylabel="SAE-steps a second", title=problem)
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axis.minorticks_off()
-        if axis.lines:
-            axis.legend(fontsize=7)
+    drawn = [axis.get_legend_handles_labels() for axis in axes]
+    named = {name: line for lines, names in drawn for name, line in zip(names, lines, strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 
