@@ -26,8 +26,8 @@ from matryoshka_mixing.training import Setting, TrainConfig, train
 
 MANY = independent([0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05])
 DIGESTS = {
-    "float64": "23cda3195278716f6b3e40e9abe03f495fe4ce3a1de100aeb79244884354e98c",
-    "float32": "3c89732480c8e5de313cb5ee89d819d8abad17de560a83ea146892bb53ffdba8",
+    "float64": "c37c3c07d796e02dbdff025e47ff4c7bbd249652513b28abf4671a552d79e0e0",
+    "float32": "1fd1a0a82026e2d7d10f6052b66363c338a882dc78c4b3a8aa8e1b014f04de27",
 }
 """Of the parameters that `runs` trains; made on one CPU, the same on all."""
 CPUS = {
@@ -105,7 +105,7 @@ def batches(data, size, number, seed=0):
     """Features of each input and its weight, of so many batches: shape (batches, inputs) of (acts, weights)."""
     n = data.acts.shape[1] if isinstance(data, States) else data.n_features
     if isinstance(data, States):
-        inputs = _batches.state_inputs(data, False, 8, np.float64)
+        inputs = _batches.state_inputs(data, False, 8, np.float64, size)
     else:
         inputs = _batches.tree_inputs(data, np.float64)
     room, stream = _batches.room(inputs, size, n), _random.stream(seed, _random.BATCHES)
@@ -140,6 +140,29 @@ def test_batches_follow_the_law_of_the_tree(by_law):
     assert np.corrcoef(counts[:, 0], counts[:, 1])[0, 1] == pytest.approx(expected, abs=0.1)
 
 
+@pytest.mark.parametrize("size", [50, 200, 4096])
+def test_few_states_are_drawn_as_counts_of_the_multinomial_law(size):
+    """Means, variances and covariances of how often each state is drawn, and whole distributions of the counts."""
+    from scipy.stats import binom
+
+    states = States(torch.eye(5), torch.tensor([0.45, 0.05, 0.3, 0.0, 0.2], dtype=torch.float64))
+    assert _batches.state_inputs(states, False, 8, np.float64, size).counted
+    number, p = 20_000, states.probs.numpy()
+    counts = np.zeros((number, 5))
+    for i, (acts, weights, distinct) in enumerate(batches(states, size, number)):
+        assert len(set(distinct)) == len(distinct) and (acts.argmax(1) == distinct).all()
+        counts[i, distinct] = size * weights
+    assert (counts.sum(1).round(9) == size).all() and not counts[:, 3].any()
+    spread = np.sqrt(size * p * (1 - p))
+    assert (np.abs(counts.mean(0) - size * p) <= 5.5 * spread / number**0.5).all()
+    expected = size * (np.diag(p) - np.outer(p, p))
+    assert (np.abs(np.cov(counts.T) - expected) <= 5.5 * np.outer(spread, spread) * (2 / number) ** 0.5 + 1e-9).all()
+    for state in (0, 1, 4):
+        for k in np.quantile(counts[:, state], [0.1, 0.5, 0.9]).astype(int):
+            share, law = (counts[:, state].round() <= k).mean(), binom.cdf(k, size, p[state])
+            assert abs(share - law) <= 5.5 * np.sqrt(law * (1 - law) / number)
+
+
 def test_the_law_of_a_tree_with_everything():
     """Exclusive children, children of children, an unread leaf, probabilities of 0 and 1, magnitudes that vary."""
     deep = FeatureTree(0.5, (FeatureTree(0.3, magnitude_mean=2.0), FeatureTree(0.6)), True)
@@ -170,7 +193,8 @@ def test_the_law_of_a_tree_with_everything():
 @settings(deadline=None)
 def test_an_alias_table_holds_the_probabilities(weights):
     p = np.array(weights) / sum(weights)
-    cut, other = _batches.alias_table(p)
+    cut, other = np.zeros(len(p)), np.zeros(len(p), np.int64)
+    _batches.alias_table(p, cut, other)
     held = cut.copy()
     np.add.at(held, other, 1 - cut)
     assert np.allclose(held / len(p), p, rtol=0, atol=1e-12) and (cut >= 0).all() and (cut <= 1 + 1e-12).all()

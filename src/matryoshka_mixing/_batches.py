@@ -14,6 +14,8 @@ from numba import njit
 from matryoshka_mixing._random import OPTIONS, normal, uniform
 from matryoshka_mixing.features import FeatureTree, States
 
+COUNTED = 1 << 17
+"""Few states are drawn as counts; the tables for that hold some twice as many numbers as states times inputs."""
 COLUMNS = 7
 """Numbers that describe a node of a tree; see `tree_nodes`."""
 
@@ -27,6 +29,11 @@ class Inputs(NamedTuple):
         rows: the states as rows of numbers (states x padded d_in), where there is no dictionary; else empty.
         probs: probability of each state.
         cut, other: alias table (Walker 1977; Vose 1991): a state keeps a draw below its cut, else the other has it.
+        order: the states from the least likely on, where batches are drawn as counts; else empty.
+        count_cut, count_other: for each of them but the last, alias tables of how many of 1, 2, 4, ... inputs are in it
+            that are in none before it.
+        levels: how many such tables each has.
+        counted: whether batches are drawn as counts.
         nodes: of a tree whose states are not listed, in order: what `tree_nodes` says, flat; else empty.
         n_states, n_nodes: how many there are.
     """
@@ -38,6 +45,11 @@ class Inputs(NamedTuple):
     probs: np.ndarray
     cut: np.ndarray
     other: np.ndarray
+    order: np.ndarray
+    count_cut: np.ndarray
+    count_other: np.ndarray
+    levels: int
+    counted: bool
     nodes: np.ndarray
     n_states: int
     n_nodes: int
@@ -63,8 +75,11 @@ class Batch(NamedTuple):
     shared: np.ndarray
 
 
-def state_inputs(states: States, dense: bool, width: int, dtype: np.dtype) -> Inputs:
-    """The arrays of listed states; `dense` where they are the inputs themselves, padded to `width` numbers."""
+def state_inputs(states: States, dense: bool, width: int, dtype: np.dtype, size: int = 0) -> Inputs:
+    """The arrays of listed states, for batches of `size` (0: all states).
+
+    `dense` where the states are the inputs themselves, then padded to `width` numbers.
+    """
     acts, probs = states.acts.double().numpy(), states.probs.double().numpy()
     rows = np.zeros(0, dtype)
     if dense:
@@ -73,15 +88,25 @@ def state_inputs(states: States, dense: bool, width: int, dtype: np.dtype) -> In
         rows, acts = padded.ravel(), np.zeros((len(acts), 0))
     state, feature = map(np.ascontiguousarray, np.nonzero(acts))
     start = np.concatenate([[0], np.bincount(state, minlength=len(acts)).cumsum()])
-    cut, other = alias_table(probs)
-    return Inputs(start, feature, acts[state, feature], rows, probs, cut, other, np.zeros(0), len(probs), 0)
+    cut, other, none = np.zeros(len(probs)), np.zeros(len(probs), np.int64), np.zeros(0, np.int64)
+    alias_table(probs, cut, other)
+    levels = size.bit_length()
+    by_count = len(probs) > 1 and (len(probs) - 1) * levels < size and len(probs) * size <= COUNTED
+    order = np.argsort(probs, kind="stable") if by_count else none
+    count_cut, count_other = count_tables(probs, order, levels) if by_count else (np.zeros(0), none)
+    return Inputs(
+        start, feature, acts[state, feature], rows, probs, cut, other, order, count_cut, count_other, levels, by_count,
+        np.zeros(0), len(probs), 0,
+    )  # fmt: skip
 
 
 def tree_inputs(tree: FeatureTree, dtype: np.dtype) -> Inputs:
     """The arrays of a tree whose states are drawn by its own law."""
-    none, number = np.zeros(0, np.int64), np.zeros(0)
-    nodes = tree_nodes(tree)
-    return Inputs(none, none, number, np.zeros(0, dtype), number, number, none, nodes.ravel(), 0, len(nodes))
+    none, number, nodes = np.zeros(0, np.int64), np.zeros(0), tree_nodes(tree)
+    return Inputs(
+        none, none, number, np.zeros(0, dtype), number, number, none, none, number, none, 0, False,
+        nodes.ravel(), 0, len(nodes),
+    )  # fmt: skip
 
 
 def room(inputs: Inputs, batch_size: int, n_features: int) -> Batch:
@@ -101,17 +126,58 @@ def room(inputs: Inputs, batch_size: int, n_features: int) -> Batch:
     )
 
 
-def alias_table(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For draws from given probabilities in one step each (Vose 1991): cuts in [0, 1], and who gets what is above."""
-    scaled, other = probs / probs.sum() * len(probs), np.arange(len(probs))
-    cut = np.ones(len(probs))
-    small, large = list(np.flatnonzero(scaled < 1)), list(np.flatnonzero(scaled >= 1))
-    while small and large:
-        low, high = small.pop(), large[-1]
-        cut[low], other[low] = scaled[low], high
-        scaled[high] -= 1 - scaled[low]
-        if scaled[high] < 1:
-            small.append(large.pop())
+@njit(**OPTIONS)
+def alias_table(probs, cut, other):
+    """For draws from given probabilities in one step each (Vose 1991): writes cuts in [0, 1], and who has the rest."""
+    n, whole = len(probs), 0.0
+    for p in probs:
+        whole += p
+    scaled, waiting = np.empty(n), np.empty(n, np.int64)
+    low, high = 0, n  # those below 1 wait at the front of `waiting`, the others at its back
+    for i in range(n):
+        scaled[i], cut[i], other[i] = probs[i] / whole * n, 1.0, i
+        if scaled[i] < 1.0:
+            waiting[low] = i
+            low += 1
+        else:
+            high -= 1
+            waiting[high] = i
+    while low > 0 and high < n:
+        low -= 1
+        small, large = waiting[low], waiting[high]
+        cut[small], other[small] = scaled[small], large
+        scaled[large] -= 1.0 - scaled[small]
+        if scaled[large] < 1.0:
+            high += 1
+            waiting[low] = large
+            low += 1
+
+
+@njit(**OPTIONS)
+def count_tables(probs, order, levels):
+    """Alias tables of binomial numbers: of 2^j inputs in none of the states before, how many are in each (`order`).
+
+    A binomial number of n inputs is the sum of those of the powers of 2 that make n, so that a batch of any size costs
+    a few draws a state.
+    """
+    each = (1 << levels) - 1 + levels
+    cut, other = np.empty((len(order) - 1) * each), np.empty((len(order) - 1) * each, np.int64)
+    left = 0.0
+    for i in range(len(order) - 1, -1, -1):
+        left += probs[order[i]]
+    for i in range(len(order) - 1):
+        p = min(probs[order[i]] / left, 1.0)
+        left -= probs[order[i]]
+        for j in range(levels):
+            n, first = 1 << j, i * each + (1 << j) - 1 + j
+            chances = np.zeros(n + 1)
+            likeliest = min(int((n + 1) * p), n)
+            chances[likeliest] = 1.0
+            for k in range(likeliest, n):  # P(k + 1) / P(k)
+                chances[k + 1] = chances[k] * (n - k) / (k + 1) * p / (1.0 - p) if p < 1.0 else 0.0
+            for k in range(likeliest, 0, -1):
+                chances[k - 1] = chances[k] * k / (n - k + 1) * (1.0 - p) / p if p > 0.0 else 0.0
+            alias_table(chances, cut[first : first + n + 1], other[first : first + n + 1])
     return cut, other
 
 
@@ -163,6 +229,27 @@ def draw_states(batch, inputs, size, stream):
 
 
 @njit(**OPTIONS)
+def draw_counts(batch, inputs, size, stream):
+    """Draw how often each of few states is among `size` inputs: one binomial number after the other."""
+    each, left, distinct = (1 << inputs.levels) - 1 + inputs.levels, size, 0
+    for i in range(inputs.n_states):
+        count = left
+        if i < inputs.n_states - 1:
+            count = 0
+            for j in range(inputs.levels):
+                if left >> j & 1:
+                    u = uniform(stream) * ((1 << j) + 1)
+                    number, first = min(int(u), 1 << j), i * each + (1 << j) - 1 + j
+                    other = inputs.count_other[first + number]
+                    count += number if u - number < inputs.count_cut[first + number] else other
+        if count > 0:
+            batch.state[distinct], batch.weight[distinct] = inputs.order[i], count / size
+            distinct += 1
+        left -= count
+    return distinct
+
+
+@njit(**OPTIONS)
 def draw_tree(batch, inputs, size, stream):
     """Draw `size` inputs by the law of a tree, node by node, each with an equal share."""
     held = 0
@@ -197,6 +284,8 @@ def draw(batch, inputs, size, stream):
         return inputs.n_states
     if inputs.n_nodes:
         return draw_tree(batch, inputs, size, stream)
+    if inputs.counted:
+        return draw_counts(batch, inputs, size, stream)
     return draw_states(batch, inputs, size, stream)
 
 

@@ -35,6 +35,8 @@ EDGE = 1e-6
 """A share of a row below this counts as none, and above one less this as all (as in `sae`)."""
 THRESHOLD_MEMORY = 0.99
 """What the running mean of BatchTopK's threshold keeps at each step (SAELens's default)."""
+INNER = OPTIONS | {"forceinline": True}
+"""Of functions that are called in one place: a call with all these arguments costs as much as an input does."""
 _padded = njit(**OPTIONS)(padded)
 
 
@@ -231,7 +233,7 @@ def fill(a, n):
         store(a, c, splat(a, 0.0))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def project(theta, shape, room, dense):
     """Equation (1), what all inputs share: the encoder as the features see it, and its constant part."""
     width = _padded(shape.features)
@@ -254,7 +256,7 @@ def project(theta, shape, room, dense):
         room.base[k] = theta[shape.b_enc + k] - dot(theta, row, theta, shape.b_dec, shape.row)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def activate(theta, shape, loss, inputs, batch, n, room, dense):
     """Equation (1) for every input of a batch."""
     held = 0
@@ -365,7 +367,7 @@ def keep_largest_of_batch(room, batch, n, k):
     room.bound[1] = room.act[smallest] * room.norms[room.latent[smallest]] if smallest >= 0 else 0.0
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def gradient(theta, shape, loss, inputs, batch, n, room, two, want):
     """The gradient on the first n inputs of a batch, left in `room`; returns the loss.
 
@@ -385,9 +387,7 @@ def gradient(theta, shape, loss, inputs, batch, n, room, two, want):
     fill(room.slope_decoder, line)
     for k in range(shape.d_sae):
         room.own[k] = 0.0
-    sum_of_losses = 0.0
-    for row in range(n):
-        sum_of_losses += one_input(theta, shape, loss, inputs, batch, row, room, two, want)
+    value = every_input(theta, shape, loss, inputs, batch, n, room, two, want)
     for k in range(shape.d_sae):
         place = k * row_size
         if room.own[k] != 0.0:
@@ -404,96 +404,103 @@ def gradient(theta, shape, loss, inputs, batch, n, room, two, want):
             add(room.gradient, shape.b_dec, -room.slope_decoder[k], theta, place, row_size)  # (6)
         if loss.encoder_bias:
             room.gradient[shape.b_enc + k] = room.slope[k]
-    return sum_of_losses
+    return value
 
 
-@njit(**OPTIONS)
-def one_input(theta, shape, loss, inputs, batch, row, room, two, want):
-    """Equations (2) to (7) for one input; returns its part of the loss."""
-    state, weight, line, size = batch.state[row], batch.weight[row], shape.line, shape.row
-    begin, end, dense = room.begin[row], room.begin[row + 1], shape.features == 0
-    reach = state * loss.stride
-    start, feature, value = inputs.start, inputs.feature, inputs.value
-    if inputs.n_nodes:
-        start, feature, value = batch.start, batch.feature, batch.value
-    if begin == end and not (dense or loss.decoder_bias or start[state] < start[state + 1]):
-        return 0.0  # an empty input, met by nothing
-    later, later_decoder, active = 0.0, 0.0, end - begin
-    for j in range(active - 1, -1, -1):
-        k, act = room.latent[begin + j], room.share[begin + j] * room.act[begin + j]
-        u, u_decoder = loss.reach[reach + 1 + k], loss.reach_decoder[reach + 1 + k]
-        room.mean_act[j], room.pull[j], room.place[j] = act, -2.0 * weight * act, shape.decoder + k * size
-        room.jump[j], room.jump_decoder[j] = u - later, u_decoder - later_decoder
-        later, later_decoder = u, u_decoder
-    last, last_decoder = loss.reach[reach] - later, loss.reach_decoder[reach] - later_decoder
-    squares = splat(theta, 0.0)
-    for c in range(0, size, LANES):
-        rest = splat(theta, 0.0) - load(theta, shape.b_dec + c)
-        if dense:
-            rest = rest + load(inputs.rows, state * size + c)
-        else:
-            for i in range(start[state], start[state + 1]):
-                rest = rest + splat(theta, value[i]) * load(room.dictionary, feature[i] * size + c)
-        for j in range(active):  # (2)
-            rest = rest - splat(theta, room.mean_act[j]) * load(theta, room.place[j] + c)
-        held = splat(theta, 0.0)
-        held_decoder = held
+@njit(**INNER)
+def every_input(theta, shape, loss, inputs, batch, n, room, two, want):
+    """Equations (2) to (7) for the first n inputs of a batch, one after the other; returns the loss."""
+    found = 0.0
+    for row in range(n):
+        state, weight, line, size = batch.state[row], batch.weight[row], shape.line, shape.row
+        begin, end, dense = room.begin[row], room.begin[row + 1], shape.features == 0
+        reach = state * loss.stride
+        start, feature, value = inputs.start, inputs.feature, inputs.value
+        if inputs.n_nodes:
+            start, feature, value = batch.start, batch.feature, batch.value
+        if begin == end and not (dense or loss.decoder_bias or start[state] < start[state + 1]):
+            continue  # an empty input, met by nothing
+        later, later_decoder, active = 0.0, 0.0, end - begin
         for j in range(active - 1, -1, -1):
-            place = room.place[j] + c
-            decoder, part = load(theta, place), splat(theta, room.jump[j]) * rest
-            if want:
-                squares = squares + part * rest  # (3)
-            held = held + part  # (4)
-            toward = held * decoder
-            if c > 0:
-                toward = toward + load(room.toward, 2 * j * LANES)
-            store(room.toward, 2 * j * LANES, toward)
-            if two:
-                held_decoder = held_decoder + splat(theta, room.jump_decoder[j]) * rest
-                toward = held_decoder * decoder
-                if c > 0:
-                    toward = toward + load(room.toward, (2 * j + 1) * LANES)
-                store(room.toward, (2 * j + 1) * LANES, toward)
+            k, act = room.latent[begin + j], room.share[begin + j] * room.act[begin + j]
+            u, u_decoder = loss.reach[reach + 1 + k], loss.reach_decoder[reach + 1 + k]
+            room.mean_act[j], room.pull[j], room.place[j] = act, -2.0 * weight * act, shape.decoder + k * size
+            room.jump[j], room.jump_decoder[j] = u - later, u_decoder - later_decoder
+            later, later_decoder = u, u_decoder
+        last, last_decoder = loss.reach[reach] - later, loss.reach_decoder[reach] - later_decoder
+        squares = splat(theta, 0.0)
+        for c in range(0, size, LANES):
+            rest = splat(theta, 0.0) - load(theta, shape.b_dec + c)
+            if dense:
+                rest = rest + load(inputs.rows, state * size + c)
             else:
-                held_decoder = held
-            store(room.gradient, place, load(room.gradient, place) + splat(theta, room.pull[j]) * held_decoder)  # (6)
-            rest = rest + splat(theta, room.mean_act[j]) * decoder
-        if want:
-            squares = squares + splat(theta, last) * rest * rest
-        if loss.decoder_bias:
-            held_decoder = held_decoder + splat(theta, last_decoder) * rest
-            place = shape.b_dec + c
-            store(room.gradient, place, load(room.gradient, place) + splat(theta, -2.0 * weight) * held_decoder)  # (6)
-    value_of_loss = float(total(squares))
-    for j in range(active):
-        i = begin + j
-        k, act, share = room.latent[i], room.act[i], room.share[i]
-        if share == 0.0:
-            continue
-        u, u_decoder = loss.reach[reach + 1 + k], loss.reach_decoder[reach + 1 + k]
-        norm, edge = room.norms[k], act * (1.0 - share)
-        slope = -2.0 * total(load(room.toward, 2 * j * LANES)) + loss.l1 * u * norm  # (5)
-        slope += 2.0 * u * edge * norm * norm
-        slope *= weight * share
-        value_of_loss += u * (loss.l1 * share * act * norm + share * act * edge * norm * norm)
-        room.slope[k] += slope
-        if dense:
-            add(room.gradient, k * size, slope, inputs.rows, state * size, size)  # (7)
-        else:
-            for f in range(start[state], start[state + 1]):
-                room.by_feature[feature[f] * line + k] += value[f] * slope
-        if two:
-            slope = -2.0 * total(load(room.toward, (2 * j + 1) * LANES)) + loss.l1 * u_decoder * norm
-            slope += 2.0 * u_decoder * edge * norm * norm
+                for i in range(start[state], start[state + 1]):
+                    rest = rest + splat(theta, value[i]) * load(room.dictionary, feature[i] * size + c)
+            for j in range(active):  # (2)
+                rest = rest - splat(theta, room.mean_act[j]) * load(theta, room.place[j] + c)
+            held = splat(theta, 0.0)
+            held_decoder = held
+            for j in range(active - 1, -1, -1):
+                place = room.place[j] + c
+                decoder, part = load(theta, place), splat(theta, room.jump[j]) * rest
+                if want:
+                    squares = squares + part * rest  # (3)
+                held = held + part  # (4)
+                toward = held * decoder
+                if c > 0:
+                    toward = toward + load(room.toward, 2 * j * LANES)
+                store(room.toward, 2 * j * LANES, toward)
+                if two:
+                    held_decoder = held_decoder + splat(theta, room.jump_decoder[j]) * rest
+                    toward = held_decoder * decoder
+                    if c > 0:
+                        toward = toward + load(room.toward, (2 * j + 1) * LANES)
+                    store(room.toward, (2 * j + 1) * LANES, toward)
+                else:
+                    held_decoder = held
+                store(
+                    room.gradient, place, load(room.gradient, place) + splat(theta, room.pull[j]) * held_decoder
+                )  # (6)
+                rest = rest + splat(theta, room.mean_act[j]) * decoder
+            if want:
+                squares = squares + splat(theta, last) * rest * rest
+            if loss.decoder_bias:
+                held_decoder = held_decoder + splat(theta, last_decoder) * rest
+                place = shape.b_dec + c
+                store(
+                    room.gradient, place, load(room.gradient, place) + splat(theta, -2.0 * weight) * held_decoder
+                )  # (6)
+        value_of_loss = float(total(squares))
+        for j in range(active):
+            i = begin + j
+            k, act, share = room.latent[i], room.act[i], room.share[i]
+            if share == 0.0:
+                continue
+            u, u_decoder = loss.reach[reach + 1 + k], loss.reach_decoder[reach + 1 + k]
+            norm, edge = room.norms[k], act * (1.0 - share)
+            slope = -2.0 * total(load(room.toward, 2 * j * LANES)) + loss.l1 * u * norm  # (5)
+            slope += 2.0 * u * edge * norm * norm
             slope *= weight * share
-        room.slope_decoder[k] += slope
-        if loss.l1 > 0.0:
-            room.own[k] += weight * u_decoder * loss.l1 * share * act / norm  # (6)
-        room.own[k] += 2.0 * weight * u_decoder * share * act * edge
-    return weight * value_of_loss
+            value_of_loss += u * (loss.l1 * share * act * norm + share * act * edge * norm * norm)
+            room.slope[k] += slope
+            if dense:
+                add(room.gradient, k * size, slope, inputs.rows, state * size, size)  # (7)
+            else:
+                for f in range(start[state], start[state + 1]):
+                    room.by_feature[feature[f] * line + k] += value[f] * slope
+            if two:
+                slope = -2.0 * total(load(room.toward, (2 * j + 1) * LANES)) + loss.l1 * u_decoder * norm
+                slope += 2.0 * u_decoder * edge * norm * norm
+                slope *= weight * share
+            room.slope_decoder[k] += slope
+            if loss.l1 > 0.0:
+                room.own[k] += weight * u_decoder * loss.l1 * share * act / norm  # (6)
+            room.own[k] += 2.0 * weight * u_decoder * share * act * edge
+        found += weight * value_of_loss
+    return found
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def move(theta, room, optimiser, step, decay1, decay2):
     """One update; decay1 and decay2 are beta1^(step + 1) and beta2^(step + 1)."""
     g = room.gradient
@@ -522,7 +529,7 @@ def move(theta, room, optimiser, step, decay1, decay2):
         store(theta, c, load(theta, c) - rate_lanes * mean / (root(square) * scale + eps))
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def place_dictionary(dictionary, shape, room):
     """The features' directions, as rows and transposed."""
     width = _padded(shape.features)
@@ -533,7 +540,7 @@ def place_dictionary(dictionary, shape, room):
             room.across[i * width + f] = direction
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def power(shape, inputs, batch, n, room):
     """E||x||^2 of a batch."""
     found = 0.0
@@ -599,12 +606,19 @@ def fit(one, shape, loss, inputs, batch, whole, size, exact, optimiser, room):
     fill(room.square, shape.size)
     two = differ(loss, shape, inputs)
     decay1, decay2, record, snapshot, n = 1.0, 1.0, 0, 0, 0
-    for step in range(optimiser.steps):
-        n = draw(batch, inputs, size, one.stream)
-        if loss.drawn:
-            draw_prefixes(loss, shape.d_sae, one.stream, room.left)
-        want = one.recorded[step] & 1 > 0
-        value = gradient(one.theta, shape, loss, inputs, batch, n, room, two, want)
+    for step in range(optimiser.steps + 1):  # in the last, nothing moves: the final loss
+        last = step == optimiser.steps
+        if not last:
+            n = draw(batch, inputs, size, one.stream)
+            if loss.drawn:
+                draw_prefixes(loss, shape.d_sae, one.stream, room.left)
+        elif exact:
+            n = inputs.n_states
+        used = whole if last and exact else batch
+        want = last or one.recorded[step] & 1 > 0
+        value = gradient(one.theta, shape, loss, inputs, used, n, room, two, want)
+        if last:
+            break
         if want:
             one.history[record] = value
             record += 1
@@ -623,13 +637,11 @@ def fit(one, shape, loss, inputs, batch, whole, size, exact, optimiser, room):
             if one.done[1]:
                 return
     one.done[0] += optimiser.steps % 64
-    if exact:
-        n = inputs.n_states
-    one.final[0] = gradient(one.theta, shape, loss, inputs, whole, n, room, two, True)
+    one.final[0] = value
     if optimiser.any_held:
         for i in range(optimiser.trained):
             room.gradient[i] *= optimiser.free[i]
-    size_of_inputs = max(power(shape, inputs, whole, n, room), 1e-300)
+    size_of_inputs = max(power(shape, inputs, used, n, room), 1e-300)
     one.final[1] = np.sqrt(dot(room.gradient, 0, room.gradient, 0, shape.size)) / size_of_inputs
     one.final[2] = room.bound[0] if size else room.bound[1]
 

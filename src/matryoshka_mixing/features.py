@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import jsonschema
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -295,6 +294,8 @@ class FeatureTree:
             level = [child for children in below if isinstance(children, list) for child in children]
         if level:
             raise ValueError(f"root: the tree is more than {DEEPEST} levels deep; that is the most.")
+        import jsonschema  # here, as only files need it
+
         validator = jsonschema.Draft202012Validator(_NODE)
         for error in sorted(validator.iter_errors(data), key=lambda error: [str(key) for key in error.path]):
             path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.path)

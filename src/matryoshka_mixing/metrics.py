@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from matryoshka_mixing.features import FeatureTree, States
 from matryoshka_mixing.sae import SAE, SAEConfig
+
+if TYPE_CHECKING:
+    import pandas
 
 SILENT = 1e-6
 """An activation at most this large counts as zero (our default; features fire at about 1)."""
@@ -51,6 +53,8 @@ def match(
         cosines: from `decoder_cosines`, or any score of at least 0.
         fires: which latents are live, from `live`; dead ones stand for nothing. All of them, if None.
     """
+    from scipy.optimize import linear_sum_assignment  # here, as importing it takes a third of a second
+
     scores = cosines.abs() if fires is None else torch.where(fires[..., None], cosines.abs() + 1, 0.0)
     flat = scores.reshape(-1, *scores.shape[-2:])
     found = torch.full((len(flat), flat.shape[-1]), -1)
@@ -111,13 +115,15 @@ def mixing(
 
 def labelled(
     cosines: Float[Tensor, "*instances d_sae features"], latents: Int[Tensor, "*instances features"], tree: FeatureTree
-) -> pd.DataFrame:
+) -> pandas.DataFrame:
     """What each feature's latent holds of every feature, one row a pair, with their names and how they are related.
 
     The columns: `instance` (its place among all), `latent` (its number), `stands_for`, `feature`, `relation` of the
     feature to the one that the latent stands for ("itself", "child", "grandchild", "parent", "grandparent",
     "descendant" and "ancestor" beyond these, "sibling" or "unrelated"), and `cosine`. Arguments as for `mixing`.
     """
+    import pandas  # here, as all else does without
+
     names, parents = tree.names, tree.parents()
 
     def above(feature: int) -> list[int]:
@@ -141,7 +147,7 @@ def labelled(
             for other in range(len(names) if latent >= 0 else 0):
                 cosine = float(table[latent, other])
                 rows.append((instance, latent, names[own], names[other], relation(own, other), cosine))
-    return pd.DataFrame(rows, columns=["instance", "latent", "stands_for", "feature", "relation", "cosine"])
+    return pandas.DataFrame(rows, columns=["instance", "latent", "stands_for", "feature", "relation", "cosine"])
 
 
 def live(acts: Float[Tensor, "*instances states d_sae"], tolerance: float = SILENT) -> Bool[Tensor, "*instances d_sae"]:

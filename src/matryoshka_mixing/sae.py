@@ -389,7 +389,7 @@ class SAE:
 
         def pick(tensor: Tensor) -> Tensor:
             tail = tensor.shape[len(self.instances) :]
-            return tensor.reshape(number, *tail)[chosen.flatten()].reshape(*chosen.shape, *tail)
+            return tensor.reshape(number, *tail)[chosen.flatten()].reshape((*chosen.shape, *tail))
 
         config = self.config
         if isinstance(config, tuple) and chosen.numel():

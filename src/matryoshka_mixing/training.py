@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -163,15 +163,18 @@ class TrainConfig:
         The cool-down follows 3 u^2 - 2 u^3 with u from 1 to 0: the shape of half a cosine from products and sums alone,
         which every system rounds alike.
         """
+        return float(self._rates(np.array(step)))
+
+    def _rates(self, step: np.ndarray) -> np.ndarray:
         warm, cool = self.warmup * self.steps, self.cooldown * self.steps
-        rise = min(1.0, (step + 1) / warm) if warm else 1.0
-        left = min(1.0, (self.steps - step) / cool) if cool else 1.0
+        rise = np.minimum(1.0, (step + 1) / warm) if warm else 1.0
+        left = np.minimum(1.0, (self.steps - step) / cool) if cool else np.ones(step.shape)
         return self.lr * rise * left * left * (3.0 - 2.0 * left)
 
     @cached_property
     def rates(self) -> np.ndarray:
         """The learning rate of every update."""
-        return np.array([self.learning_rate(step) for step in range(self.steps)])
+        return self._rates(np.arange(self.steps))
 
     @property
     def recorded(self) -> list[int]:
@@ -294,6 +297,9 @@ def _fitting(settings: list[Setting], start: SAE, config: TrainConfig, dtype: to
     return start
 
 
+_listed = lru_cache(maxsize=4)(FeatureTree.states)  # a large tree takes as long as many steps
+
+
 class _Job:
     """All seeds of one setting: their parameters in the kernel's layout, and what it needs to train them."""
 
@@ -303,10 +309,11 @@ class _Job:
         features = 0 if setting.dictionary is None else setting.dictionary.shape[-2]
         self.shape = shape = _kernel.Shape.of(sae.d_in, sae.d_sae, features)
         self.size = config.batch_size or 0
-        listed = data if isinstance(data, States) else data.states() if data.can_list() else None
-        self.inputs = _batches.tree_inputs(data, dtype) if listed is None else _batches.state_inputs(
-            listed, features == 0, shape.row, dtype
-        )  # fmt: skip
+        listed = data if isinstance(data, States) else _listed(data) if data.can_list() else None
+        if listed is None:
+            self.inputs = _batches.tree_inputs(data, dtype)
+        else:
+            self.inputs = _batches.state_inputs(listed, features == 0, shape.row, dtype, self.size)
         self.exact = isinstance(data, States)
         self.most = self.size if listed is None else max(len(listed), 1) if self.exact or not self.size else min(
             self.size, len(listed)
@@ -439,9 +446,8 @@ def _run(jobs: Sequence, seeds: int, steps: int, threads: int, progress: bool) -
         with ThreadPoolExecutor(threads) as pool:
             futures = [pool.submit(worker, done) for done in marks]
             try:
-                while not all(future.done() for future in futures):
+                while wait(futures, 0.05).not_done:
                     advance()
-                    threading.Event().wait(0.05)
             finally:
                 for done in marks:
                     done[1] = 1
