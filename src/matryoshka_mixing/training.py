@@ -163,7 +163,7 @@ class TrainConfig:
         The cool-down follows 3 u^2 - 2 u^3 with u from 1 to 0: the shape of half a cosine from products and sums alone,
         which every system rounds alike.
         """
-        return float(self._rates(np.array(step)))
+        return float(self._rates(np.array([step]))[0])
 
     def _rates(self, step: np.ndarray) -> np.ndarray:
         warm, cool = self.warmup * self.steps, self.cooldown * self.steps
