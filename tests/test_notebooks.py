@@ -4,10 +4,7 @@ Each check takes notebook objects and returns a list of complaints; the second h
 that every one of them complains about a doctored notebook.
 """
 
-import copy
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import execute
@@ -117,15 +114,13 @@ def texts(notebook):
     return "\n".join(parts)
 
 
-def check_profile(profile, defaults, agree):
-    """Complain of keys that no notebook declares and, where they must `agree`, of other values."""
-    complaints = [f"no notebook has a parameter {key}" for key in profile if not any(key in own for own in defaults)]
-    if agree:
-        for own in defaults:
-            complaints += [
-                f"{key}: {value}, but a default is {own[key]}" for key, value in execute.overrides(own, profile).items()
-            ]
-    return complaints
+def check_agreement(profile, defaults):
+    """Complain of values that differ from the notebooks' own `defaults`."""
+    return [
+        f"{key}: {value}, but a default is {own[key]}"
+        for own in defaults
+        for key, value in execute.overrides(own, profile).items()
+    ]
 
 
 # The notebooks as they are committed
@@ -156,8 +151,9 @@ def test_papermill_understands_every_parameter(path):
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_profile(path):
-    defaults = [execute.declared_parameters(jupytext.read(source)) for source in SOURCES]
-    assert check_profile(execute.load_profile(path), defaults, agree=path.stem == "report") == []
+    profile = execute.load_profile(path, SOURCES)
+    if path.stem == "report":
+        assert check_agreement(profile, [execute.declared_parameters(jupytext.read(path)) for path in SOURCES]) == []
 
 
 # The checks complain when they should
@@ -281,89 +277,12 @@ def test_a_changed_source_is_caught(good):
     assert check_paired(good, SOURCE)
 
 
-def test_a_wrong_profile_is_caught():
-    assert check_profile({"height": 1}, [{"width": 3}], agree=False)
-    assert check_profile({"width": 4}, [{"width": 3}], agree=True)
-    assert not check_profile({"width": 4}, [{"width": 3}], agree=False)
+def test_a_profile_that_disagrees_is_caught():
+    assert check_agreement({"width": 4, "height": 1}, [{"width": 3}])
+    assert not check_agreement({"width": 3, "height": 1}, [{"width": 3}])
 
 
 def test_a_tuple_default_equals_the_list_of_a_profile():
     declared = execute.declared_parameters(jupytext.reads(SOURCE.replace("width = 3", "width = (1, 3)"), "py:percent"))
     assert execute.overrides(declared, {"width": [1, 3]}) == {}
     assert execute.overrides(declared, {"width": [1, 4]}) == {"width": [1, 4]}
-
-
-# Running a notebook
-
-
-def nbval(path):
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval",
-        "--nbval-current-env",
-        "-q",
-        "-c",
-        "/dev/null",
-        str(path),
-    ]
-    return subprocess.run(command, cwd=path.parent, capture_output=True, text=True)
-
-
-def test_nbval_sees_a_changed_number(tmp_path):
-    source, path = tmp_path / "tiny.py", tmp_path / "tiny.ipynb"
-    source.write_text('# %% tags=["parameters"]\nwidth = 3  # latents\n\n# %%\nprint(width)\n')
-    execute.run(source, path, {})
-    unchanged = nbval(path)
-    assert unchanged.returncode == 0, unchanged.stdout
-
-    doctored = copy.deepcopy(read(path))
-    doctored.cells[1].outputs[0].text = "4\n"
-    nbformat.write(doctored, path)
-    assert nbval(path).returncode == 1
-
-
-def test_a_failing_notebook_leaves_its_traceback_and_no_output(tmp_path):
-    source, path = tmp_path / "bad.py", tmp_path / "bad.ipynb"
-    source.write_text('# %%\nraise ValueError("width must be 1 or more, not 0")\n')
-    with pytest.raises(RuntimeError, match=r"cell \[1\].*ValueError: width must be 1 or more"):
-        execute.run(source, path, {})
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "bad.failed.ipynb",
-        "bad.failed.log",
-        "bad.py",
-    ]
-
-
-@pytest.mark.parametrize(("births", "message", "calls"), [(2, "Kernel died before replying to kernel_info", 3),
-                                                          (3, "Kernel died before replying to kernel_info", 3),
-                                                          (1, "something else", 1)])  # fmt: skip
-def test_a_kernel_that_dies_at_birth_is_started_again_and_nothing_else_is(births, message, calls, monkeypatch):
-    tries = []
-
-    def flaky(**given):
-        tries.append(given)
-        if len(tries) <= births:
-            raise RuntimeError(message)
-        return "notebook"
-
-    monkeypatch.setattr(execute.papermill, "execute_notebook", flaky)
-    if births == 2:
-        assert execute.executed(input_path="x") == "notebook"
-    else:
-        with pytest.raises(RuntimeError, match=message):
-            execute.executed(input_path="x")
-    assert tries == [{"input_path": "x"}] * calls
-
-
-def test_two_runs_write_the_same_bytes_and_follow_the_profile(tmp_path):
-    source = tmp_path / "tiny.py"
-    source.write_text('# %% tags=["parameters"]\nwidth = 3  # latents\n\n# %%\nprint(width)\n')
-    execute.run(source, tmp_path / "one.ipynb", {"width": 3})
-    execute.run(source, tmp_path / "two.ipynb", {"unknown": 1})
-    execute.run(source, tmp_path / "other.ipynb", {"width": 5})
-    assert (tmp_path / "one.ipynb").read_bytes() == (tmp_path / "two.ipynb").read_bytes()
-    other = read(tmp_path / "other.ipynb")
-    assert other.cells[-1].outputs[0].text == "5\n"
-    assert other.cells[1].metadata.tags == ["injected-parameters", "remove-cell"]
