@@ -9,8 +9,6 @@ PORT    ?= 8000
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
-# Set to anything, it makes the figures vanish from the outputs.
-unexport MPLBACKEND
 
 PROFILES := $(basename $(notdir $(wildcard notebooks/profiles/*.yml)))
 ifneq ($(words $(PROFILE)) $(filter $(PROFILE),$(PROFILES)),1 $(PROFILE))
@@ -27,7 +25,10 @@ BUILD     := _build/$(PROFILE)
 NAMES     := $(basename $(notdir $(wildcard notebooks/[0-9][0-9]_*.py)))
 EXECUTED  := $(NAMES:%=$(BUILD)/notebooks/%.ipynb)
 README_FIGURE := notebooks/03_matryoshka_inherits.ipynb fig-matryoshka-curve book/_static/readme-figure.png
-PACKAGE   := $(shell find src -name '*.py')
+PACKAGE   := src/matryoshka_mixing
+CHAPTERS  := $(PACKAGE)/chapters
+# What every notebook stands on: code and data of the package, all but the chapters' own modules.
+COMMON    := $(shell find $(PACKAGE) -type f \( -name '*.py' -o -name '*.json' -o -name '*.npz' \) -not -path '$(CHAPTERS)/[!_]*')
 # Folders are listed too: their dates tell of a file that was removed.
 BOOK      := _config.yml _toc.yml benchmarks/. benchmarks/page.py benchmarks/run.py $(wildcard benchmarks/*.json) \
              book/. $(shell find book -mindepth 1 -not -path "*/__pycache__*")
@@ -98,9 +99,14 @@ $(INSTALLED) $(BENCHMARK_INSTALLED):
 
 executed: $(EXECUTED)
 
-$(BUILD)/notebooks/%.ipynb: notebooks/%.py notebooks/profiles/$(PROFILE).yml book/claims.yml $(PACKAGE) \
-                            scripts/execute.py requirements.txt | $(INSTALLED)
+$(BUILD)/notebooks/%.ipynb: notebooks/%.py $(COMMON) notebooks/profiles/$(PROFILE).yml book/claims.yml \
+                            scripts/execute.py scripts/kernels.py requirements.txt | $(INSTALLED)
 	@$(PY) scripts/execute.py $< --profile notebooks/profiles/$(PROFILE).yml --output $@
+
+# Notebook NN_name stands on its chapter as well: chapters/name.py, or what the folder chapters/name holds.
+own = $(shell find $(CHAPTERS) -type f \( -path '$(CHAPTERS)/$(1).*' -o -path '$(CHAPTERS)/$(1)/*' \) -not -name '*.pyc')
+name = $(1:$(firstword $(subst _, ,$(1)))_%=%)
+$(foreach notebook,$(NAMES),$(eval $(BUILD)/notebooks/$(notebook).ipynb: $(call own,$(call name,$(notebook)))))
 
 $(BUILD)/ledger.json: $(EXECUTED)
 	@$(PY) -m matryoshka_mixing.claims collect $(EXECUTED) --ledger $@ --table $(BUILD)/verdicts.md
