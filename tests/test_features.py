@@ -9,6 +9,7 @@ from scipy.stats import binom
 
 from matryoshka_mixing.features import (
     FeatureTree,
+    States,
     family,
     independent,
     orthonormal_dictionary,
@@ -100,24 +101,27 @@ def test_json_round_trip_and_an_interrupted_write_keeps_the_old_file(tmp_path, m
     [
         (
             leaf(1.0, children=[leaf(0.5), {"is_read_out": True}]),
-            r"root.children\[1\]: the key 'active_prob' is missing",
+            r"root.children\[1\]: 'active_prob' is a required property",
         ),
         (
             leaf(1.0, children=[leaf(0.5, children=[leaf("0.2")])]),
-            r"root.children\[0\].children\[0\].active_prob: '0.2'",
+            r"root.children\[0\].children\[0\].active_prob: '0.2' is not of type 'number'",
         ),
-        (leaf(1.0, children=[leaf(1.5)]), r"root.children\[0\]: .*1.5.*\[0, 1\]"),
-        (leaf(1.0, children=[leaf(0.5, magnitude_std=-1)]), r"root.children\[0\]: .*magnitude_std -1"),
-        (leaf(1.0, children={}), r"root.children: {} is an object; it must be a list"),
-        (leaf(1.0, children=[3]), r"root.children\[0\]: a node must be a JSON object"),
-        (leaf(True), r"root.active_prob: True is a boolean"),
-        (leaf(1.0, colour="red"), r"root: unknown key\(s\) \['colour'\]"),
+        (leaf(1.0, children=[leaf(1.5)]), r"root.children\[0\].active_prob: 1.5 is greater than the maximum of 1"),
+        (
+            leaf(1.0, children=[leaf(0.5, magnitude_std=-1)]),
+            r"root.children\[0\].magnitude_std: -1 is less than the minimum of 0",
+        ),
+        (leaf(1.0, children={}), r"root.children: {} is not of type 'array'"),
+        (leaf(1.0, children=[3]), r"root.children\[0\]: 3 is not of type 'object'"),
+        (leaf(True), r"root.active_prob: True is not of type 'number'"),
+        (leaf(1.0, colour="red"), r"root: Additional properties are not allowed \('colour' was unexpected\)"),
         (
             leaf(1.0, mutually_exclusive_children=True, children=[leaf(0.6), leaf(0.6)]),
             r"root: .*sum to 1.2; at most 1",
         ),
-        (leaf(1.0, is_binary=False), r"root.is_binary"),
-        ([], "root: a node must be a JSON object"),
+        (leaf(1.0, is_binary=False), r"root.is_binary: .*give magnitude_mean and magnitude_std instead"),
+        ([], r"root: \[\] is not of type 'object'"),
     ],
 )
 def test_malformed_trees_name_the_node(data, where):
@@ -130,6 +134,58 @@ def test_a_file_that_is_not_json_is_named(tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match=r"broken.json is not valid JSON"):
         FeatureTree.from_json(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"active_prob": NaN}', "NaN is no number"),
+        ('{"active_prob": 1e999}', "Infinity|inf"),
+        ('{"active_prob": 1', "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"active_prob": 1, "children": [' * 40 + '{"active_prob": 1}' + "]}" * 40, "more than 32 levels deep"),
+    ],
+    ids=str.__len__,
+)
+def test_files_that_are_no_trees(text, message, tmp_path):
+    path = tmp_path / "tree.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        FeatureTree.from_json(path)
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    path = tmp_path / "tree.json"
+    path.write_text(json.dumps(ORIGINAL_TREE), encoding="utf-8-sig")
+    assert FeatureTree.from_json(path).n_features == 20
+
+
+def test_features_by_level():
+    deep = FeatureTree(0.3, (FeatureTree(0.5, (FeatureTree(0.2),)), FeatureTree(0.4)))
+    tree = FeatureTree(1.0, (deep, FeatureTree(0.1)), is_read_out=False)
+    assert tree.parents() == [None, 0, 1, 0, None] and tree.by_level() == [0, 4, 1, 3, 2]
+
+
+def test_leaves_that_are_not_read_out_make_no_states():
+    """The original author's second tree: three independent children each, and a leaf that is not read out."""
+    parent = FeatureTree(0.15, (*[FeatureTree(0.2)] * 3, FeatureTree(0.4, is_read_out=False)))
+    tree = FeatureTree(1.0, (*[parent] * 3, *[FeatureTree(0.05)] * 3), is_read_out=False)
+    assert tree.count_states() == 9**3 * 2**3 == len(tree.states())
+    assert without_hierarchy(tree).n_features == 15
+
+
+@pytest.mark.parametrize(
+    ("acts", "probs", "message"),
+    [
+        (torch.zeros(2, 3), torch.tensor([0.5, 0.6]), "probs sum to 1.1"),
+        (torch.zeros(2, 3), torch.tensor([1.5, -0.5]), "the smallest is -0.5"),
+        (torch.full((1, 3), torch.nan), torch.ones(1), "not finite"),
+        (torch.zeros(0, 3), torch.zeros(0), "at least one state"),
+    ],
+)
+def test_states_that_make_no_sense_are_refused(acts, probs, message):
+    with pytest.raises(ValueError, match=message):
+        States(acts, probs)
 
 
 def test_bad_probabilities_and_families():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from matryoshka_mixing import metrics
-from matryoshka_mixing.features import family
+from matryoshka_mixing.features import FeatureTree, family
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start
 
 PARENTS = [None, 0, 0]
@@ -242,3 +242,51 @@ def test_each_its_own_asks_for_firing_everywhere_and_nowhere_else():
     swapped, missing = torch.tensor([[1, 0]]), torch.tensor([[0, -1]])
     assert metrics.each_its_own(acts[:1].flip(-1), swapped, features).tolist() == [True]
     assert metrics.each_its_own(acts[:1], missing, features).tolist() == [False]
+
+
+def test_dead_latents_stand_for_nothing():
+    """Rows e0, e0, e1, e2, the first dead: nothing is absorbed, and the second latent is the parent's."""
+    sae = SAE(
+        tensor([[0, 1, 0, 0], [0, -1, 1, 0], [0, -1, 0, 1]]) + tensor([[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0]]),
+        tensor([-1, 0, 0, 0]),
+        tensor([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]),
+        torch.zeros(3).double(),
+    )
+    reading = metrics.read(sae, family(0.3, 0.4).states(), torch.eye(3, dtype=torch.float64), PARENTS)
+    assert reading.live.tolist() == [False, True, True, True] and reading.latents.tolist() == [1, 2, 3]
+    assert reading.absorption.item() == 0 and reading.mixing.own.tolist() == [1, 1, 1]
+
+
+def test_a_feature_without_a_live_latent_is_missing_not_absorbed():
+    sae = sae_from([[0, 0, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    reading = read(sae)
+    assert sorted(reading.latents.tolist()) == [-1, 1, 2] and reading.mixing.own.isnan().sum() == 1
+    assert reading.absorption.isnan()
+
+
+def test_single_precision_is_read_like_double():
+    states, single = family(0.3, 0.4).states(), CLEAN.map(lambda parameter: parameter.float())
+    for sae in (CLEAN, single):
+        for dictionary in (torch.eye(3), torch.eye(3).double()):
+            assert metrics.read(sae, states, dictionary, PARENTS).absorption.item() == 0
+
+
+def test_each_seed_is_read_on_its_own_directions():
+    from matryoshka_mixing.features import orthonormal_dictionaries
+
+    states, directions = family(0.3, 0.4).states(), orthonormal_dictionaries(3, 3, range(5))
+    saes = SAE.stack([metrics.turned(ABSORBED, basis.T.contiguous()) for basis in directions])
+    reading = metrics.read(saes, states, directions, PARENTS)
+    assert torch.allclose(reading.decoder, read(ABSORBED).decoder.expand(5, 3, 3)) and (reading.absorption == 1).all()
+
+
+def test_pairs_come_with_names_and_grandparents():
+    below = FeatureTree(0.5, (FeatureTree(0.5, id="c"),), id="b"), FeatureTree(0.1, id="d")
+    tree = FeatureTree(1.0, (FeatureTree(0.5, below, id="a"),), is_read_out=False)
+    cosines = torch.arange(16.0).reshape(1, 4, 4) / 16
+    frame = metrics.labelled(cosines, torch.tensor([[0, 1, -1, 3]]), tree)
+    assert len(frame) == 12 and set(frame.stands_for) == {"a", "b", "d"}
+    asked = {(row.stands_for, row.feature): (row.relation, row.cosine) for row in frame.itertuples()}
+    assert asked["a", "c"] == ("grandchild", 2 / 16) and asked["a", "d"] == ("child", 3 / 16)
+    assert asked["b", "a"] == ("parent", 4 / 16) and asked["b", "d"] == ("sibling", 7 / 16)
+    assert asked["d", "c"] == ("unrelated", 14 / 16) and asked["d", "d"] == ("itself", 15 / 16)

@@ -1,7 +1,51 @@
 """Do Matryoshka sparse autoencoders recover the true features of hierarchical data?
 
-Rooms, imports only downwards: `features` and `sae` (which know nothing of each other), `train` and `theory`
-on top of them, `metrics`, `figures`, then `parameters` and `claims`, which only notebooks and the book use.
+The core: `features` (trees and their states), `sae` (one class for every variant), `training` (a compiled trainer, and
+autograd for any loss), `theory` (closed forms) and `metrics` (what was learned, against the truth). The report stands
+on it: `figures`, `parameters`, `claims`, `notebook`, `chapters`. Imports go downwards only.
+
+    import matryoshka_mixing as mm
+
+    tree = mm.family(0.3, 0.4)
+    config = mm.SAEConfig(20, widths=(1, 3))
+    setting = mm.Setting(config, tree.states(), mm.orthonormal_dictionaries(3, 20, range(64)))
+    run = mm.train(setting, mm.random_start(config, range(64)))
 """
 
+from matryoshka_mixing.features import (
+    FeatureTree,
+    States,
+    family,
+    independent,
+    orthonormal_dictionaries,
+    orthonormal_dictionary,
+    twenty_feature_tree,
+    without_hierarchy,
+)
+from matryoshka_mixing.metrics import Mixing, Reading, read
+from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
+from matryoshka_mixing.training import Setting, TrainConfig, Trained, descend, train
+
 __version__ = "0.1.0"
+__all__ = [
+    "SAE",
+    "FeatureTree",
+    "Mixing",
+    "Reading",
+    "SAEConfig",
+    "Setting",
+    "States",
+    "TrainConfig",
+    "Trained",
+    "descend",
+    "family",
+    "independent",
+    "orthonormal_dictionaries",
+    "orthonormal_dictionary",
+    "random_start",
+    "read",
+    "start_near",
+    "train",
+    "twenty_feature_tree",
+    "without_hierarchy",
+]

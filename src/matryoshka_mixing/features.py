@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import jsonschema
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,6 +21,8 @@ from matryoshka_mixing import _random
 
 STATE_LIMIT = 1 << 16
 """How many states `FeatureTree.states` enumerates at most, unless told otherwise (our default)."""
+DEEPEST = 32
+"""Levels that a tree file may have at most (our default)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +181,17 @@ class FeatureTree:
             return float(self.magnitude_mean > 0)
         return 0.5 * math.erfc(-self.magnitude_mean / (self.magnitude_std * 2**0.5))
 
+    def by_level(self) -> list[int]:
+        """The features in the order of their depth: all without a parent, then their children, and so on.
+
+        Features are numbered depth first, but a prefix of a Matryoshka SAE should hold a level whole: start from
+        `dictionary[tree.by_level()]` where the latents are to learn the levels one after the other.
+        """
+        depth: list[int] = []
+        for parent in self.parents():
+            depth.append(0 if parent is None else depth[parent] + 1)
+        return sorted(range(len(depth)), key=depth.__getitem__)
+
     def count_states(self) -> int:
         """Upper bound on the number of states (before equal ones are merged), without enumerating them."""
         return self._count_firing() + (self.active_prob < 1)
@@ -187,8 +201,8 @@ class FeatureTree:
         return self.count_states() <= limit and not any(node.is_read_out and node.magnitude_std for node in self)
 
     def _count_firing(self) -> int:
-        """States of this subtree in which this feature fires."""
-        if self.active_prob == 0:
+        """States of this subtree in which this feature fires; one of which nothing is read out has none of its own."""
+        if self.active_prob == 0 or not any(node.is_read_out for node in self):
             return 0
         if self.mutually_exclusive_children:
             return 1 + sum(child._count_firing() for child in self.children)
@@ -269,43 +283,44 @@ class FeatureTree:
         return data | ({"id": self.id} if self.id else {})
 
     @classmethod
-    def from_dict(cls, data: object, path: str = "root") -> FeatureTree:
+    def from_dict(cls, data: object) -> FeatureTree:
         """The reverse of `to_dict`; only `active_prob` is required of a node.
 
         Raises:
             ValueError: naming the path of the offending node, such as `root.children[0].children[2]`.
         """
-        if not isinstance(data, dict):
-            raise ValueError(f"{path}: a node must be a JSON object, not {_kind(data)}.")
-        if unknown := set(data) - set(_NODE_TYPES):
-            raise ValueError(f"{path}: unknown key(s) {sorted(unknown)}; a node may have {sorted(_NODE_TYPES)}.")
-        if "active_prob" not in data:
-            raise ValueError(f"{path}: the key 'active_prob' is missing; every node needs it.")
-        for key, value in data.items():
-            allowed, words = _NODE_TYPES[key]
-            if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-                raise ValueError(f"{path}.{key}: {value!r} is {_kind(value)}; it must be {words}.")
-        if not data.get("is_binary", True):
-            raise ValueError(
-                f"{path}.is_binary: False is not supported; give magnitude_mean and magnitude_std instead."
-            )
-        children = [cls.from_dict(child, f"{path}.children[{i}]") for i, child in enumerate(data.get("children", []))]
-        known = {
-            key: float(value) if float in _NODE_TYPES[key][0] else value
-            for key, value in data.items()
-            if key not in ("children", "is_binary")
-        }
-        try:
-            return cls(children=tuple(children), **known)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        level = [data]
+        for _ in range(DEEPEST):
+            below = [node["children"] for node in level if isinstance(node, dict) and "children" in node]
+            level = [child for children in below if isinstance(children, list) for child in children]
+        if level:
+            raise ValueError(f"root: the tree is more than {DEEPEST} levels deep; that is the most.")
+        validator = jsonschema.Draft202012Validator(_NODE)
+        for error in sorted(validator.iter_errors(data), key=lambda error: [str(key) for key in error.path]):
+            path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.path)
+            hint = "; give magnitude_mean and magnitude_std instead" if path.endswith(".is_binary") else ""
+            raise ValueError(f"root{path}: {error.message}{hint}.")
+
+        def build(node: dict, path: str) -> FeatureTree:
+            children = [build(child, f"{path}.children[{i}]") for i, child in enumerate(node.get("children", []))]
+            known = {key: value for key, value in node.items() if key not in ("children", "is_binary")}
+            try:
+                return cls(children=tuple(children), **known)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+
+        return build(data, "root")
 
     @classmethod
     def from_json(cls, path: str | Path) -> FeatureTree:
-        """Read a tree file. Raises ValueError with the path of the offending node if it is malformed."""
+        """Read a tree file (UTF-8). Raises ValueError with the path of the offending node if it is malformed."""
+
+        def refuse(constant: str) -> None:
+            raise ValueError(f"{constant} is no number")
+
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            data = json.loads(Path(path).read_text(encoding="utf-8-sig"), parse_constant=refuse)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not valid JSON: {error}") from None
         try:
             return cls.from_dict(data)
@@ -320,21 +335,22 @@ class FeatureTree:
         draft.replace(path)
 
 
-_NODE_TYPES = {
-    "active_prob": ((int, float), "a number in [0, 1]"),
-    "is_read_out": ((bool,), "true or false"),
-    "mutually_exclusive_children": ((bool,), "true or false"),
-    "magnitude_mean": ((int, float), "a number of at least 0"),
-    "magnitude_std": ((int, float), "a number of at least 0"),
-    "is_binary": ((bool,), "true or false"),
-    "children": ((list,), "a list of nodes"),
-    "id": ((str,), "a string"),
+_NODE = {
+    "type": "object",
+    "required": ["active_prob"],
+    "additionalProperties": False,
+    "properties": {
+        "active_prob": {"type": "number", "minimum": 0, "maximum": 1},
+        "is_read_out": {"type": "boolean"},
+        "mutually_exclusive_children": {"type": "boolean"},
+        "magnitude_mean": {"type": "number", "minimum": 0},
+        "magnitude_std": {"type": "number", "minimum": 0},
+        "is_binary": {"const": True},
+        "children": {"type": "array", "items": {"$ref": "#"}},
+        "id": {"type": "string"},
+    },
 }
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
+"""JSON schema of a node of a tree file."""
 
 
 def _exclusive(tables: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from matryoshka_mixing.features import States
+from matryoshka_mixing.features import FeatureTree, States
 from matryoshka_mixing.sae import SAE, SAEConfig
 
 SILENT = 1e-6
@@ -106,6 +107,41 @@ def mixing(
         ),
         child_to_parent=pairs([(c, p) for c, p in enumerate(parents) if p is not None]),
     )
+
+
+def labelled(
+    cosines: Float[Tensor, "*instances d_sae features"], latents: Int[Tensor, "*instances features"], tree: FeatureTree
+) -> pd.DataFrame:
+    """What each feature's latent holds of every feature, one row a pair, with their names and how they are related.
+
+    The columns: `instance` (its place among all), `latent` (its number), `stands_for`, `feature`, `relation` of the
+    feature to the one that the latent stands for ("itself", "child", "grandchild", "parent", "grandparent",
+    "descendant" and "ancestor" beyond these, "sibling" or "unrelated"), and `cosine`. Arguments as for `mixing`.
+    """
+    names, parents = tree.names, tree.parents()
+
+    def above(feature: int) -> list[int]:
+        parent = parents[feature]
+        return [] if parent is None else [parent, *above(parent)]
+
+    def relation(own: int, other: int) -> str:
+        if own == other:
+            return "itself"
+        if own in above(other):
+            return ("child", "grandchild", "descendant")[min(above(other).index(own), 2)]
+        if other in above(own):
+            return ("parent", "grandparent", "ancestor")[min(above(own).index(other), 2)]
+        return "sibling" if parents[own] == parents[other] is not None else "unrelated"
+
+    rows = []
+    for instance, (table, chosen) in enumerate(
+        zip(cosines.reshape(-1, *cosines.shape[-2:]), latents.reshape(-1, latents.shape[-1]), strict=True)
+    ):
+        for own, latent in enumerate(chosen.tolist()):
+            for other in range(len(names) if latent >= 0 else 0):
+                cosine = float(table[latent, other])
+                rows.append((instance, latent, names[own], names[other], relation(own, other), cosine))
+    return pd.DataFrame(rows, columns=["instance", "latent", "stands_for", "feature", "relation", "cosine"])
 
 
 def live(acts: Float[Tensor, "*instances states d_sae"], tolerance: float = SILENT) -> Bool[Tensor, "*instances d_sae"]:

@@ -35,6 +35,8 @@ class Setting:
         dictionary: direction of each feature, shape (features, d_in), or (seeds, features, d_in) with those of each
             seed. None: the states are the inputs themselves, shape (states, d_in), such as activations of a model.
         terms: by what each term of the loss, a prefix on a state, is multiplied, shape (prefixes, states); None: 1.
+        decoder_terms: the same for the gradient of W_dec and b_dec, where it is to differ from that of W_enc and b_enc;
+            None: `terms`.
         drawn: how many shorter prefixes are drawn at each step, without replacement and with chances proportional to
             `sae.weights`; with the full one, all then weigh the same. 0: all prefixes, with their weights.
         held: what stays as it starts: for a parameter's name an index into it, such as `{"b_enc": ..., "W_dec": 0}` for
@@ -48,11 +50,12 @@ class Setting:
     data: States | FeatureTree
     dictionary: Float[Tensor, "*seeds features d_in"] | None = None
     terms: Float[Tensor, "prefixes states"] | None = None
+    decoder_terms: Float[Tensor, "prefixes states"] | None = None
     drawn: int = 0
     held: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("dictionary", "terms"):
+        for name in ("dictionary", "terms", "decoder_terms"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, torch.as_tensor(getattr(self, name), dtype=torch.float64))
         exact = isinstance(self.data, States)
@@ -70,11 +73,11 @@ class Setting:
             )
         if self.dictionary is not None and not self.dictionary.isfinite().all():
             raise ValueError("the dictionary holds values that are not finite.")
-        if self.terms is not None:
-            shape = (len(self.sae.widths), len(self.data)) if exact else None
-            if self.terms.shape != shape or not (self.terms >= 0).all() or not self.terms.isfinite().all():
+        for name in ("terms", "decoder_terms"):
+            terms, shape = getattr(self, name), (len(self.sae.widths), len(self.data)) if exact else None
+            if terms is not None and (terms.shape != shape or not ((terms >= 0) & terms.isfinite()).all()):
                 raise ValueError(
-                    f"terms have shape {tuple(self.terms.shape)}; they must be finite numbers of at least 0, one for "
+                    f"{name} have shape {tuple(terms.shape)}; they must be finite numbers of at least 0, one for "
                     f"each prefix and state: {shape or 'only States have them'}."
                 )
         if not 0 <= self.drawn < len(self.sae.widths):
@@ -83,7 +86,7 @@ class Setting:
             )
         if self.drawn > sum(weight > 0 for weight in self.sae.weights[:-1]):
             raise ValueError(f"drawn is {self.drawn}, but fewer shorter prefixes have a weight above 0.")
-        if self.drawn and (self.terms is not None or self.sae.decoder_weights is not None):
+        if self.drawn and not (self.terms is self.decoder_terms is self.sae.decoder_weights is None):
             raise ValueError("drawn prefixes go neither with terms nor with decoder_weights.")
         _refuse_unknown(self.held)
 
@@ -381,14 +384,17 @@ def _loss(setting: Setting) -> _kernel.Loss:
     sae, latents = setting.sae, np.arange(setting.sae.d_sae)
     holds = np.array([np.append(True, latents < width) for width in sae.widths], float)  # all hold b_dec
 
-    def reach(weights: Sequence[float]) -> np.ndarray:
-        terms = np.ones((1, len(weights))) if setting.terms is None else setting.terms.numpy().T
-        return np.ascontiguousarray((terms * np.array(weights)) @ holds).ravel()
+    def reach(weights: Sequence[float], terms: Tensor | None) -> np.ndarray:
+        each = np.ones((lines, len(weights))) if terms is None else terms.numpy().T
+        return np.ascontiguousarray((each * np.array(weights)) @ holds).ravel()
 
+    decoder_terms = setting.terms if setting.decoder_terms is None else setting.decoder_terms
+    lines = 1 if setting.terms is decoder_terms is None else len(setting.data)
     return _kernel.Loss(
-        reach(sae.weights), reach(sae.for_decoder.weights), 0 if setting.terms is None else sae.d_sae + 1,
-        float(sae.l1), ACTIVATIONS.index(sae.activation), float(sae.k or 0), sae.encoder_bias, sae.decoder_bias,
-        np.array(sae.widths), np.array(sae.weights), len(sae.widths), int(setting.drawn),
+        reach(sae.weights, setting.terms), reach(sae.for_decoder.weights, decoder_terms),
+        sae.d_sae + 1 if lines > 1 else 0, float(sae.l1), ACTIVATIONS.index(sae.activation), float(sae.k or 0),
+        sae.encoder_bias, sae.decoder_bias, np.array(sae.widths), np.array(sae.weights), len(sae.widths),
+        int(setting.drawn),
     )  # fmt: skip
 
 
@@ -539,7 +545,10 @@ def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, devic
     place = {"device": device, "dtype": dtype}
     states = data if isinstance(data, States) else data.states() if data.can_list() else None
     basis = None if setting.dictionary is None else setting.dictionary.to(**place)
-    terms = None if setting.terms is None else setting.terms.to(**place)
+    terms, decoder_terms = (
+        None if given is None else given.to(**place)
+        for given in (setting.terms, setting.terms if setting.decoder_terms is None else setting.decoder_terms)
+    )
     generator = torch.Generator().manual_seed(config.seed)
     if states is None:
         acts = data.sample(1 << 14, torch.Generator().manual_seed(0))
@@ -572,9 +581,9 @@ def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, devic
             taken = torch.multinomial(weights, setting.drawn, generator=generator).tolist()
             share = 1 / (setting.drawn + 1)
             chosen = replace(sae, weights=(*(share * (m in taken) for m in range(len(weights))), share))
-        if sae.decoder_weights is None:
+        if sae.decoder_weights is setting.decoder_terms is None:
             return some.loss(x, probs, chosen, terms)
-        return some.loss(x, probs, chosen, terms), some.loss(x, probs, sae.for_decoder, terms)
+        return some.loss(x, probs, chosen, terms), some.loss(x, probs, sae.for_decoder, decoder_terms)
 
     return loss, power
 

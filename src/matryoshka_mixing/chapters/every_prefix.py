@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
+from scipy.stats import bootstrap
 from torch import Tensor
 
 from matryoshka_mixing import claims, figures, metrics, recipe
@@ -338,10 +339,18 @@ def median_interval(
     """
     if not len(values):
         return math.nan, math.nan
-    drawn = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
-    medians = np.median(values[drawn], axis=1) - (0 if other is None else np.median(other[drawn], axis=1))
-    low, high = np.quantile(medians, [0.025, 0.975])
-    return float(low), float(high)
+    samples = (values,) if other is None else (values, other)
+
+    def difference(*drawn: np.ndarray, axis: int) -> np.ndarray:
+        medians = [np.median(each, axis=axis) for each in drawn]
+        return medians[0] - sum(medians[1:])
+
+    if len(values) == 1:
+        return (float(difference(*samples, axis=-1)),) * 2
+    found = bootstrap(
+        samples, difference, n_resamples=resamples, paired=True, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def sampling_gap(results: Results) -> tuple[float, float]:

@@ -1,0 +1,59 @@
+"""The scripts for those who import the package run as they stand, in a few seconds, without the tests' shape checks."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name, folder, *arguments):
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_every_example_runs_and_leaves_what_it_says(tmp_path):
+    for name, says in [
+        ("own_tree.py", "grandchild"),
+        ("sixty_four_seeds.py", "leans 0.3"),
+        ("read_and_plot.py", "drawn into one_sae.png"),
+    ]:
+        done = run(name, tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert says in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"one_sae.safetensors", "one_sae.png"}
+
+
+def test_there_are_three_short_ones():
+    scripts = sorted(EXAMPLES.glob("*.py"))
+    assert len(scripts) == 3
+    assert all(len(path.read_text().splitlines()) <= 25 for path in scripts)
+
+
+WRONG = """
+import numpy as np
+import matryoshka_mixing as mm
+from matryoshka_mixing.training import TrainConfig
+{statement}
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ('mm.SAEConfig(3, (2,), activation="gelu")', "activation is 'gelu'; it must be one of"),
+        ('TrainConfig(optimiser="sgd")', "optimiser is 'sgd'; it must be 'adam' or 'gd'"),
+        ("mm.SAEConfig(3, (1.5, 2))", "widths holds 1.5; it must be a whole number"),
+        ("mm.SAEConfig(3, 2)", "widths are 2; give the latents of each prefix"),
+        ('mm.SAEConfig("3", (2,))', "d_in holds '3'; it must be a whole number"),
+        ("mm.States([[1.0, 0.0]], [0.5])", "probs sum to 0.5"),
+        ("mm.SAEConfig(np.int64(3), np.arange(1, 3)); mm.random_start(mm.SAEConfig(3, [2]), np.arange(2)); 1 / 0",
+         "ZeroDivisionError"),
+    ],
+)  # fmt: skip
+def test_what_the_shape_checks_of_the_tests_would_hide(statement, message):
+    """Plain users meet the package without them; values of other types get an error in words, or are taken."""
+    done = subprocess.run([sys.executable, "-c", WRONG.format(statement=statement)], capture_output=True, text=True)
+    assert done.returncode == 1 and message in done.stderr
