@@ -56,13 +56,14 @@ notebooks: $(INSTALLED) ## refresh the outputs of the committed notebooks
 	done
 	@$(PY) scripts/render.py figure $(README_FIGURE)
 
-test: lint ## run ruff, the unit tests, and nbval over the committed notebooks
-	@$(PY) -m pytest -n $(JOBS) tests
+test: lint ## check style and types, run the unit tests, and nbval over the committed notebooks
+	@$(PY) -m pytest -n $(JOBS) --cov=matryoshka_mixing tests
 	@$(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300 notebooks
 
-lint: $(INSTALLED) ## check style and formatting
+lint: $(INSTALLED) ## check style, formatting and types
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
 
 format: $(INSTALLED) ## repair style and formatting
 	@$(VENV)/bin/ruff check --fix .
