@@ -30,7 +30,7 @@ CHAPTERS  := $(PACKAGE)/chapters
 # What every notebook stands on: code and data of the package, all but the chapters' own modules.
 COMMON    := $(shell find $(PACKAGE) -type f \( -name '*.py' -o -name '*.json' -o -name '*.npz' \) -not -path '$(CHAPTERS)/[!_]*')
 # Folders are listed too: their dates tell of a file that was removed.
-BOOK      := _config.yml _toc.yml benchmarks/. benchmarks/page.py benchmarks/run.py $(wildcard benchmarks/*.json) \
+BOOK      := _config.yml _toc.yml benchmarks/. $(wildcard benchmarks/*.py benchmarks/*.json) \
              book/. $(shell find book -mindepth 1 -not -path "*/__pycache__*")
 PARALLEL   = $(MAKE) --silent --no-print-directory --jobs=$(JOBS)
 
@@ -69,7 +69,7 @@ format: $(INSTALLED) ## repair style and formatting
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-benchmark: $(BENCHMARK_INSTALLED) ## measure the speed beside SAELens and a plain loop (own environment, some 15 minutes)
+benchmark: $(BENCHMARK_INSTALLED) ## measure the speed beside JAX, SAELens and a plain loop (own environment, some 15 minutes)
 	@$(BENCHMARK_PY) benchmarks/agreement.py
 	@$(BENCHMARK_PY) benchmarks/run.py --output benchmarks/results.json
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from matryoshka_mixing import training as trainer
 from matryoshka_mixing.features import States, orthonormal_dictionary, twenty_feature_tree
-from matryoshka_mixing.sae import SAE, TRAINED, SAEConfig, random_start, with_activation
+from matryoshka_mixing.sae import SAE, TRAINED, SAEConfig, random_start
+from matryoshka_mixing.training import Setting, TrainConfig, train
 
 TOLERANCE = 1e-5
 D_IN, LATENTS, ROWS, SEEDS = 20, 20, 500, 10
@@ -73,26 +73,23 @@ def theirs(config: SAEConfig, sae: SAE, x: torch.Tensor) -> tuple[torch.Tensor, 
 
 def ours(config: SAEConfig, sae: SAE, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The same from `SAE.loss`, as it is written for reading."""
-    leaves = with_activation(SAE(**{n: p.clone().requires_grad_() for n, p in sae.parameters.items()}), config)
-    loss = leaves.loss(x, torch.full((len(x),), 1 / len(x), dtype=x.dtype), config)
+    leaves = SAE(**{n: p.clone().requires_grad_() for n, p in sae.parameters.items()}, config=config)
+    loss = leaves.loss(x, torch.full((len(x),), 1 / len(x), dtype=x.dtype))
     loss.backward()
     return loss.detach(), {name: parameter.grad for name, parameter in leaves.parameters.items()}
 
 
-def trained(config: SAEConfig, sae: SAE, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The same from the trainer."""
+def trained(
+    config: SAEConfig, sae: SAE, x: torch.Tensor, features: bool
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The same from one step of gradient descent by the trainer, with rate 1: from where to where it goes.
+
+    `features`: whether the inputs are given as features with directions, or as they are.
+    """
     states = States(x, torch.full((len(x),), 1 / len(x), dtype=x.dtype))
-    setting = trainer.Setting(config, states, torch.eye(D_IN, dtype=x.dtype))
-    schedule, place = trainer.TrainConfig(1), {"device": "cpu", "dtype": x.dtype}
-    chunk = trainer._Chunk(
-        [(config, trainer._Source(setting, schedule, x.dtype), 0)], sae.map(lambda p: p[None]), schedule, place
-    )
-    with torch.inference_mode():
-        ((rows, probs),) = chunk.states()
-        loss, gradient = chunk.loss_and_gradient(rows, probs)[0], chunk.gradient[0]
-    k = config.d_sae
-    parts = [gradient[:k, :-1].T, gradient[:k, -1], gradient[k + 1 :, :-1], gradient[k, :-1]]
-    return loss, dict(zip(TRAINED, parts, strict=True))
+    setting = Setting(config, states, torch.eye(D_IN, dtype=x.dtype) if features else None)
+    run = train(setting, sae.map(lambda p: p[None]), TrainConfig(1, 1.0, warmup=0, cooldown=0, optimiser="gd"))
+    return run.history[0, 0, 0], {name: p - run.sae.parameters[name][0, 0] for name, p in sae.parameters.items()}
 
 
 def compare() -> list[dict]:
@@ -112,7 +109,7 @@ def compare() -> list[dict]:
                 row["control"] = min(row["control"], float((loss - wrong).abs() / loss))
                 for name, (other, other_gradient) in (
                     ("gradient", ours(config, sae, x)),
-                    ("trainer", trained(config, sae, x)),
+                    ("trainer", trained(config, sae, x, features=data == "tree")),
                 ):
                     row["loss"] = max(row["loss"], float((loss - other).abs() / loss))
                     for key, value in gradient.items():

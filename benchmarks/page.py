@@ -1,8 +1,9 @@
-"""Turn the benchmark's JSON into a page of the book, with two figures. No number on it is typed by hand."""
+"""Turn the benchmark's JSON into a page of the book, with a figure. No number on it is typed by hand."""
 
 import argparse
 import json
 import statistics
+from collections import Counter
 from pathlib import Path
 
 import matplotlib as mpl
@@ -10,15 +11,21 @@ import matplotlib as mpl
 mpl.use("agg")
 
 import matplotlib.pyplot as plt
+from floor import least
 from matplotlib.figure import Figure
 from run import HIERARCHY, SEEDS, TREE, paired_ratio
 
-from matryoshka_mixing import plotting
+from matryoshka_mixing import figures
 
-NAMES = {"saelens": "SAELens", "loop": "plain loop", "ours": "ours", "ours exact": "ours, exact"}
-PEERS = ("saelens", "loop")
-TARGETS = {"saelens": 300, "loop": 100, "tree": 10, "answer": 200, "floor": 5}
-"""The issue's targets: least ratios to the peers, and the largest multiple of the floor."""
+NAMES = {"ours": "ours", "jax": "JAX", "jax rows": "JAX, by rows", "loop": "plain loop", "saelens": "SAELens"}
+PEERS = ("jax", "jax rows", "loop", "saelens")
+AHEAD = {
+    (HIERARCHY[1], None): 3, (HIERARCHY[1], 200): 3, (HIERARCHY[1], 4096): 3,
+    (TREE[0], 200): 5, (TREE[1], 200): 5, (TREE[0], 4096): 8, (TREE[1], 4096): 8,
+}  # fmt: skip
+"""The issue's targets: how many times as fast as JAX; elsewhere, and in the time to the answer, once."""
+WITHIN, TWICE, MANY = 3, 1.8, 4096
+"""Its other ones: the largest multiple of the floor, at so many SAEs, and the gain of a second thread."""
 UNCOMPARED = "No comparison with SAELens has been run for this copy of the book; `make benchmark` runs it.\n"
 NOTHING = """\
 # Speed
@@ -28,14 +35,21 @@ No benchmark has been run for this copy of the book. `make benchmark` runs it, i
 """
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """Three digits, with separators for thousands."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return "–" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def values(runs: list[dict], key: str) -> list[float | None]:
+def times(ratio: dict | None) -> str:
+    """A ratio with its range."""
+    if not ratio:
+        return "–"
+    return f"{number(ratio['median'])} ({number(ratio['low'])}–{number(ratio['high'])})"
+
+
+def values(cell: dict | None, key: str = "rate") -> list[float | None]:
     """One value a repetition; None where it failed."""
-    return [run.get(key) for run in runs]
+    return [run.get(key) for run in cell["runs"]] if cell else []
 
 
 def median(found: list[float | None]) -> float | None:
@@ -44,14 +58,13 @@ def median(found: list[float | None]) -> float | None:
     return statistics.median(kept) if kept else None
 
 
-def failure(cell: dict) -> str | None:
-    """Why a cell has no number, or None."""
-    if "skipped" in cell:
-        return f"not measured: {cell['skipped']}"
-    errors = [run["error"] for run in cell["runs"] if "error" in run]
-    if errors and len(errors) == len(cell["runs"]):
-        return f"failed: {errors[0]}"
-    return None if cell["runs"] else "not measured"
+def shown(cell: dict | None, key: str = "rate") -> str:
+    """The median of a cell with its range, or why there is none."""
+    kept = [value for value in values(cell, key) if value is not None]
+    if kept:
+        return times({"median": statistics.median(kept), "low": min(kept), "high": max(kept)})
+    errors = [run["error"] for run in cell["runs"] if "error" in run] if cell else []
+    return f"failed: {errors[0]}" if errors else "not measured"
 
 
 def pick(cells: list[dict], **wanted) -> list[dict]:
@@ -59,73 +72,97 @@ def pick(cells: list[dict], **wanted) -> list[dict]:
     return [cell for cell in cells if all(cell.get(key) == value for key, value in wanted.items())]
 
 
+def one(cells: list[dict], **wanted) -> dict | None:
+    """The one such cell, if there is."""
+    return next(iter(pick(cells, **wanted)), None)
+
+
+def batch_name(batch: int | None) -> str:
+    """How a batch is called."""
+    return "exact" if batch is None else f"batch {batch:,}"
+
+
+def place(cell: dict) -> str:
+    """Where a cell stands."""
+    plural = "s" if cell["instances"] > 1 else ""
+    return f"{cell['problem']}, {batch_name(cell['batch'])}, {cell['instances']:,} SAE{plural}"
+
+
+def best_jax(cells: list[dict], cell: dict) -> list[float | None]:
+    """Of each repetition the fastest JAX with at most as many SAEs at once as a cell has."""
+    same = {key: cell[key] for key in ("problem", "batch", "threads")}
+    peers = [peer for peer in pick(cells, **same) if peer["contender"].startswith("jax")]
+    runs = [values(peer) for peer in peers if peer["instances"] <= cell["instances"]]
+    return [max(filter(None, each), default=None) for each in zip(*runs, strict=True)]
+
+
+def against_jax(cells: list[dict], **wanted) -> list[tuple[dict, dict]]:
+    """Every cell of ours in double precision with the ratio to JAX, the least first."""
+    found = [
+        (cell, paired_ratio(values(cell), best_jax(cells, cell)))
+        for cell in pick(cells, contender="ours", dtype="float64", **wanted)
+    ]
+    return sorted((pair for pair in found if pair[1]), key=lambda pair: pair[1]["median"])
+
+
+def places(results: dict) -> list[tuple[str, int | None]]:
+    """The problems with their batches, in order."""
+    return list(dict.fromkeys((cell["problem"], cell["batch"]) for cell in results["rates"]))
+
+
 def verdicts(results: dict) -> list[dict]:
-    """Every target with what was measured: `text`, `target`, `ratio` (or None), `why`, and `met`."""
-    found = []
-    for problem in HIERARCHY + TREE:
-        for batch in (200, 4096):
-            here = pick(results["steps"], problem=problem, batch=batch, threads=1, dtype="float32")
-            ours = [cell for cell in pick(here, contender="ours") if cell["instances"] >= 256]
-            peers = pick(here, contender="saelens") + pick(here, contender="loop")
-            if not peers:
-                continue
-            if problem in HIERARCHY:
-                for peer in peers:
-                    name = f"{problem}, batch {batch:,}: ours / {NAMES[peer['contender']]}"
-                    found.append(against(name, TARGETS[peer["contender"]], ours, peer, "rate"))
-            else:
-                found.append(best(f"{problem}, batch {batch:,}: ours / best peer", TARGETS["tree"], ours, peers))
-    for problem in HIERARCHY:
-        here = pick(results["answers"], problem=problem, threads=1)
-        peers = pick(here, contender="saelens") + pick(here, contender="loop")
-        for contender in ("ours", "ours exact"):
-            ours = pick(here, contender=contender)
-            if ours:
-                name = f"time to the answer, {problem}: best peer / {NAMES[contender]}"
-                found.append(best(name, TARGETS["answer"], ours, peers, "seconds"))
+    """Every target with what was measured: `text`, `target`, `measured` (a ratio or None), `where`, and `met`."""
+    cells, answers, found = results["rates"], results["answers"], []
+
+    def judge(text: str, target: float, ratio: dict | None, where: str = "", most: bool = False) -> None:
+        holds = ratio and (ratio["median"] <= target if most else ratio["median"] >= target)
+        found.append(
+            {"text": text, "target": f"at {'most' if most else 'least'} {target}", "measured": ratio, "where": where,
+             "met": None if ratio is None else holds}
+        )  # fmt: skip
+
+    for problem, batch in places(results):
+        pairs = against_jax(cells, problem=problem, batch=batch, threads=1)
+        cell, ratio = pairs[0] if pairs else (None, None)
+        text = f"{problem}, {batch_name(batch)}: ours / JAX, the least"
+        judge(text, AHEAD.get((problem, batch), 1), ratio, place(cell).split(", ")[-1] if cell else "")
+    for row in floors(results):
+        if row["instances"] == MANY:
+            text = f"{row['problem']}, {batch_name(row['batch'])}, {MANY:,} SAEs: multiple of the floor"
+            judge(text, WITHIN, row["multiple"], most=True)
+    gains = [(cell, gain(cells, cell)) for cell in pick(cells, contender="ours", dtype="float64", threads=2)]
+    gains = [pair for pair in gains if pair[1] and pair[0]["instances"] > 1]
+    cell, ratio = min(gains, key=lambda pair: pair[1]["median"], default=(None, None))
+    judge("two threads / one, the least with 16 SAEs or more", TWICE, ratio, place(cell) if cell else "")
+    for cell in pick(answers, contender="ours"):
+        jax = one(answers, contender="jax", **{key: cell[key] for key in ("problem", "batch", "compiler")})
+        ratio = paired_ratio(values(jax, "seconds"), values(cell, "seconds"))
+        text = f"time to the answer, {cell['problem']}, {batch_name(cell['batch'])}, {cell['compiler']}: JAX / ours"
+        judge(text, 1, ratio)
     return found
 
 
-def best(name: str, target: float, ours: list[dict], peers: list[dict], key: str = "rate") -> dict:
-    """Against the fastest peer that did not fail."""
-    compared = [against(name, target, ours, peer, key) for peer in peers]
-    good = [one for one in compared if one["ratio"]]
-    if not good:
-        return compared[0]
-    least = min(good, key=lambda one: one["ratio"]["median"])
-    broken = [peer for peer in peers if failure(peer)]
-    least["why"] = "; ".join(f"{NAMES[peer['contender']]} {failure(peer)}" for peer in broken)
-    return least
-
-
-def against(name: str, target: float, ours: list[dict], peer: dict, key: str) -> dict:
-    """The least ratio of ours (at each number of SAEs) to one peer."""
-    # More steps a second are better, and fewer seconds.
-    turn = (lambda v: v) if key == "rate" else (lambda v: None if v is None else 1 / v)
-    theirs = [turn(v) for v in values(peer["runs"], key)]
-    ratios = [paired_ratio([turn(v) for v in values(cell["runs"], key)], theirs) for cell in ours]
-    ratios = [ratio for ratio in ratios if ratio]
-    ratio = min(ratios, key=lambda r: r["median"]) if ratios else None
-    why = "; ".join(
-        [f"{NAMES[cell['contender']]} {failure(cell)}" for cell in [peer, *ours] if not ratio and failure(cell)]
-    )
-    met = None if ratio is None else ratio["median"] >= target
-    return {"text": name, "target": target, "ratio": ratio, "met": met, "why": why}
+def gain(cells: list[dict], cell: dict) -> dict | None:
+    """What a second thread gains."""
+    alike = {key: cell[key] for key in ("contender", "problem", "batch", "instances", "dtype")}
+    return paired_ratio(values(cell), values(one(cells, threads=1, **alike)))
 
 
 def floors(results: dict) -> list[dict]:
-    """Ours at 4,096 SAEs as a multiple of the floor, on one thread."""
-    peaks, found = results["peaks"]["1"], []
-    for least in results["floors"]:
-        key = {k: least[k] for k in ("problem", "batch", "dtype")}
-        cells = pick(results["steps"], contender="ours", threads=1, instances=4096, **key)
-        rate = median(values(cells[0]["runs"], "rate")) if cells else None
-        speed, copy = median(values(peaks, key["dtype"])), median(values(peaks, "copy"))
-        if rate is None or speed is None or copy is None:
+    """The floor of every problem and batch, and ours with the most SAEs on one thread as a multiple of it."""
+    found = []
+    for counts in results["floors"]:
+        here = {key: counts[key] for key in ("problem", "batch")}
+        cells = pick(results["rates"], contender="ours", threads=1, dtype="float64", **here)
+        if not cells or any("error" in speed for speed in results["speeds"]):
             continue
-        parts = {"arithmetic": least["operations"] / speed, "memory": least["bytes"] / copy}
-        bound = max(parts, key=parts.get)
-        found.append(least | {"bound": bound, "seconds": parts[bound], "multiple": 1 / (rate * parts[bound])})
+        cell = max(cells, key=lambda cell: cell["instances"])
+        parts = {
+            part: median([least(counts, speed)[part] for speed in results["speeds"]]) for part in results["speeds"][0]
+        }
+        total = sum(parts.values())
+        multiple = paired_ratio([1 / total] * len(cell["runs"]), values(cell))
+        found.append(counts | {"parts": parts, "total": total, "multiple": multiple, "instances": cell["instances"]})
     return found
 
 
@@ -134,256 +171,254 @@ def said(met: bool | None) -> str:
     return {True: "**met**", False: "**not met**", None: "not measured"}[met]
 
 
+def table(head: str, rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {head} |", "|" + " --- |" * (head.count("|") + 1)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
 def verdict_table(results: dict) -> str:
     """One line a target."""
-    rows = ["| target | at least | measured | range | verdict |", "| --- | --- | --- | --- | --- |"]
-    for one in verdicts(results):
-        ratio, why = one["ratio"], f" ({one['why']})" if one["why"] else ""
-        shown = (number(ratio["median"]), f"{number(ratio['low'])}–{number(ratio['high'])}") if ratio else ("–", "–")
-        rows.append(f"| {one['text']} | {one['target']} | {shown[0]} | {shown[1]} | {said(one['met'])}{why} |")
-    for one in floors(results):
-        name = f"{one['problem']}, batch {one['batch']:,}, {one['dtype']}: multiple of the floor"
-        met = one["multiple"] <= TARGETS["floor"]
-        rows.append(f"| {name} | at most {TARGETS['floor']} | {one['multiple']:.3g} | | {said(met)} |")
-    return "\n".join(rows)
+    return table(
+        "target | must be | measured (range) | where | verdict",
+        [
+            [row["text"], row["target"], times(row["measured"]), row["where"], said(row["met"])]
+            for row in verdicts(results)
+        ],
+    )
 
 
-def step_tables(results: dict) -> str:
-    """Steps per second, one table for each problem, batch size and number of threads."""
-    parts = []
-    places = {(c["problem"], c["threads"]): None for c in results["steps"]}
-    for problem, threads in places:
-        for batch in (200, 4096):
-            here = pick(results["steps"], problem=problem, threads=threads)
-            if not pick(here, batch=batch):
-                continue
-            here = [cell for cell in here if cell["batch"] in (batch, None)]
-            plural = "s" if threads > 1 else ""
-            parts.append(f"### {problem.capitalize()}, batch {batch:,}, {threads} thread{plural}\n")
-            head = "SAE-steps a second | × SAELens (range) | × plain loop (range) | peak memory"
-            parts.append(f"| contender | SAEs at once | precision | {head} |\n" + "| --- " * 7 + "|")
-            for cell in here:
-                parts[-1] += "\n" + step_row(cell, [pick(here, contender=peer) for peer in PEERS])
-            parts.append("")
+def rate_tables(results: dict) -> str:
+    """Steps a second on one thread: ours beside JAX, and beside the others."""
+    cells, parts = pick(results["rates"], threads=1), []
+    for problem in dict.fromkeys(cell["problem"] for cell in cells):
+        rows, others = [], []
+        for cell in pick(cells, problem=problem, contender="ours", dtype="float64"):
+            jax = one(cells, problem=problem, contender="jax", batch=cell["batch"], instances=cell["instances"])
+            ratio = paired_ratio(values(cell), best_jax(cells, cell))
+            compiling = f"{number(median(values(jax, 'compile')))} s"
+            rows.append(
+                [batch_name(cell["batch"]), f"{cell['instances']:,}", shown(cell), shown(jax), times(ratio), compiling]
+            )
+        for cell in pick(cells, problem=problem):
+            if cell["contender"] in ("loop", "saelens", "jax rows") or cell["dtype"] == "float32":
+                ours = one(
+                    cells, problem=problem, batch=cell["batch"], contender="ours", instances=64, dtype=cell["dtype"]
+                )
+                ratio = None if cell is ours else paired_ratio(values(ours), values(cell))
+                named = [batch_name(cell["batch"]), NAMES[cell["contender"]], f"{cell['instances']:,}", cell["dtype"]]
+                others.append([*named, shown(cell), times(ratio)])
+        parts += [f"### {problem.capitalize()}", "", "", ""]
+        parts[-2] = table("batch | SAEs at once | ours | JAX | ours / JAX at its best | JAX compiles", rows)
+        if others:
+            head = "batch | contender | SAEs at once | precision | steps a second | ours (64 SAEs, same precision) / it"
+            parts += [table(head, others), ""]
     return "\n".join(parts)
 
 
-def step_row(cell: dict, peers: list[list[dict]]) -> str:
-    """A contender's line."""
-    row = f"| {NAMES[cell['contender']]} | {cell['instances']:,} | {cell['dtype']} |"
-    if why := failure(cell):
-        return f"{row} {why} | | | |"
-    rates = values(cell["runs"], "rate")
-    row += f" {number(median(rates))} |"
-    for peer in peers:
-        ratio = paired_ratio(rates, values(peer[0]["runs"], "rate")) if peer and peer[0] is not cell else None
-        one = ratio and ratio["pairs"] == 1
-        span = "one run" if one else ratio and f"{number(ratio['low'])}–{number(ratio['high'])}"
-        row += f" {number(ratio['median'])} ({span}) |" if ratio else " |"
-    return f"{row} {median(values(cell['runs'], 'peak_memory')) / 1e6:,.0f} MB |"
+def thread_table(results: dict) -> str:
+    """What a second thread gains."""
+    rows, cells = [], results["rates"]
+    for cell in pick(cells, threads=2):
+        if cell["contender"] != "ours" or cell["dtype"] == "float32":
+            continue
+        jax = one(cells, **{key: cell[key] for key in ("problem", "batch", "instances", "threads")}, contender="jax")
+        ratio = paired_ratio(values(cell), best_jax(cells, cell))
+        gains = times(gain(cells, cell)), times(gain(cells, jax)) if jax else "–"
+        where = [cell["problem"], batch_name(cell["batch"]), f"{cell['instances']:,}"]
+        rows.append([*where, shown(cell), gains[0], shown(jax), gains[1], times(ratio)])
+    for contender in ("loop", "saelens"):
+        for cell in pick(cells, threads=2, contender=contender):
+            where = [cell["problem"], f"{batch_name(cell['batch'])}, {NAMES[contender]}", "1"]
+            rows.append([*where, "", "", shown(cell), times(gain(cells, cell)), ""])
+    if not rows:
+        return "Not measured."
+    return table(
+        "problem | batch | SAEs | ours | / one thread | peer (JAX) | / one thread | ours / JAX at its best", rows
+    )
 
 
 def answer_table(results: dict) -> str:
-    """Question (b)."""
-    rows = [
-        f"| problem | threads | contender | settled after | seconds for {SEEDS} seeds | range | seeds timed |",
-        "| --- " * 7 + "|",
-    ]
+    """The time to the answer."""
+    rows = []
     for cell in results["answers"]:
-        row = f"| {cell['problem']} | {cell['threads']} | {NAMES[cell['contender']]} |"
-        if why := failure(cell):
-            rows.append(f"{row} {why} | | | |")
-            continue
-        seconds = [value for value in values(cell["runs"], "seconds") if value is not None]
-        timed = sum(run.get("timed", 0) for run in cell["runs"]) if cell["contender"] in PEERS else SEEDS
-        steps = f"{max(cell['settling']['settled']):,} steps"
-        span = f"{number(min(seconds))}–{number(max(seconds))}"
-        rows.append(f"{row} {steps} | {number(median(seconds))} | {span} | {timed} |")
-    return "\n".join(rows)
+        steps = cell["settling"].get("settled")
+        compiling = median(values(cell, "compile"))
+        rows.append(
+            [cell["problem"], batch_name(cell["batch"]), NAMES[cell["contender"]], cell.get("compiler", "–"),
+             f"{max(steps):,} steps" if steps else "–", shown(cell, "seconds"),
+             f"{number(compiling)} s" if compiling else ""]
+        )  # fmt: skip
+    return table(
+        f"problem | batch | contender | compiler | settled after | seconds for {SEEDS} seeds | of these compiling", rows
+    )
 
 
 def floor_table(results: dict) -> str:
-    """The floor and what sets it."""
-    rows = [
-        "| problem | batch | distinct inputs | precision | operations | bytes | least time for a step of one SAE | "
-        "set by | ours |",
-        "| --- " * 9 + "|",
-    ]
-    for one in floors(results):
-        count = f"{one['operations']:,} | {one['bytes']:,} | {one['seconds'] * 1e9:,.3g} ns"
-        place = f"{one['problem']} | {one['batch']:,} | {one['rows']:,} | {one['dtype']}"
-        rows.append(f"| {place} | {count} | {one['bound']} | {one['multiple']:.3g} × |")
-    return "\n".join(rows)
-
-
-def ratio_figure(found: list[dict]) -> Figure:
-    """Every measured ratio with its range, and its target."""
-    kept = [one for one in found if one["ratio"]]
-    figure, axis = plt.subplots(figsize=(8.6, 0.36 * len(kept) + 1.4))
-    for y, one in enumerate(reversed(kept)):
-        ratio, colour = one["ratio"], plotting.COLOURS[0 if one["met"] else 1]
-        span = [[ratio["median"] - ratio["low"]], [ratio["high"] - ratio["median"]]]
-        marker = "o" if one["met"] else "s"
-        axis.errorbar(ratio["median"], y, xerr=span, fmt=marker, ms=6, capsize=2, color=colour, lw=1.2)
-        axis.plot(one["target"], y, marker="|", ms=15, mew=2, color="0.2", ls="")
-    axis.plot([], [], "o", color=plotting.COLOURS[0], label="met")
-    axis.plot([], [], "s", color=plotting.COLOURS[1], label="not met")
-    axis.plot([], [], "|", ms=12, mew=2, color="0.2", label="target")
-    axis.set_yticks(range(len(kept)), [one["text"] for one in reversed(kept)], fontsize=8.5)
-    axis.set(xscale="log", xlabel="times as fast (median and range of the repetitions)")
-    axis.grid(axis="x", color="0.9", lw=0.8)
-    axis.legend(fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
-    return figure
-
-
-AXES = {"instances": "SAEs at once", "latents": "latents", "d_in": "dimension", "rows": "states"}
-
-
-def series(results: dict, axis: str, key: str) -> tuple[list, list]:
-    """Positions and values along one axis of the scaling, failed ones left out."""
-    cells = [cell for cell in pick(results["scaling"], axis=axis) if key in cell["run"]]
-    return [cell[axis] for cell in cells], [cell["run"][key] for cell in cells]
-
-
-def scaling_figure(results: dict) -> Figure:
-    """Time of a step against each size, and memory against the number of SAEs."""
-    figure, axes = plt.subplots(2, 3, figsize=(9.6, 5.6))
-    every = [1e6 * value for axis in AXES for value in series(results, axis, "seconds")[1]] or [1]
-    fixed = {
-        "instances": "4 states, 20 dimensions, 3 latents",
-        "latents": "4 states, 64 dimensions, 64 SAEs",
-        "d_in": "4 states, 3 latents, 64 SAEs",
-        "rows": "20 dimensions, 3 latents, 64 SAEs",
-    }
-    for i, (panel, (axis, label)) in enumerate(zip(axes.flat, AXES.items(), strict=False)):
-        x, seconds = series(results, axis, "seconds")
-        panel.plot(x, [1e6 * value for value in seconds], marker=plotting.MARKERS[i], color=plotting.COLOURS[i])
-        # One scale for all, so that the panels can be compared.
-        panel.set(yscale="log", ylim=(min(every) / 1.5, max(every) * 1.5), ylabel="µs a step of one SAE")
-        ticks_at(panel, x, label)
-        panel.set_title(fixed[axis], fontsize=9)
-    if turn := turning_point(results):
-        axes[0, 0].axvline(turn, color="0.4", lw=1, ls="--")
-        axes[0, 0].text(turn, max(every), " overhead gives way\n to arithmetic", fontsize=8, va="top")
-    x, memory = series(results, "instances", "peak_memory")
-    axes[1, 1].plot(x, [value / 1e6 for value in memory], marker="P", color=plotting.COLOURS[4])
-    axes[1, 1].set(ylabel="peak memory, MB")
-    ticks_at(axes[1, 1], x, "SAEs at once")
-    axes[1, 1].set_title("whole process", fontsize=9)
-    axes[1, 2].set_visible(False)
-    return figure
-
-
-def ticks_at(panel, x: list[int], label: str) -> None:
-    """A logarithmic axis that names the measured values and nothing else."""
-    panel.set(xscale="log", xlabel=label)
-    panel.set_xticks(x, [f"{value:,}" for value in x])
-    panel.minorticks_off()
-
-
-def turning_point(results: dict) -> float | None:
-    """Number of SAEs at which a step's overhead equals its arithmetic: it costs about overhead + n x arithmetic."""
-    x, seconds = series(results, "instances", "seconds")
-    return seconds[0] * x[0] / min(seconds) if x else None
-
-
-def scaling_finding(results: dict) -> str:
-    """What the scaling says, in two sentences."""
-    x, seconds = series(results, "instances", "seconds")
-    _, memory = series(results, "instances", "peak_memory")
-    if len(x) < 2:
-        return "The scaling could not be measured."
-    each = (memory[-1] - memory[0]) / (x[-1] - x[0]) / 1e3
-    return (
-        f"A step costs one SAE {number(seconds[0] * 1e6)} µs alone and {number(min(seconds) * 1e6)} µs in company; "
-        f"overhead gives way to arithmetic at about {number(turning_point(results))} SAEs. "
-        f"From {x[0]:,} to {x[-1]:,} SAEs the peak memory grows by {each:.1f} kB an SAE."
+    """The floor and what it is made of."""
+    rows = []
+    for row in floors(results):
+        parts = [f"{1e9 * seconds:,.3g}" for seconds in row["parts"].values()]
+        counts = [f"{row['inputs']:.3g}", f"{row['arithmetic']:,.0f}", f"{row['root']:,}"]
+        multiple = f"{times(row['multiple'])} × at {row['instances']:,} SAEs"
+        rows.append([row["problem"], batch_name(row["batch"]), *counts, *parts, f"{1e9 * row['total']:,.3g}", multiple])
+    speed = {part: median(values({"runs": results["speeds"]}, part)) for part in results["speeds"][0]}
+    measured = ", ".join(
+        f"{number(value / 1e9)} of {part}" for part, value in speed.items() if isinstance(value, float)
     )
+    head = (
+        "problem | batch | distinct inputs | additions and products | roots, and divisions | arithmetic, ns | "
+        "roots, ns | divisions, ns | draws, ns | together, ns | ours"
+    )
+    return f"Measured, in 10⁹ a second: {measured}.\n\n{table(head, rows)}"
+
+
+def rate_figure(results: dict) -> Figure:
+    """Steps a second against the number of SAEs at once: ours and JAX, one panel for each problem."""
+    cells = pick(results["rates"], threads=1, dtype="float64")
+    problems = list(dict.fromkeys(cell["problem"] for cell in cells))
+    figure, axes = figures.grid(len(problems), 2, (4.6, 3.4))
+    for axis, problem in zip(axes, problems, strict=True):
+        for i, batch in enumerate((None, 200, 4096)):
+            for contender, line in (("ours", "-"), ("jax", ":")):
+                here = pick(cells, problem=problem, batch=batch, contender=contender)
+                points = [(cell["instances"], median(values(cell))) for cell in here]
+                points = [point for point in points if point[1]]
+                if points:
+                    name = f"{NAMES[contender]}, {batch_name(batch)}"
+                    axis.plot(
+                        *zip(*points, strict=True),
+                        line,
+                        marker=figures.MARKERS[i],
+                        color=figures.COLOURS[i],
+                        label=name,
+                    )
+        sizes = sorted({cell["instances"] for cell in pick(cells, problem=problem)})
+        axis.set(xscale="log", yscale="log", xlabel="SAEs at once", ylabel="SAE-steps a second", title=problem)
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.minorticks_off()
+    drawn = [axis.get_legend_handles_labels() for axis in axes]
+    named = {name: line for lines, names in drawn for name, line in zip(names, lines, strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def opening(results: dict) -> str:
+    """The truth first: who is the strongest peer, where ours is least ahead, and what cannot be compared."""
+    cells = pick(results["rates"], threads=1)
+    fastest = Counter()
+    for problem, batch in places(results):
+        rates = {}
+        for cell in pick(cells, problem=problem, batch=batch):
+            if cell["contender"] in PEERS and (rate := median(values(cell))):
+                rates[cell["contender"]] = max(rate, rates.get(cell["contender"], 0))
+        if rates:
+            fastest[NAMES[max(rates, key=rates.get)].split(",")[0]] += 1
+    pairs = against_jax(results["rates"], threads=1)
+    if not fastest or not pairs:
+        return "Ours could not be held against JAX: the measurement failed."
+    (name, count), (cell, ratio) = fastest.most_common(1)[0], pairs[0]
+    behind = sum(pair[1]["median"] < 1 for pair in pairs)
+    lead = (
+        f"ours is **behind JAX in {behind} of {len(pairs)}** cells"
+        if behind
+        else f"ours is ahead of JAX in all {len(pairs)} cells"
+    )
+    least = "furthest behind" if behind else "least ahead"
+    return (
+        f"The strongest peer is {name}: the fastest of the others in {count} of {fastest.total()} comparisons. On one "
+        f"core and in double precision {lead}. It is {least} on {place(cell)}: {times(ratio)} times as many training "
+        f"steps a second as JAX; furthest ahead on {place(pairs[-1][0])}: {times(pairs[-1][1])} times. {cold(results)}"
+        "Not like for like: all SAEs of JAX share one dictionary and one list of inputs, which helps JAX and not ours; "
+        "on the tree JAX multiplies every sample and ours distinct inputs only; SAELens and the plain loop compute in "
+        "single precision, one SAE at a time, and SAELens another loss."
+    )
+
+
+def cold(results: dict) -> str:
+    """Who comes first to the answer where nothing was compiled before."""
+    shares = []
+    for cell in pick(results["answers"], contender="ours", compiler="cold"):
+        jax = one(results["answers"], contender="jax", **{k: cell[k] for k in ("problem", "batch", "compiler")})
+        if ratio := paired_ratio(values(cell, "seconds"), values(jax, "seconds")):
+            shares.append(ratio["median"])
+    if not shares:
+        return ""
+    span = " to ".join(dict.fromkeys(map(number, (min(shares), max(shares)))))
+    return f"The first run of all, which compiles everything, takes ours {span} times as long as JAX ({SEEDS} seeds). "
 
 
 def page(results: dict) -> str:
     """The page in MyST Markdown."""
-    found = verdicts(results)
-    counted = [one["met"] for one in found]
+    counted, gpu = [row["met"] for row in verdicts(results)], results.get("gpu")
     summary = (
-        f"Of {len(found)} targets against the peers, {counted.count(True)} are met, {counted.count(False)} are not met "
-        f"and {counted.count(None)} were not measured."
+        f"Of {len(counted)} targets, {counted.count(True)} are met, {counted.count(False)} are not met and "
+        f"{counted.count(None)} were not measured."
     )
-    gpu = results.get("gpu")
     card = (
-        f"On {gpu['card']}: {gpu['instances']:,} SAEs at once, {number(gpu['rate'])} SAE-steps a second on exact "
-        "states in single precision (hierarchy, widths 1 and 3)."
-        if gpu
+        f"On {gpu['card']}, by autograd (`descend`): {gpu['instances']:,} SAEs at once, {number(gpu['rate'])} "
+        "SAE-steps a second on exact states in single precision (hierarchy, widths 1 and 3)."
+        if gpu and "rate" in gpu
         else "No GPU was at hand, so none was measured."
     )
     quick = "\n**A smoke test (`--quick`): the numbers below mean little.**\n" if results["quick"] else ""
-    machine = "\n".join(f"| {key} | {value} |" for key, value in results["machine"].items())
+    machine = table("machine | ", [[key, str(value)] for key, value in results["machine"].items()])
     bullets = {key: "\n".join(f"- {line}" for line in results[key]) for key in ("method", "unlike")}
-    figure = "\n".join(
-        [
-            "```{figure} speed-ratios.png",
-            ":name: fig-speed-ratios",
-            ":alt: Each comparison as a point with its range on a logarithmic axis, beside a mark at its target; "
-            f"{counted.count(True)} points lie at or beyond their marks, {counted.count(False)} short of them.",
-            "",
-            f"{summary} One thread; the lowest of the ratios with 256 or more SAEs at once.",
-            "```",
-        ]
+    agreed = results["agreement"]
+    same = (
+        f"JAX and ours end {agreed['difference']:.0e} apart, the largest difference of a decoder's entry, after "
+        f"{agreed['steps']} exact steps from the same start: they train the same."
+        if "difference" in agreed
+        else f"Whether JAX and ours train the same could not be checked: {agreed['error']}."
     )
-    drawn = figure if any(one["ratio"] for one in found) else ""
     return f"""# Speed
 
-{summary}
+{opening(results)}
 {quick}
-Median of {results["repetitions"]} repetition(s), all contenders once in each, but for the longest measurements, which
-were made in the first only; ranges are the least and largest of the
-ratios within a repetition. Everything here is written from `benchmarks/results.json`; `make benchmark` measures it
-anew in about {results["minutes"]:.0f} minutes.
+Medians of {results["repetitions"]} repetition(s), all contenders once in each; in brackets the least and the largest.
+Ratios are taken within a repetition. {same} Everything here is written from `benchmarks/results.json`; `make benchmark`
+measures it anew in about {results["minutes"]:.0f} minutes.
+
+## Targets
+
+{summary}
 
 {verdict_table(results)}
 
-{drawn}
+```{{figure}} speed-rates.png
+:name: fig-speed-rates
+:alt: Training steps of one SAE per second against the number of SAEs at once, on logarithmic axes, one panel for each
+  problem, one line for each batch size, ours solid and JAX dotted.
+
+Training steps of one SAE per second, on one core in double precision: ours (solid) and JAX (dotted).
+```
+
+## Training steps per second
+
+One thread. Steps of one SAE: 64 SAEs that take 10 steps each make 640.
+
+{rate_tables(results)}
+## Two threads
+
+Those of ours take one SAE each, so one SAE alone gains nothing.
+
+{thread_table(results)}
+
+{card}
 
 ## Time to the answer
 
-{SEEDS} seeds on the three-feature hierarchy until every decoder cosine is within 1e-3 of where it ends.
+{SEEDS} seeds until every decoder cosine is within 1e-3 of where it ends, on one thread; of JAX and ours from the start
+of a process, for which everything has to be compiled (cold) or was before (warm).
 
 {answer_table(results)}
 
 ## How far from the floor
 
-What a step must at least compute and move for the distinct inputs of its batch (a mean), at this machine's own speed in
-one large product and one large copy; ours with 4,096 SAEs at once on one thread. What stays in the cache need not be
-moved, so a multiple may lie below 1; the random numbers that draw a batch are not counted.
+What a step of one SAE must at least compute (see `benchmarks/floor.py`), each part at the speed of a small loop on this
+machine, one part after the other. A random number is counted for every sample of a batch.
 
 {floor_table(results)}
-
-## Scaling
-
-```{{figure}} speed-scaling.png
-:name: fig-speed-scaling
-:alt: Time for a step of one SAE against the number of SAEs, latents, dimensions and states, and peak memory against the
-  number of SAEs, on logarithmic axes. The time falls with the number of SAEs and then levels off.
-
-{scaling_finding(results)} Exact states, double precision, one thread.
-```
-
-{card}
-
-## Training steps per second
-
-{step_tables(results)}
-
-## Tried and left out
-
-These were measured while the trainer was written, and are not part of the benchmark.
-
-- `torch.compile` of the step: the compiled step was slower than the one on buffers made beforehand, and compiling took
-  longer than most sweeps.
-- Stopping SAEs that have converged: on exact states most of the SAE-steps could be saved, but a small sweep does not
-  wait for arithmetic, its slowest SAE sets the time, and the cool-down would end elsewhere for each SAE.
-- Newton's method (damped, on the exact loss) after a start with Adam: a dozen iterations reach the optimum, and take
-  as long as all the steps of Adam that they replace, or longer; from too early a start, some end at another one.
 
 ## What is not compared like for like
 
@@ -393,8 +428,6 @@ These were measured while the trainer was written, and are not part of the bench
 
 {bullets["method"]}
 
-| machine | |
-| --- | --- |
 {machine}
 """
 
@@ -402,10 +435,7 @@ These were measured while the trainer was written, and are not part of the bench
 def agreement(found: dict) -> str:
     """Our TopK SAEs beside SAELens's, as text and a table."""
     columns = ("loss", "gradient", "trainer", "control")
-    rows = [
-        f"| {row['class']} | {row['inputs']} | " + " | ".join(f"{row[key]:.0e}" for key in columns) + " |"
-        for row in found["comparisons"]
-    ]
+    rows = [[row["class"], row["inputs"], *(f"{row[key]:.0e}" for key in columns)] for row in found["comparisons"]]
     worst = max(row[key] for row in found["comparisons"] for key in columns[:3])
     said = (
         f"Held against SAELens {found['sae_lens']}: {found['seeds']} random SAEs of {found['latents']} latents in "
@@ -413,12 +443,12 @@ def agreement(found: dict) -> str:
         f"loss or gradient is {worst:.0e}; {found['tolerance']:.0e} is allowed. "
         "The control, ours with twice the K, must differ."
     )
-    head = ["| class | inputs | loss | gradient (autograd) | gradient (trainer) | control |", "|" + " --- |" * 6]
-    return "\n".join([said, "", *head, *rows, ""])
+    head = "class | inputs | loss | gradient (autograd) | gradient (trainer) | control"
+    return f"{said}\n\n{table(head, rows)}\n"
 
 
 def write(source: Path, folder: Path) -> None:
-    """Write `speed.md` with its figures, and `agreement.md`, into `folder`; without results, pages that say so."""
+    """Write `speed.md` with its figure, and `agreement.md`, into `folder`; without results, pages that say so."""
     folder.mkdir(parents=True, exist_ok=True)
     compared = source.with_name("agreement.json")
     text = agreement(json.loads(compared.read_text())) if compared.is_file() else UNCOMPARED
@@ -427,10 +457,8 @@ def write(source: Path, folder: Path) -> None:
         (folder / "speed.md").write_text(NOTHING)
         return
     results = json.loads(source.read_text())
-    plotting.use_style()
-    if any(one["ratio"] for one in verdicts(results)):
-        ratio_figure(verdicts(results)).savefig(folder / "speed-ratios.png")
-    scaling_figure(results).savefig(folder / "speed-scaling.png")
+    figures.use_style()
+    rate_figure(results).savefig(folder / "speed-rates.png")
     plt.close("all")
     (folder / "speed.md").write_text(page(results))
 

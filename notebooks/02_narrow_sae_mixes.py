@@ -40,10 +40,10 @@ l1 = 0.0  # weight of the L1 penalty (the closed forms assume 0): a number from 
 d_model = 20  # dimension of the input, at least n_children + 1: a whole number from 3 to 1000
 n_seeds = 192  # random seeds for each experiment: a whole number from 1 to 10000
 n_sweep_seeds = 16  # random seeds at each point of a sweep: a whole number from 1 to 10000
-seed = 0  # number of the first seed: a whole number from 0 to 1e+09
+seed = 0  # number of the first seed: a whole number from 0 to 1000000000
 start_noise = 0.5  # noise of the starts near the truth, relative to the length of a feature: a number from 0 to 10
-n_steps = 2000  # training steps: a whole number from 1 to 1e+06
-batch_size = 200  # inputs in a batch, in the sampled runs: a whole number from 1 to 1e+06
+n_steps = 2000  # training steps: a whole number from 1 to 1000000
+batch_size = 200  # inputs in a batch, in the sampled runs: a whole number from 1 to 1000000
 n_grid = 9  # points on the axis of each sweep: a whole number from 3 to 1000
 
 # %% tags=["hide-input"]
@@ -59,7 +59,8 @@ tree, states = setup.tree, setup.states
 # %% [markdown]
 # Two kinds of start. *Random*: unit encoder directions, the decoder a tenth of them. *Near the truth*: the
 # parent's direction plus noise of {glue:text}`start_noise:.2f` times its length. Both train on the exact
-# expected loss over the {glue:text}`n_states` states, in float64.
+# expected loss over the {glue:text}`n_states` states, in float64. Each random seed draws its own directions, start and
+# batches.
 
 # %%
 exact = setup.fit_both()

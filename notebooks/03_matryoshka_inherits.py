@@ -36,19 +36,20 @@
 parent_probability = 0.3  # probability that the parent fires: a number from 1e-06 to 1
 child_probability = 0.4  # probability of each child given the parent, at most 1/n_children: a number from 1e-06 to 0.5
 n_children = 2  # number of mutually exclusive children: a whole number from 2 to 12
-inner_weight = 1.0  # weight of the inner prefix in the loss (the outer one has weight 1): a number from 0.001 to 1000
 l1 = 0.0  # weight of the L1 penalty (the closed forms assume 0): a number from 0 to 10
 d_model = 20  # dimension of the input, at least n_children + 1: a whole number from 3 to 1000
 n_seeds = 192  # random seeds for each experiment: a whole number from 1 to 10000
 n_sweep_seeds = 16  # random seeds at each point of a sweep: a whole number from 1 to 10000
-seed = 0  # number of the first seed: a whole number from 0 to 1e+09
+seed = 0  # number of the first seed: a whole number from 0 to 1000000000
 start_noise = 0.5  # noise of the starts near the truth, relative to the length of a feature: a number from 0 to 10
-n_steps = 2000  # training steps: a whole number from 1 to 1e+06
-batch_size = 200  # inputs in a batch, in the sampled runs: a whole number from 1 to 1e+06
+n_steps = 2000  # training steps: a whole number from 1 to 1000000
+batch_size = 200  # inputs in a batch, in the sampled runs: a whole number from 1 to 1000000
 n_grid = 9  # points on the axis of each sweep: a whole number from 3 to 1000
+inner_weight = 1.0  # weight of the inner prefix in the loss (the outer one has weight 1): a number from 0.001 to 1000
 
 # %% tags=["hide-input"]
 from IPython.display import HTML
+
 from matryoshka_mixing import claims, figures, metrics, notebook
 from matryoshka_mixing.chapters import matryoshka_inherits as chapter
 
@@ -61,7 +62,8 @@ tree, states = setup.tree, setup.states
 # %% [markdown]
 # Two kinds of start. *Random*: unit encoder directions, the decoder a tenth of them. *Near the truth*: the true
 # directions plus noise of {glue:text}`start_noise:.2f` times their length, parent first. Both train on the exact
-# expected loss over the {glue:text}`n_states` states, in float64.
+# expected loss over the {glue:text}`n_states` states, in float64. Each random seed draws its own directions, start and
+# batches.
 
 # %%
 exact = setup.fit_both()
@@ -74,6 +76,7 @@ random, near = exact["random"], exact["near the truth"]
 parent_first = chapter.same_as_near(random, near, states.power)
 claims.glue(n_states=len(states), start_noise=p.start_noise, n_seeds=p.n_seeds)
 claims.glue(n_live=int(random.live.sum()), n_parent_first=int(parent_first.sum()))
+claims.glue(n_below=int(chapter.below_near(random, near, states.power).sum()))
 
 # %% [markdown]
 # ## The decisive figure
@@ -132,8 +135,10 @@ figure = chapter.draw_walk(walk)
 #
 # **Basins.** From random initialisation all latents fire in {glue:text}`n_live` of {glue:text}`n_seeds` seeds; in the
 # others at least one is *dead*, mostly because it is negative on every input from the start.
-# {glue:text}`n_parent_first` seeds reach the solution above. {numref}`fig-matryoshka-basins` shows where the others
-# end. A start near the truth would hide all of this.
+# {glue:text}`n_parent_first` seeds reach the solution above, and {glue:text}`n_below` a lower loss: there, the children's
+# latents fire together on the parent alone and cancel. That loss sinks toward a limit which no SAE has, so such seeds do not
+# converge ({doc}`09_basins`). {numref}`fig-matryoshka-basins` shows where the others end. A start near the truth would hide
+# all of this.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The most frequent of the {glue:text}`n_basins` distinct solutions of random seeds, lowest loss first, with their shares. Decoder cosines of the first seed in each; grey rows are dead latents.", "name": "fig-matryoshka-basins"}, "image": {"alt": "Small heat maps, one for each basin, among them the mixed parent-first solution and several with dead latents."}}
 found = metrics.basins(random.loss, random.reading.live, states.power)

@@ -33,41 +33,40 @@ parent_probability = 0.3  # probability that the parent fires: a number from 1e-
 child_probability = 0.4  # probability of each child given the parent: a number from 1e-06 to 1
 n_children = 2  # number of mutually exclusive children: a whole number from 2 to 12
 inner_weight = 1.0  # weight of the inner prefix in the loss (the outer one has weight 1): a number from 0.001 to 1000
-l1 = 0.03  # weight of the L1 penalty in the runs that test for absorption: a number from 0 to 1000
-d_model = 20  # dimension of the input: a whole number of at least 6
-n_seeds = 192  # random seeds for each experiment: a whole number of at least 1
-n_sweep_seeds = 16  # random seeds at each point of a sweep: a whole number of at least 1
-seed = 0  # number of the first seed: a whole number from 0 to 1e+09
-start_noise = 0.5  # noise of the starts near the truth, relative to the length of a feature: a number from 0 to 1000
-n_steps = 2000  # training steps: a whole number of at least 1
-n_grid = 9  # points on the axis of each sweep: a whole number of at least 3
+l1 = 0.03  # weight of the L1 penalty in the runs that test for absorption: a number from 0 to 10
+d_model = 20  # dimension of the input: a whole number from 6 to 1000
+n_seeds = 192  # random seeds for each experiment: a whole number from 1 to 10000
+n_sweep_seeds = 16  # random seeds at each point of a sweep: a whole number from 1 to 10000
+seed = 0  # number of the first seed: a whole number from 0 to 1000000000
+start_noise = 0.5  # noise of the starts near the truth, relative to the length of a feature: a number from 0 to 10
+n_steps = 2000  # training steps: a whole number from 1 to 1000000
+n_grid = 9  # points on the axis of each sweep: a whole number from 3 to 1000
 
 # %% tags=["hide-input"]
-from dataclasses import replace
-
 import torch
 from IPython.display import HTML
+from torch.nn.functional import normalize
+
 from matryoshka_mixing import claims, features, metrics, notebook, theory
 from matryoshka_mixing.chapters import why_it_happens as chapter
-from matryoshka_mixing.sae import random_start
-from matryoshka_mixing.training import Setting, train
+from matryoshka_mixing.chapters.why_it_happens import told
 
 p = notebook.begin(globals())
 
 # %%
 generator = torch.Generator().manual_seed(p.seed)
-setup = chapter.set_up(p, generator)
-tree, states, dictionary, matryoshka = setup.tree, setup.states, setup.dictionary, setup.sae
-x, terms, blamed = setup.x, setup.terms, setup.blamed
+setup = chapter.set_up(p)
+tree, states, matryoshka = setup.tree, setup.states, setup.sae
+terms, blamed = setup.terms, setup.blamed
 
 # %% [markdown]
-# Interventions start from {glue:text}`n_near` seeds near the truth (noise of {glue:text}`start_noise:.2f` times a feature's length) and from
-# {glue:text}`n_tried` random ones, side by side, and train for half the steps. That is enough: the verdicts below ask of each
-# group of runs what share has converged, and show the smallest.
+# A random seed draws the directions of its features and its start. Interventions start from {glue:text}`n_near` seeds near the
+# truth (noise of {glue:text}`start_noise:.2f` times a feature's length) and from {glue:text}`n_tried` random ones. The verdicts
+# below ask of each group of runs what share has converged, and show the smallest.
 
 # %% tags=["remove-cell"]
-n_near = len(setup.near_start.W_enc)
-claims.glue(n_near=n_near, n_tried=len(setup.tried.W_enc) - n_near, start_noise=p.start_noise)
+n_near, n_tried = map(len, setup.tried.values())
+claims.glue(n_near=n_near, n_tried=n_tried, start_noise=p.start_noise)
 
 # %% [markdown]
 # ## The derivation
@@ -80,10 +79,11 @@ claims.glue(n_near=n_near, n_tried=len(setup.tried.W_enc) - n_near, start_noise=
 # Each pair of a prefix and a state is one term, with weight $w_m p_s$. A cell checks each step: it computes both sides.
 
 # %%
-some = setup.random_starts[:8]
+some = setup.random[:8]
+x = states.inputs(setup.directions[: len(some), : tree.n_features])
 chapter.both_sides(
     "the loss is the sum of its terms",
-    some.loss(x, states.probs, matryoshka),
+    some.loss(x, states.probs),
     (terms * some.errors(x, matryoshka.widths)).sum((-2, -1)),
 )
 
@@ -100,8 +100,8 @@ chapter.both_sides(
 # that hold the parent's latent, for the parent alone). For any $u$ with non-negative entries this SAE can be written down:
 
 # %%
-u = chapter.random_units(20, tree.n_features, generator)
-losses = [chapter.completed(v, dictionary).loss(x, states.probs, matryoshka) for v in u]
+u = normalize(torch.rand(20, tree.n_features, generator=generator).double(), dim=-1)
+losses = [chapter.completed(v).loss(states.acts, states.probs, matryoshka) for v in u]
 reduced = chapter.reduced_loss(states, setup.omega, u)
 chapter.both_sides("the loss at 20 random decoders of the parent", torch.stack(losses), reduced)
 
@@ -119,7 +119,7 @@ best = theory.top_eigenvector(moment)
 power = (setup.omega * states.probs * states.acts.square().sum(-1)).sum()
 chapter.both_sides(
     "the loss there is the power less the top eigenvalue",
-    chapter.completed(best, dictionary).loss(x, states.probs, matryoshka),
+    chapter.completed(best).loss(states.acts, states.probs, matryoshka),
     power - torch.linalg.eigvalsh(moment)[-1],
 )
 
@@ -149,12 +149,10 @@ chapter.both_sides("arrow and quadratic", t, quadratic)
 # %%
 uneven, uneven_sae = chapter.uneven_family(p, generator)
 omega = theory.prefix_weights(uneven, range(6), uneven_sae.widths, uneven_sae.weights)
-(v,) = chapter.random_units(1, 6, generator)
+v = normalize(torch.rand(6, generator=generator).double(), dim=-1)
 chapter.both_sides(
     "unequal: the loss at a random decoder of the parent",
-    chapter.completed(v, setup.five_dictionary).loss(
-        uneven.inputs(setup.five_dictionary), uneven.probs, uneven_sae
-    ),
+    chapter.completed(v).loss(uneven.acts, uneven.probs, uneven_sae),
     chapter.reduced_loss(uneven, omega, v),
 )
 
@@ -185,33 +183,33 @@ chapter.both_sides("the first child's decoder", first_child / first_child.norm()
 # %% [markdown]
 # ## The decisive figure: turn the blamed terms up and down
 #
-# Multiply the weight of the blamed terms, and of nothing else, by a factor between 0 and 4. This cannot be done by
+# Multiply the blamed terms, and nothing else, by a factor between 0 and 4. This cannot be done by
 # weighing prefixes, since the same prefix holds terms that are not blamed. The lines are equations {eq}`arrow` and
 # {eq}`child-parts`; nothing is fitted.
 
 # %%
 factors = torch.linspace(0, 4, p.n_grid, dtype=torch.float64)
-scaled = torch.where(blamed, factors[:, None, None] * terms, terms)
-dosed = chapter.intervene(setup, scaled, setup.sweep_start)
-dosed_random = chapter.intervene(setup, scaled, random_start(matryoshka, setup.sweep_seeds))
-doses = chapter.read_doses(setup, factors, dosed, dosed_random)
+dosed = chapter.dose(setup, factors)
+doses, open_doses = chapter.read_doses(setup, dosed)
+from_theory = dosed["near"].cosines[..., 0, :] - chapter.dosed_decoders(setup, factors)[:, None, 0]
+dose_gap = chapter.largest(from_theory.abs().amax(-1), ~doses[0].isnan())
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Turning the blamed terms up and down. Without them (0) the parent is clean: its largest cosine with a child, over {glue:text}`n_sweep_seeds` seeds, is {glue:text}`dose_zero`. Filled points: from near the truth, medians with bars over the seeds that keep A4 (above 0 all but {glue:text}`n_dose_stray` of {glue:text}`n_dosed`); their largest distance of the parent's decoder from theory, over all doses, is {glue:text}`dose_gap`. Open circles: the {glue:text}`n_dose_random` of {glue:text}`n_dosed` random runs that reach the same loss and keep A4. A child's decoder at dose 0 is not shown: it is not unique there, as told below.", "name": "fig-why-dose"}, "image": {"alt": "Two panels against the factor on the blamed terms. The parent's cosine with a child rises from zero along a curve; the child's cosine with its sibling falls below zero, and with the parent is slightly negative. Points lie on the lines."}}
 claims.glue(
     n_sweep_seeds=p.n_sweep_seeds,
-    dose_zero=claims.number(float(doses.values[0][0].abs().max())),
-    dose_gap=claims.number(doses.gap),
-    n_dose_stray=int((~doses.fires[1:]).sum()),
-    n_dosed=doses.fires[1:].numel(),
-    n_dose_random=int(doses.open_fires[1:].sum()),
+    dose_zero=told(dosed["near"].cosines[0, :, 0, 1:].abs(), torch.max),
+    dose_gap=told(dose_gap),
+    n_dose_stray=int(doses[0, 1:].isnan().sum()),
+    n_dosed=doses[0, 1:].numel(),
+    n_dose_random=int((~open_doses[0, 1:].isnan()).sum()),
 )
-figure = chapter.draw_doses(doses)
+figure = chapter.draw_doses(setup, factors, [doses, open_doses])
 
 # %% [markdown]
 # Move the slider: theory on the left; on the right the trained SAE whose loss is the median of its seeds.
 
 # %% tags=["hide-input"]
-HTML(chapter.dose_slider(doses, tree.names))
+HTML(chapter.dose_slider(setup, factors, dosed["near"]))
 
 # %% [markdown]
 # ## Intervention (a): which terms pull, and which hold back
@@ -220,16 +218,14 @@ HTML(chapter.dose_slider(doses, tree.names))
 # gradient. Nothing is changed here; the parts must cancel, and they do to {glue:text}`imbalance` of the blamed pull.
 
 # %%
-setting = Setting(matryoshka, states, dictionary)
-near_run = train(setting, setup.near_start, setup.exact)
-random_run = train(setting, setup.random_starts, setup.exact)
+near_run, random_run = setup.fit(setup.near), setup.fit(setup.random)
 near, random = setup.read(near_run.sae[0]), setup.read(random_run.sae[0])
-pulls = chapter.balance(setup, near_run.sae[0])
+pulls, share, imbalance = chapter.balance(setup, near_run)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The pull of every term on the parent's decoder, along each feature, at the solution (seed of median loss from near the truth). Of all that pulls toward a child, a share of {glue:text}`pull_share:.4f` comes from the blamed terms of that child (smallest over seeds and children). Parent alone holds back, and so do the blamed terms of the siblings. The outer prefix on parent + child pulls nowhere: it is already exact, which A4 implies. So this figure illustrates; the evidence is in the interventions.", "name": "fig-why-balance"}, "image": {"alt": "Stacked bars to both sides of zero for the parent and each child. Toward a child only the blamed terms of that child pull; parent alone and the other children's blamed terms pull back by the same amount."}}
-claims.glue(imbalance=claims.number(pulls.imbalance), pull_share=float(pulls.share.min()))
-median = near_run.loss[0].argsort()[n_near // 2]
-figure = chapter.draw_balance(chapter.group_pulls(setup, pulls.parts[median]), tree.names)
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The pull of every term on the parent's decoder, along each feature, at the solution (seed of median loss from near the truth). Of all that pulls toward a child, a share of {glue:text}`pull_share` comes from the blamed terms of that child (smallest over seeds and children). Parent alone holds back, and so do the blamed terms of the siblings. The outer prefix on parent + child pulls nowhere: it is already exact, which A4 implies. So this figure illustrates; the evidence is in the interventions.", "name": "fig-why-balance"}, "image": {"alt": "Stacked bars to both sides of zero for the parent and each child. Toward a child only the blamed terms of that child pull; parent alone and the other children's blamed terms pull back by the same amount."}}
+claims.glue(imbalance=told(imbalance), pull_share=told(share, torch.min, ".4f"))
+median = chapter.middle(near_run.loss[0])
+figure = chapter.draw_balance(chapter.group_pulls(setup, pulls[median]), tree.names)
 
 # %% [markdown]
 # ## Intervention (b): remove the blamed terms, or others that weigh the same
@@ -239,19 +235,17 @@ figure = chapter.draw_balance(chapter.group_pulls(setup, pulls.parts[median]), t
 # can remove {glue:text}`same_factor:.2f` of the blamed weight here, the second {glue:text}`even_factor:.2f`.
 
 # %%
-tables, possible = chapter.removals(setup)
-removed = chapter.intervene(setup, torch.stack(list(tables.values())), setup.tried)
-without = {label: setup.read_tried(removed.sae[i]) for i, label in enumerate(tables)}
+removals, possible = chapter.removals(setup)
+removed, without = chapter.intervene(setup, removals)
 clean, *controls = without.values()
 kept = chapter.kept([control["near"] for control in controls], possible)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The first latent's largest cosine with a child, in size; every live seed is a point. Without the blamed terms the median over live random seeds is {glue:text}`removed_random`; without equally heavy other terms the smallest value from near the truth is {glue:text}`kept_near:.3f`.", "name": "fig-why-removed"}, "image": {"alt": "Strips of points. With the whole loss and with either control the cosine is above 0.3 in all seeds; with the blamed terms removed it is zero in all seeds from near the truth and in most random ones."}}
-gone = chapter.mixed_in(clean["random"])
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The first latent's largest cosine with a child, in size; every live seed is a point. Without the blamed terms the median over live random seeds is {glue:text}`removed_random`; without equally heavy other terms the smallest value from near the truth is {glue:text}`kept_near`.", "name": "fig-why-removed"}, "image": {"alt": "Strips of points. With the whole loss and with either control the cosine is above 0.3 in all seeds; with the blamed terms removed it is zero in all seeds from near the truth and in most random ones."}}
 claims.glue(
     same_factor=possible[0],
     even_factor=possible[1],
-    kept_near=float(kept.min()) if len(kept) else float("nan"),
-    removed_random=claims.number(float(gone.median())) if len(gone) else "not known",
+    kept_near=told(kept, torch.min),
+    removed_random=told(chapter.mixed_in(clean["random"])),
 )
 figure = chapter.draw_removed({"whole loss": {"near": near, "random": random}} | without)
 
@@ -260,9 +254,9 @@ figure = chapter.draw_removed({"whole loss": {"near": near, "random": random}} |
 #
 # Nothing is free. Without the blamed terms nothing asks the parent's latent to fire beside a child any more. With no penalty
 # the loss is then zero for a whole family of solutions, clean and absorbing alike (the trained child cosines with the
-# parent lie between {glue:text}`lean_low:.2f` and {glue:text}`lean_high:.2f`). A small penalty decides between
+# parent lie between {glue:text}`lean_low` and {glue:text}`lean_high`). A small penalty decides between
 # them: with an L1 penalty of {glue:text}`l1:.3f`, on the whole loss, the median absorption rate is
-# {glue:text}`absorption_whole:.2f` from near the truth; without the blamed terms it is
+# {glue:text}`absorption_whole:.2f` from near the truth; without the blamed terms, and their part of the penalty, it is
 # {glue:text}`absorption_removed:.2f`.
 #
 # So **the terms that mix are the terms that prevent absorption**. They act on two things: on the encoder (fire beside the child)
@@ -270,35 +264,35 @@ figure = chapter.draw_removed({"whole loss": {"near": near, "random": random}} |
 # the decoder only.
 
 # %%
-reach = chapter.limit_reach(setup)
-encoder_only = reach.readings["encoder only"]
-own_random = encoder_only["random"].mixing.own[encoder_only["random"].all_live].amin(-1)
-lean = clean["near"].mixing.child_to_parent
+limited, reach = chapter.intervene(setup, chapter.reaches(setup))
+own, own_random = (r.mixing.own[r.all_live].amin(-1) for r in reach["encoder only"].values())
+lean = clean["near"].mixing.child_to_parent[clean["near"].all_live]
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines with an L1 penalty when the blamed terms reach everything, nothing, the encoder only or the decoder only. Above each: the median absorption rate, and its value in live random seeds. Seeds of median loss, from near the truth.", "name": "fig-why-absorb"}, "image": {"alt": "Four heat maps. With the whole loss the parent is mixed and nothing is absorbed. Without the blamed terms the parent is clean but each child's latent holds the parent: absorption. Encoder only: nearly the true features and no absorption. Decoder only: absorption again."}}
+absorbed = {(name, kind): chapter.absorption(r) for name in reach for kind, r in reach[name].items()}
 claims.glue(
     l1=p.l1,
-    absorption_whole=reach.rate("everything", "near"),
-    absorption_removed=reach.rate("nothing", "near"),
-    absorption_encoder=reach.rate("encoder only", "near"),
-    absorption_decoder=reach.rate("decoder only", "near"),
-    absorption_encoder_random=reach.rate("encoder only", "random"),
-    own_encoder=float(encoder_only["near"].mixing.own.amin(-1).median()),
-    own_encoder_random=float(own_random.median()),
+    absorption_whole=float(absorbed["everything", "near"].median()),
+    absorption_removed=float(absorbed["nothing", "near"].median()),
+    absorption_encoder=told(absorbed["encoder only", "near"], form=".2f"),
+    absorption_decoder=told(absorbed["decoder only", "near"], form=".2f"),
+    absorption_encoder_random=told(absorbed["encoder only", "random"], form=".2f"),
+    own_encoder=told(own, form=".4f"),
+    own_encoder_random=told(own_random, form=".4f"),
     n_partial_live=len(own_random),
-    n_partial=len(encoder_only["random"].live),
-    lean_low=float(lean.min()),
-    lean_high=float(lean.max()),
+    n_partial=n_tried,
+    lean_low=told(lean, torch.min, ".2f"),
+    lean_high=told(lean, torch.max, ".2f"),
 )
-figure = chapter.draw_reach(reach, tree.names)
+figure = chapter.draw_reach(limited["near"], reach, tree.names)
 
 # %% [markdown]
-# Where the terms reach the decoder alone the absorption rate is {glue:text}`absorption_decoder:.2f`: a latent that the
+# Where the terms reach the decoder alone the absorption rate is {glue:text}`absorption_decoder`: a latent that the
 # penalty has silenced beside the child is not pulled at all.
-# With the encoder alone reached, the smallest cosine of a latent with its own feature is {glue:text}`own_encoder:.3f`
-# (median over seeds from near the truth) at an absorption rate of {glue:text}`absorption_encoder:.2f`. From random
+# With the encoder alone reached, the smallest cosine of a latent with its own feature is {glue:text}`own_encoder`
+# (median over seeds from near the truth) at an absorption rate of {glue:text}`absorption_encoder`. From random
 # initialisation, over the {glue:text}`n_partial_live` live of {glue:text}`n_partial` seeds, the medians are
-# {glue:text}`own_encoder_random:.3f` and {glue:text}`absorption_encoder_random:.2f`. This tests the mechanism;
+# {glue:text}`own_encoder_random` and {glue:text}`absorption_encoder_random`. This tests the mechanism;
 # it is not yet a remedy, since it takes the knowledge of which latents are children.
 
 # %% [markdown]
@@ -316,23 +310,23 @@ figure = chapter.draw_reach(reach, tree.names)
 
 # %%
 two = torch.tensor([[0.0], [0.5]], dtype=torch.float64).expand(-1, p.n_children)
-held = chapter.train_held(setup, setup.tried, two, penalty=p.l1)
-held_free = chapter.train_held(setup, setup.near_start, two[:1])
+held = {kind: chapter.hold(setup, start, two, p.l1) for kind, start in setup.tried.items()}
+held_free = chapter.hold(setup, setup.near, two[:1])
 mixtures = chapter.held_levels(p.n_grid, p.n_children)
-held_sweep = chapter.train_held(setup, setup.sweep_start, mixtures)
-followed = chapter.read_held(setup, held_sweep.sae, mixtures)
+held_sweep = chapter.hold(setup, setup.sweep["near"], mixtures)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The parent's decoder held at a mixture (left: equal parts, right: unequal): the first child's decoder follows the formula. In the seeds whose latents fire only with their own features ({glue:text}`n_held_fire` of {glue:text}`n_held`), the largest distance of any child's cosine from it is {glue:text}`held_gap`. Held at the truth, with the small penalty, the largest sibling cosine in size is {glue:text}`held_clean` from near the truth.", "name": "fig-why-held"}, "image": {"alt": "Two panels against the held ratio. The child's cosine with a sibling starts at zero and falls; its cosine with the parent first falls slightly below zero, then rises. Points lie on the lines."}}
-held_clean = setup.read_tried(held.sae[0])
+held_clean = {kind: setup.read(run.sae[0]) for kind, run in held.items()}
 free_siblings = chapter.siblings(setup.read(held_free.sae[0]))
+held_gap = chapter.held_gap(held_sweep, mixtures)
 claims.glue(
-    held_gap=claims.number(followed.gap),
-    n_held_fire=int(followed.fires.sum()),
-    n_held=followed.fires.numel(),
-    held_clean=claims.number(chapter.largest(chapter.siblings(held_clean["near"]))),
+    held_gap=told(held_gap),
+    n_held_fire=int(held_sweep.keeps_a4().sum()),
+    n_held=held_sweep.loss.numel(),
+    held_clean=told(chapter.siblings(held_clean["near"]), torch.max),
     free_clean=int((free_siblings <= 0.01).sum()),
 )
-figure = chapter.draw_held(followed)
+figure = chapter.draw_held(held_sweep, mixtures)
 
 # %% [markdown]
 # ## A later child is mixed in more, and random prefixes act through their expected weights
@@ -346,11 +340,11 @@ figure = chapter.draw_held(followed)
 ranks = chapter.by_rank(setup)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The parent's cosine with each of five equal children, by the rank of the child's latent. With all prefixes the largest distance from theory is {glue:text}`rank_gap` in the {glue:text}`n_rank` of {glue:text}`n_sweep_seeds` seeds that keep A4. With sampled prefixes medians differ from the theory of expected weights by at most {glue:text}`drawn_gap:.4f`; bars are the range over seeds.", "name": "fig-why-rank"}, "image": {"alt": "Two rising series of points over rank, each on its line: later children are mixed in more; the rise is less steep with sampled prefixes."}}
-(full, full_line), (drawn, drawn_line) = ranks.values()
+full, drawn = ((series["points"].T, series["line_y"]) for series in ranks)
 claims.glue(
-    n_rank=int((~full[:, 0].isnan()).sum()),
-    rank_gap=claims.number(chapter.largest((full - full_line).abs(), ~full.isnan())),
-    drawn_gap=float((drawn.median(0).values - drawn_line).abs().max()),
+    n_rank=int((~full[0][:, 0].isnan()).sum()),
+    rank_gap=told((full[0] - full[1]).abs(), torch.max),
+    drawn_gap=float((drawn[0].median(0).values - drawn[1]).abs().max()),
     rank_total=float(p.n_children * p.child_probability),
 )
 figure = chapter.draw_ranks(ranks)
@@ -372,13 +366,13 @@ figure = chapter.draw_ranks(ranks)
 by_pair = chapter.map_unequal(setup)
 by_l1 = chapter.map_penalty(setup)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "A child's cosine with its parent. Left: over the probabilities of two unequal children, for the first child; where theory predicts more than 0.005 in size, {glue:text}`sign_agreement:.1%` of trained signs are as predicted. Right: over the probability of two equal children and the L1 penalty; {glue:text}`l1_agreement:.1%` of the medians beyond 0.005 have the predicted sign. Trained SAEs from near the truth (medians); black: where theory says that the sign turns. Blue is negative, red positive; grey: the two probabilities exceed 1.", "name": "fig-why-sign"}, "image": {"alt": "Two maps. Left: a triangle, red where the first child is rare and its sibling common, blue elsewhere. Right: blue below an arch-shaped line, red above it. The black lines separate the colours."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "A child's cosine with its parent. Left: over the probabilities of two unequal children, for the first child; where theory predicts more than 0.005 in size, {glue:text}`sign_agreement` of trained signs are as predicted. Right: over the probability of two equal children and the L1 penalty; {glue:text}`l1_agreement` of the medians beyond 0.005 have the predicted sign. Trained SAEs from near the truth (medians); black: where theory says that the sign turns. Blue is negative, red positive; grey: the two probabilities exceed 1.", "name": "fig-why-sign"}, "image": {"alt": "Two maps. Left: a triangle, red where the first child is rare and its sibling common, blue elsewhere. Right: blue below an arch-shaped line, red above it. The black lines separate the colours."}}
 claims.glue(
-    sign_agreement=by_pair.agreement,
-    pair_gap=claims.number(by_pair.gap),
-    n_pair_stray=int((~by_pair.fires).sum()),
-    n_pair=by_pair.fires.numel(),
-    l1_agreement=by_l1.agreement,
+    sign_agreement=told(by_pair.agreement, form=".1%"),
+    pair_gap=told(by_pair.gap),
+    n_pair_stray=int((~by_pair.run.keeps_a4()).sum()),
+    n_pair=by_pair.run.loss.numel(),
+    l1_agreement=told(by_l1.agreement, form=".1%"),
 )
 figure = chapter.draw_signs(by_pair, by_l1, p.inner_weight)
 
@@ -388,28 +382,28 @@ figure = chapter.draw_signs(by_pair, by_l1, p.inner_weight)
 # children and on the weight of the inner prefix:
 
 # %% tags=["hide-input"]
-by_total = chapter.more_children(setup, generator)
-by_weight = chapter.by_inner_weight(setup)
+leans, gaps = chapter.lean_curves(setup)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Size of the child's cosine with the parent: over the probability that some child is on, for 2 to 5 equal children (left), and over the weight of the inner prefix (right). It vanishes where a child is never on and where one is always on. Lines: theory; points: medians with bars over all seeds, from near the truth. Largest distance of a median from its line: {glue:text}`many_gap`.", "name": "fig-why-lean"}, "image": {"alt": "Left: curves that dip below zero between probabilities 0 and 1, less deep for more children. Right: a curve that dips and comes back toward zero as the inner prefix weighs more. Points lie on the lines."}}
-claims.glue(many_gap=claims.number(max(curve.gap for curve in [*by_total, by_weight])))
-figure = chapter.draw_leans(by_total, by_weight)
+claims.glue(many_gap=told(max(gaps)))
+figure = chapter.draw_leans(leans)
 
 # %% [markdown]
 # **The positive case, shown.** One common child with nine tenths of the default total probability, and the rest shared by
 # the others: theory gives a rare child a cosine of {glue:text}`rare_theory:+.3f` with the parent. Trained, from near the
-# truth, the median over rare children is {glue:text}`rare_trained:+.3f` in the {glue:text}`n_rare` of {glue:text}`n_near`
-# seeds that keep A4, and the common child's is {glue:text}`common_trained:+.3f`.
+# truth, the median over rare children is {glue:text}`rare_trained` in the {glue:text}`n_rare` of {glue:text}`n_near`
+# seeds that keep A4, and the common child's is {glue:text}`common_trained`.
 
 # %%
-rare = chapter.rare_children(setup)
+rare_run, rare_theory = chapter.rare_children(setup)
+rare_fires, rare_leans = rare_run.keeps_a4()[0], rare_run.cosines[0, :, 1:, 0]
 
 # %% tags=["remove-cell"]
 claims.glue(
-    n_rare=int(rare.fires.sum()),
-    rare_theory=float(rare.theory[-1]),
-    rare_trained=float(rare.leans[rare.fires, 1:].median()),
-    common_trained=float(rare.leans[rare.fires, 0].median()),
+    n_rare=int(rare_fires.sum()),
+    rare_theory=float(rare_theory[-1]),
+    rare_trained=told(rare_leans[rare_fires, 1:], form="+.3f"),
+    common_trained=told(rare_leans[rare_fires, 0], form="+.3f"),
 )
 
 # %% [markdown]
@@ -422,23 +416,25 @@ claims.glue(
 
 # %% tags=["hide-input"]
 limits = chapter.break_assumptions(setup)
-ends = chapter.where_starts_end(setup, near_run, random_run)
+solution = float(near_run.loss[0].median())
+noises, reached_near = chapter.noisier(setup, solution)
+reached = metrics.same_loss(random_run.loss[0], solution, states.power).double()
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Where the theory ends. Largest drift over each panel: penalty {glue:text}`drift_penalty:.3f`, biases {glue:text}`drift_biases:.3f`, two overlapping children {glue:text}`drift_overlap:.3f`, directions that are not orthogonal {glue:text}`drift_oblique:.3f`. Trained from near the truth; medians with bars over all seeds, in the panels on overlap and directions over those that keep A4. Last panel: the share of starts that end at the theory's solution, by the noise of the start; dashed: of all random starts, dead ones included, {glue:text}`reached_random:.2f` do.", "name": "fig-why-limits"}, "image": {"alt": "Five small panels. The penalty moves the child's cosine with the parent off its line; oblique directions and overlap follow the dashed lines; biases matter where the parent fires often; the share of starts that reach the solution falls with noise toward that of random starts."}}
-claims.glue(**{f"drift_{key}": limit.drift for key, limit in limits.items()})
-for key in ("overlap", "oblique"):
-    gap = chapter.farthest(limits[key].values, limits[key].dashed)
-    claims.glue(**{f"{key}_gap": claims.number(gap)})
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Where the theory ends. Largest drift over each panel: penalty {glue:text}`drift_penalty`, biases {glue:text}`drift_biases`, two overlapping children {glue:text}`drift_overlap`, directions that are not orthogonal {glue:text}`drift_oblique`. Trained from near the truth; medians with bars over all seeds, in the panels on overlap and directions over those that keep A4. Last panel: the share of starts that end at the theory's solution, by the noise of the start; dashed: of all random starts, dead ones included, {glue:text}`reached_random:.2f` do.", "name": "fig-why-limits"}, "image": {"alt": "Five small panels. The penalty moves the child's cosine with the parent off its line; oblique directions and overlap follow the dashed lines; biases matter where the parent fires often; the share of starts that reach the solution falls with noise toward that of random starts."}}
+for key, limit in limits.items():
+    claims.glue(**{f"drift_{key}": told(chapter.farthest(limit))})
+    if key in ("overlap", "oblique"):
+        claims.glue(**{f"{key}_gap": told(chapter.farthest(limit, "dashed_y"))})
 claims.glue(
-    overlap_up_to=float(limits["overlap"].x[-1]),
-    reached_random=float(ends.random_reached.double().mean()),
-    reached_live=float(ends.random_reached[random.all_live].double().mean()),
-    drift_random=float(ends.drift[random.all_live].median()),
+    overlap_up_to=float(limits["overlap"]["series"][0]["x"][-1]),
+    reached_random=float(reached.mean()),
+    reached_live=told(reached[random.all_live], torch.mean, ".2f"),
+    drift_random=told(chapter.drift(setup, random)),
     n_random=len(random.live),
     n_random_live=int(random.all_live.sum()),
-    n_lower=int(ends.lower.sum()),
+    n_lower=int((random_run.loss[0] < solution - 1e-4 * states.power).sum()),
 )
-figure = chapter.draw_limits(limits, ends)
+figure = chapter.draw_limits(limits, noises, reached_near, float(reached.mean()))
 
 # %% [markdown]
 # A **penalty** shrinks activations, so a child takes back less of the parent. **Two children that overlap** and come in
@@ -448,7 +444,7 @@ figure = chapter.draw_limits(limits, ends)
 # `theory.prefix_weights` refuses. **Oblique directions** keep the dashed lines to {glue:text}`oblique_gap`. **Biases** add
 # little while the parent is rare; a decoder bias can carry a parent that fires more often than not. **Random
 # starts** break A4: of {glue:text}`n_random`, {glue:text}`n_random_live` have no dead latent; of those a share of
-# {glue:text}`reached_live:.2f` ends at the theory's solution, and the median distance from its mixings is {glue:text}`drift_random:.3f`.
+# {glue:text}`reached_live` ends at the theory's solution, and the median distance from its mixings is {glue:text}`drift_random`.
 
 # %% [markdown]
 # ## The verdicts
@@ -458,17 +454,17 @@ figure = chapter.draw_limits(limits, ends)
 # is as in {doc}`03_matryoshka_inherits`: independent features with a decoder bias.
 
 # %% tags=["hide-input"]
-ledger, share = claims.load(), pulls.share.amin(-1)
+ledger = claims.load()
 prefix_pull = claims.judge(
     ledger["prefix-pull"],
     {
-        "pull_share": share[near.all_live & ~share.isnan()],
+        "pull_share": share,
         "child_cosine_without_the_terms_near_truth": chapter.mixed_in(clean["near"]),
         "child_cosine_without_the_terms": chapter.mixed_in(clean["random"]),
-        "imbalance": pulls.imbalance,
-        "dose_gap": doses.gap,
+        "imbalance": imbalance,
+        "dose_gap": dose_gap,
         "child_cosine_without_others": kept,
-        "converged": chapter.converged(near_run, random_run, removed, dosed),
+        "converged": chapter.converged(near_run, random_run, *removed.values(), *dosed.values()),
     },
     started={"child_cosine_without_the_terms": len(clean["random"].live)},
 )
@@ -476,11 +472,7 @@ prefix_pull
 
 # %% tags=["hide-input"]
 # Held at 0.5, two children have opposite decoders and matching is a tie: latents are known by number.
-mixed = metrics.mixing(
-    metrics.decoder_cosines(held.sae[1, :n_near], dictionary),
-    torch.arange(tree.n_features).expand(n_near, -1),
-    tree.parents(),
-)
+mixed = metrics.mixing(held["near"].cosines[1], torch.arange(tree.n_features).expand(n_near, -1), tree.parents())
 sibling_undo = claims.judge(
     ledger["sibling-undo"],
     {
@@ -488,11 +480,9 @@ sibling_undo = claims.judge(
         "sibling_cosine_with_a_clean_parent_without_a_penalty": free_siblings,
         "sibling_cosine_with_a_mixed_parent": mixed.child_to_sibling.amax(-1),
         "sibling_cosine_with_a_clean_parent": chapter.siblings(held_clean["random"]),
-        "held_gap": followed.gap,
-        "sibling_cosine_with_a_free_parent": chapter.siblings(
-            reach.readings["everything"]["near"], in_size=False
-        ),
-        "converged": chapter.converged(held, held_free, held_sweep, reach.whole),
+        "held_gap": held_gap,
+        "sibling_cosine_with_a_free_parent": chapter.siblings(reach["everything"]["near"], in_size=False),
+        "converged": chapter.converged(*held.values(), held_free, held_sweep, *(run[:1] for run in limited.values())),
     },
     started={"sibling_cosine_with_a_clean_parent": len(held_clean["random"].live)},
 )
@@ -504,9 +494,8 @@ sibling_undo
 
 # %% tags=["hide-input"]
 independent = features.without_hierarchy(tree).states()
-control_setting = Setting(replace(matryoshka, decoder_bias=True), independent, dictionary)
-control_run = train(control_setting, setup.near_start, setup.exact)
-control = metrics.read(control_run.sae[0], independent, dictionary, tree.parents())
+control_run = setup.fit(setup.near, {"data": independent, "decoder_bias": True})
+control = metrics.read(control_run.sae[0], independent, control_run.settings[0].dictionary, tree.parents())
 leaning, control_lean = (r.mixing.child_to_parent[r.all_live] for r in (near, control))
 random_lean = random.mixing.child_to_parent.amax(-1)
 fresh = torch.arange(len(random_lean)) >= p.n_seeds
@@ -516,16 +505,13 @@ child_to_parent = claims.judge(
     ledger["child-to-parent"],
     {
         "child_to_parent": leaning.amax(-1),
-        "child_to_parent_size": leaning.abs().amax(-1)
-        / chapter.siblings(near, in_size=False).abs(),
+        "child_to_parent_size": leaning.abs().amax(-1) / chapter.siblings(near, in_size=False).abs(),
         "child_to_parent_random": random_lean[random.all_live & fresh],
         "sign_agreement": by_pair.agreement,
-        "positive_case": rare.leans[rare.live, 1:].amin(-1),
+        "positive_case": rare_leans[metrics.live(rare_run.acts[0]).all(-1), 1:].amin(-1),
         "theory_gap": by_pair.gap,
         "control_child_to_parent": control_lean.abs().amax(-1),
-        "converged": chapter.converged(
-            near_run, random_run, control_run, by_pair.run, rare.run
-        ),
+        "converged": chapter.converged(near_run, random_run, control_run, by_pair.run, rare_run),
     },
     started={"child_to_parent_random": int(fresh.sum()), "positive_case": n_near},
 )

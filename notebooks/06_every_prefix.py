@@ -47,6 +47,7 @@ seed = 0  # number of the first seed: a whole number from 0 to 1e+09
 
 # %% tags=["hide-input"]
 from IPython.display import HTML
+
 from matryoshka_mixing import claims, notebook
 from matryoshka_mixing.chapters import every_prefix as chapter
 
@@ -58,7 +59,7 @@ print(toy.summary())
 
 # %% [markdown]
 # The original trains for 40,000 steps. All arms at that length take long, so their numbers are stored beside the code, and
-# `python -m matryoshka_mixing.recipe` computes them again. This page trains the three main arms anew, for
+# `python -m matryoshka_mixing.original` computes them again. This page trains the three main arms anew, for
 # {glue:text}`n_steps` steps and {glue:text}`n_live` seeds, as a check on what is stored. With a tree of your own everything is
 # trained on the page and nothing stored is used. The figures and verdicts below come from {glue:text}`origin`.
 
@@ -222,5 +223,5 @@ claims.glue(not_sampling=not_sampling, improves_on_standard=improves_on_standard
 #
 # ```bash
 # papermill notebooks/06_every_prefix.ipynb out.ipynb -p n_steps 8000 -p tree_path my_tree.json
-# python -m matryoshka_mixing.recipe --seeds 32 --output every_prefix.npz   # the stored run; minutes to an hour
+# python -m matryoshka_mixing.original --seeds 32 --output every_prefix.npz   # the stored run, some minutes
 # ```

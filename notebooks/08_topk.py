@@ -46,14 +46,14 @@ parent_probability = 0.3  # probability that the parent fires: a number from 1e-
 child_probability = 0.4  # probability of each child given the parent: a number from 1e-06 to 1
 n_children = 2  # number of mutually exclusive children: a whole number from 2 to 12
 inner_weight = 1.0  # weight of the inner prefix in the loss (the outer one has weight 1): a number from 0.001 to 1000
-d_model = 20  # dimension of the input, with room for the twenty-feature tree: a whole number of at least 20
-n_seeds = 192  # random seeds for each experiment: a whole number of at least 1
-n_sweep_seeds = 16  # seeds at each point of a sweep; four times as many random ones: a whole number of at least 1
-seed = 4000  # number of the first seed: a whole number from 0 to 1e+09
+d_model = 20  # dimension of the input, with room for the twenty-feature tree: a whole number from 20 to 1000
+n_seeds = 192  # seeds near the truth; four times as many random ones: a whole number from 1 to 10000
+n_sweep_seeds = 16  # the same at each point of a sweep: a whole number from 1 to 10000
+seed = 4000  # number of the first seed: a whole number from 0 to 1000000000
 start_noise = 0.5  # noise of the starts near the truth, relative to the length of a feature: a number from 0 to 10
-n_steps = 2000  # training steps: a whole number of at least 1
-batch_size = 200  # inputs in a batch, in the sampled runs: a whole number of at least 1
-n_grid = 9  # points on the axis of each sweep: a whole number of at least 3
+n_steps = 2000  # training steps: a whole number from 1 to 1000000
+batch_size = 200  # inputs in a batch, in the sampled runs: a whole number from 1 to 1000000
+n_grid = 9  # points on the axis of each sweep: a whole number from 3 to 1000
 
 # %% tags=["hide-input"]
 from matryoshka_mixing import claims, figures, notebook
@@ -65,7 +65,8 @@ p = notebook.begin(globals())
 toy = chapter.Toy.of(p)
 
 # %% [markdown]
-# Thresholds are those of the ReLU chapter, fixed in the ledger before these seeds were run; a trial on others came first.
+# Every seed draws its own dictionary, start and batches. Thresholds are those of the ReLU chapter, fixed in the ledger before
+# these seeds were run; a trial on others came first.
 #
 # ## The decisive figure: every K
 #
@@ -78,7 +79,7 @@ swept = chapter.sweep(toy)
 # %% tags=["remove-cell"]
 claims.glue(gap_above=claims.number(swept.theory_gap(1)))
 claims.glue(theory_gap=claims.number(swept.theory_gap(0.8)))
-claims.glue(true_l0=toy.true_l0, n_near=p.n_sweep_seeds, n_random=4 * p.n_sweep_seeds)
+claims.glue(true_l0=toy.true_l0, n_near=p.n_sweep_seeds, n_random=chapter.MORE * p.n_sweep_seeds)
 claims.glue(least_over_k=swept.least_median(0.8), **swept.absorbing())
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "BatchTopK SAEs against K. Top left: the parent's cosine with the best and the least kept child, from near the truth; lines: theory, while at most one child is short of budget. From 0.8 times the true mean L0 the largest distance of a seed from its line is {glue:text}`theory_gap`. Top right: random seeds, mean over children. Bottom left: share of seeds in which the parent's latent is silent on more than half of the inputs that hold a child. Bottom right: the loss stops falling at the true mean L0.", "name": "fig-topk-sweep"}, "image": {"alt": "Four panels against K. The parent's cosine with its children is flat from the true mean L0 on and splits in two below it. Random Matryoshka seeds stay mixed at every K. The standard SAE absorbs below the true mean L0. Losses fall until the true mean L0 and are flat after it."}}
@@ -110,20 +111,18 @@ figure = figures.heatmaps(panels, toy.tree.names, per_row=3)
 # %% [markdown]
 # ## The number: random seeds and near the truth
 #
-# BatchTopK at the true mean L0 and TopK with K = 2, beside the ReLU SAE without a penalty. Which random seeds live and
-# where they end depends on how the features lie in the input, since Adam treats every coordinate by itself. So the random
-# seeds are spread over {glue:text}`n_frames` dictionaries (decided after a first run, as the ledger says). Many have a dead latent and are left out of the verdict:
-# {glue:text}`n_live_batchtopk` of {glue:text}`n_spread` are live with BatchTopK, {glue:text}`n_live_topk` with TopK,
-# {glue:text}`n_live_relu` with ReLU.
+# BatchTopK at the true mean L0 and TopK with K = 2, beside the ReLU SAE without a penalty. Random seeds that have a dead
+# latent are left out of the verdict: of {glue:text}`n_started` seeds {glue:text}`n_live_batchtopk` are live with BatchTopK,
+# {glue:text}`n_live_topk` with TopK, {glue:text}`n_live_relu` with ReLU. (A run with a quarter as many random seeds left the
+# criterion on the siblings of BatchTopK undecided, so their number was raised; no threshold was moved.)
 
 # %%
 compared = chapter.compare(toy)
 
 # %% tags=["remove-cell"]
-n_frames, per_frame = toy.spread
-claims.glue(n_frames=n_frames, n_spread=n_frames * per_frame, **compared.counts())
+claims.glue(n_started=chapter.MORE * p.n_seeds, **compared.counts())
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Cosine of the first latent with a child (mean over children), every live seed a point; line: theory. Medians from random starts: BatchTopK {glue:text}`median_batchtopk:.3f`, TopK {glue:text}`median_topk:.3f`, ReLU {glue:text}`median_relu:.3f`. Negative values with biases are complements: the decoder bias carries the family and the latent takes it away.", "name": "fig-topk-strips"}, "image": {"alt": "Strips of points. From near the truth all three activations sit on the line of theory; random seeds sit on it or a little above it. With biases part of the random seeds are negative."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Cosine of the first latent with a child (mean over children), every live seed a point; line: theory. Medians from random starts: BatchTopK {glue:text}`median_batchtopk:.3f`, TopK {glue:text}`median_topk:.3f`, ReLU {glue:text}`median_relu:.3f`. Negative values with biases are complements: the decoder bias carries the family and the latent takes it away.", "name": "fig-topk-strips"}, "image": {"alt": "Strips of points. From near the truth all three activations sit on the line of theory; random seeds sit on it or near it. With biases part of the random seeds are negative."}}
 figure = chapter.draw_comparison(toy, compared)
 
 # %% [markdown]
@@ -164,8 +163,8 @@ figure = chapter.draw_tree(trees)
 # ```
 #
 # SAELens rounds K times the batch down to a whole number; here the last activation is shared out, so the comparison
-# uses batches in which both agree. What SAELens adds and we leave out: an auxiliary loss that revives dead latents, and a
-# threshold in place of the batch once training is over.
+# uses batches in which both agree. What SAELens adds and we leave out: an auxiliary loss that revives dead latents. Once training
+# is over it puts a threshold in place of the batch; so can ours, but here the batch is exact.
 #
 # ## The verdict
 #

@@ -45,32 +45,32 @@
 parent_probability = 0.3  # probability that the parent fires: a number from 1e-06 to 1
 child_probability = 0.4  # probability of a child given the parent: a number from 1e-06 to 0.5
 inner_weight = 1.0  # weight of the inner prefix in the loss (the outer one has weight 1): a number from 0.001 to 1000
-d_model = 20  # dimension of the input: a whole number of at least 11
-n_seeds = 192  # random seeds for each experiment: a whole number of at least 1
-n_sweep_seeds = 16  # random seeds at each point of a sweep: a whole number of at least 1
-seed = 7000  # number of the first seed: a whole number from 0 to 1e+09
+d_model = 20  # dimension of the input: a whole number from 11 to 1000
+n_seeds = 192  # random seeds for each experiment: a whole number from 1 to 10000
+n_sweep_seeds = 16  # random seeds at each point of a sweep: a whole number from 1 to 10000
+seed = 7000  # number of the first seed: a whole number from 0 to 1000000000
 start_noise = 0.5  # noise of the starts near the truth, relative to the length of a feature: a number from 0 to 10
-n_steps = 2000  # training steps: a whole number of at least 1
-batch_size = 200  # inputs in a batch, in the sampled runs: a whole number of at least 1
-n_grid = 9  # points on the axis of each sweep: a whole number of at least 3
+n_steps = 2000  # training steps: a whole number from 1 to 1000000
+batch_size = 200  # inputs in a batch, in the sampled runs: a whole number from 1 to 1000000
+n_grid = 9  # points on the axis of each sweep: a whole number from 3 to 1000
 
 # %% tags=["hide-input"]
 import numpy as np
 import torch
+
 from matryoshka_mixing import claims, notebook
 from matryoshka_mixing.chapters import how_far as chapter
 
 p = notebook.begin(globals())
 
 # %%
-generator = torch.Generator().manual_seed(p.seed)
-base = chapter.data.base_case(p, generator)
+base = chapter.data.base_case(p)
 
 # %% [markdown]
 # A factor is a list of settings. All settings of a factor train in one call from near the truth; at its lowest, middle
-# and highest amount they train from random starts as well. Seeds at each point: {glue:text}`n_near` near the truth (noise of
-# {glue:text}`start_noise:.2f` times a feature's length, parent first) and {glue:text}`n_random` random; fewer random ones for
-# biases, tied weights and the logarithm, and in the crowd of twelve features one seed for each random dictionary from near the truth.
+# and highest amount they train from random starts as well. Every seed draws its own dictionary, start and batches. Seeds at each
+# point: {glue:text}`n_near` near the truth (noise of {glue:text}`start_noise:.2f` times a feature's length, parent first) and
+# {glue:text}`n_random` random; fewer random ones for tied weights and the logarithm.
 
 # %% [markdown]
 # **The data.** Children that overlap, that are unequal, that have children themselves, that are many; magnitudes that
@@ -86,29 +86,29 @@ factors = chapter.data.data_factors(p, base)
 # with random directions in fewer and fewer dimensions.
 
 # %%
-factors |= chapter.data.tree_factors(p, generator)
+factors |= chapter.data.tree_factors(p)
 
 # %% [markdown]
-# **The model.** The inner prefix's weight and width, more latents than features, an L1 penalty, and the K of BatchTopK
-# ({doc}`08_topk`, from 0.8 times the true mean L0) train as above.
+# **The model.** The inner prefix's weight and width, more latents than features, an L1 penalty, biases, and the K of
+# BatchTopK ({doc}`08_topk`, from 0.8 times the true mean L0).
 
 # %%
 factors |= chapter.data.model_factors(p, base)
 
 # %% [markdown]
-# A factor is trained from both kinds of start.
+# Each is trained from both kinds of start.
 
 # %%
 explored = {name: chapter.experiments.explore(factor, p) for name, factor in factors.items()}
 effects = {name: found.effect for name, found in explored.items() if found.factor.ranked}
 
 # %% [markdown]
-# Biases, tied weights and a penalty on the logarithm of the activations, $\lambda\varepsilon\sum_k
+# Tied weights and a penalty on the logarithm of the activations, $\lambda\varepsilon\sum_k
 # \log(1 + a_k\lVert d_k\rVert/\varepsilon)$ with $\varepsilon = 0.1$ {cite:p}`candes2008reweighted`, need losses of
-# their own: one objective holds all of these variants. (Its slope at 0 is that of an L1 penalty of weight $\lambda$.)
+# their own: one objective holds these variants. (Its slope at 0 is that of an L1 penalty of weight $\lambda$.)
 
 # %%
-effects |= chapter.experiments.explore_variants(p, base)
+effects |= chapter.experiments.explore_variants(p, base, explored["biases"])
 
 # %%
 many = chapter.experiments.train_base(p, base)
@@ -125,7 +125,7 @@ for kind, case in many.items():
 # reached, at each factor's lowest, middle and highest amount (points with fewer than three live seeds are left out).
 # The parent's latent is always the first, whatever it holds.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "From the lowest to the highest median of the three mixings over each factor's range; the amounts at both ends are beside the bars. Of {glue:text}`n_rows` factors, {glue:text}`n_halving` bring the parent's cosine with a child below half of its default (dashed) somewhere in their range, from near the truth: {glue:text}`halving`. The largest effect of the model's factors other than the inner prefix's weight and width is {glue:text}`model_effect:.3f`.", "name": "fig-reach-ranges"}, "image": {"alt": "Three panels of horizontal bars, one row for each factor. In the left panel all bars lie right of zero; the child's probability, crowding and the number of children have the longest and reach lowest; penalties, biases and tied weights have almost no length. In the middle panel most bars are negative; in the right panel the bar of the L1 penalty crosses zero."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "From the lowest to the highest median of the three mixings over each factor's range; the amounts at both ends are beside the bars. Of {glue:text}`n_rows` factors, {glue:text}`n_halving` bring the parent's cosine with a child below half of its default (dashed) somewhere in their range, from near the truth: {glue:text}`halving`. The largest effect of the model's factors other than the inner prefix's weight and width is {glue:text}`model_effect:.3f`.", "name": "fig-reach-ranges"}, "image": {"alt": "Three panels of horizontal bars, one row for each factor. In the left panel all bars lie right of zero; the child's probability, the number of children and the inner weight have the longest and reach lowest; penalties, biases and tied weights have almost no length. In the middle panel most bars are negative; in the right panel the bar of the L1 penalty crosses zero."}}
 low = chapter.experiments.lowest(effects, "near")
 halving = [name for name in low if low[name] < base_median[0] / 2]
 claims.glue(
@@ -159,7 +159,7 @@ theories = {name: chapter.expectation.expected(factor) for name, factor in cover
 theory_gap = chapter.expectation.theory_gap(explored, theories)
 claims.glue(theory_gap=claims.number(theory_gap))
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "How the children fire. Lines: theory; points: medians from near the truth with bars over seeds. Overlap (top left; open circles: medians over all live random seeds): from near the truth the parent's cosine moves by {glue:text}`overlap_moves`, and by {glue:text}`between_moves:.3f` if a prefix ends between the two children. Unequal children (top right): the rarer child falls to {glue:text}`rarer:.3f` while the commoner rises to {glue:text}`commoner:.3f` (medians of all seeds; open circles: seeds in which a latent fires on other inputs than its own). A third level (bottom left) moves the mixing above it by {glue:text}`third_moves:.3f`. Ten children that share the same total (bottom right) have {glue:text}`ten_each:.3f` each, but together {glue:text}`ten_length:.3f`.", "name": "fig-reach-children"}, "image": {"alt": "Four panels. Overlap leaves three level lines; a fourth, with a prefix between the children, falls. For unequal children two curves part, the rarer child's falling. With a third level the upper curve is level and the lower ones rise. With more children the cosine with one child falls. Points lie on the lines."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "How the children fire. Lines: theory; points: medians from near the truth with bars over seeds. Overlap (top left; open circles: medians over all live random seeds): from near the truth the parent's cosine moves by {glue:text}`overlap_moves`, and by {glue:text}`between_moves:.3f` if a prefix ends between the two children. Unequal children (top right): the rarer child falls to {glue:text}`rarer:.3f` while the commoner rises to {glue:text}`commoner:.3f` (medians of all seeds; open circles: seeds in which a latent fires on other inputs than its own). A third level (bottom left) moves the mixing above it by {glue:text}`third_moves:.3f`. Ten children that share the same total (bottom right) have {glue:text}`ten_each:.3f` each, but together {glue:text}`ten_length:.3f`.", "name": "fig-reach-children"}, "image": {"alt": "Four panels. Overlap leaves three level lines; a fourth, with a prefix between the children, falls. For unequal children two curves part, the rarer child's falling. With a third level the upper curve is level and the lower ones rise. With more children the cosine with one child falls. Nearly all points lie on the lines."}}
 at_end = explored["unequal children"].tables[-1].parent_to_child.nanmedian(0).values
 most = factors["number of children"].amounts[-1]
 ten_each = float(effects["number of children"].near[-1, 0])
@@ -188,7 +188,7 @@ figure = chapter.drawing.draw_children(explored, theories, p)
 # - **Many children** that share one total lower the cosine with each. The length of all that is mixed in falls more
 #   slowly, as one over the root of their number.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Magnitudes and directions. Spread magnitudes (top left): the best decoders with free activations (solid) miss the trained parent's cosine by {glue:text}`spread_gap`, the top eigenvector of the re-weighted second moment (dashed) by {glue:text}`eigen_gap`. Features with a common cosine (top right): excess over it. Crowding (bottom left): twelve features of four families in ever fewer dimensions, medians with the full range over seeds and random dictionaries; bottom right: the cosine of each latent with its own feature.", "name": "fig-reach-features"}, "image": {"alt": "Four panels. The parent's cosine with a child falls slowly with the spread, and hardly with the common cosine, while the children's negative cosines grow with it. Under crowding the points scatter widely and the recovery of the features falls."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Magnitudes and directions. Spread magnitudes (top left): the best decoders with free activations (solid) miss the trained parent's cosine by {glue:text}`spread_gap`, the top eigenvector of the re-weighted second moment (dashed) by {glue:text}`eigen_gap`. Features with a common cosine (top right): excess over it. Crowding (bottom left): twelve features of four families in ever fewer dimensions, medians with the full range over seeds, each with random directions of its own; bottom right: the cosine of each latent with its own feature.", "name": "fig-reach-features"}, "image": {"alt": "Four panels. The parent's cosine with a child falls slowly with the spread, and hardly with the common cosine, while the children's negative cosines grow with it. Under crowding the points scatter widely, and at every number of dimensions the features are recovered in part only."}}
 spread, leaning = factors["spread of magnitudes"], effects["cosine of features"]
 bound, eigen = chapter.expectation.expected(spread).line, chapter.expectation.eigen_line(spread)
 middle = effects["spread of magnitudes"].near[:, 0]

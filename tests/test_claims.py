@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from matryoshka_mixing import claims, metrics, recipe, theory
+from matryoshka_mixing import claims, metrics, original, theory
 from matryoshka_mixing.claims import Claim, Criterion, judge
 from matryoshka_mixing.features import FeatureTree, States, family, without_hierarchy
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
@@ -303,9 +303,9 @@ def test_the_verdict_on_skew_flips_if_the_control_absorbs(dictionary):
 def test_the_verdicts_on_the_tree_flip_if_their_control_has_a_hierarchy(claim_id, arm, metric, key):
     """Their control's features are independent; here it is run as it should be, and then on the tree itself."""
     small = FeatureTree(1.0, (*family(0.3, 0.25, 3).children, FeatureTree(0.1)), is_read_out=False)
-    chosen, verdicts = recipe.arms(5, 1.2 * 0.625, 0.625, 0.4)[arm], {}
-    schedule = recipe.Recipe(steps=1500)
-    found = recipe.compute(small, range(8), schedule, {"own": chosen, "own, independent": chosen})
+    chosen, verdicts = original.arms(5, 1.2 * 0.625, 0.625, 0.4)[arm], {}
+    schedule = original.Recipe(steps=1500)
+    found = original.compute(small, range(8), schedule, {"own": chosen, "own, independent": chosen})
     for name, values in zip(found["names"], found[key], strict=True):
         seeds = np.abs(np.median(values, axis=1)) if values.ndim > 1 else values
         verdicts[str(name)] = judge(claims.load()[claim_id], met(claims.load()[claim_id]) | {metric: seeds}).verdict
@@ -313,7 +313,7 @@ def test_the_verdicts_on_the_tree_flip_if_their_control_has_a_hierarchy(claim_id
 
 
 def test_the_verdict_on_absorption_flips_where_steering_leaves_the_arms_apart():
-    claim, stored = claims.load()["improves-on-standard"], recipe.load()
+    claim, stored = claims.load()["improves-on-standard"], original.load()
     l0 = dict(zip(stored["names"], np.median(stored["l0"], axis=1), strict=True))
     for suffix, verdict in [(", equal L0", "supported"), ("", "inconclusive")]:
         gap = abs(float(l0["standard" + suffix] - l0["sampled" + suffix]))

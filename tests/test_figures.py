@@ -34,6 +34,34 @@ def test_activation_heatmaps_start_at_zero():
     assert figure.axes[-1].get_ylabel() == "activation"
 
 
+def test_cells_without_a_value_are_blank_and_warn_of_nothing():
+    nothing = np.full((1, 2), np.nan)
+    for quantity in ("cosine", "activation"):
+        assert texts(figures.heatmaps({"a": nothing}, ["x", "y"], quantity=quantity)) == []
+    plane = {"x": [1, 2], "y": [1, 2], "values": np.full((2, 2), np.nan), "xlabel": "x", "ylabel": "y"}
+    panel = figures.cosine_maps({"a": plane | {"lines": [("theory", [1, 2], [1, 2])]}}, "cosine").axes[0].collections[0]
+    assert panel.get_clim() == (-1, 1)
+
+
+def test_rounding_never_shows_a_signed_zero_or_its_noise():
+    table = np.array([[-0.004, -1e-17, -0.005001, 0.125 + 1e-16, 0.125 - 1e-16]])
+    assert texts(figures.heatmaps({"a": table}, list("vwxyz"))) == ["0.00", "0.00", "-0.01", "0.12", "0.12"]
+
+
+def test_every_cell_can_be_read_on_its_colour():
+    figure = figures.heatmaps({"a": np.linspace(-1, 1, 41)[None]}, [str(i) for i in range(41)])
+    axis, scale = figure.axes[0], figure.axes[0].collections[0]
+
+    def brightness(colour):
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in mpl.colors.to_rgb(colour)]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2] + 0.05
+
+    for value, text in zip(np.linspace(-1, 1, 41), axis.texts, strict=True):
+        pair = sorted([brightness(text.get_color()), brightness(scale.to_rgba(value))])
+        assert pair[1] / pair[0] >= 4
+    assert axis.texts[0].get_color() == "#ffffff" and axis.texts[20].get_color() == "#111111"
+
+
 def test_theory_and_experiment_draws_lines_and_medians_without_missing_seeds():
     points = np.array([[1.0, 3.0, np.nan], [np.nan] * 3, [5.0, 5.0, 5.0]])
     series = {

@@ -76,7 +76,7 @@ def test_a_tree_file_is_read_and_its_mistakes_named(tmp_path):
     path.write_text('{"active_prob": 1, "is_read_out": false, "children": [{"active_prob": 0.3}]}')
     assert Parameters(tree_path=str(path)).tree_path == str(path)
     path.write_text('{"active_prob": 1, "is_read_out": false, "children": [{"active_prob": 1.3}]}')
-    with pytest.raises(ValueError, match=r"root\.children\[0\]: a feature has active_prob 1\.3"):
+    with pytest.raises(ValueError, match=r"root\.children\[0\]\.active_prob: 1\.3 is greater than the maximum of 1"):
         Parameters(tree_path=str(path))
     for value in (str(tmp_path / "none.json"), str(tmp_path)):
         with pytest.raises(ValueError, match=r"no such file\. It must be the path of a JSON file, or empty"):

@@ -200,6 +200,13 @@ def assert_same(ours, other):
         assert torch.allclose(ours.sae.threshold, other.sae.threshold, rtol=0, atol=0, equal_nan=True)
 
 
+def test_threads_do_not_draw_each_others_prefixes():
+    config = SAEConfig(20, tuple(range(1, 9)))
+    setting = Setting(config, independent([0.2] * 8), orthonormal_dictionary(8, 20, 0), drawn=3)
+    start, schedule = random_start(config, range(8)), TrainConfig(1000, batch_size=20)
+    assert_same(train(setting, start, schedule), train(setting, start, schedule, threads=4))
+
+
 @pytest.mark.parametrize("batch_size", [None, 50, 3])
 def test_results_do_not_depend_on_company_or_threads_to_the_last_bit(batch_size):
     sweep = [setting for setting in company() if batch_size or not isinstance(setting.data, FeatureTree)]

@@ -35,6 +35,7 @@ EDGE = 1e-6
 """A share of a row below this counts as none, and above one less this as all (as in `sae`)."""
 THRESHOLD_MEMORY = 0.99
 """What the running mean of BatchTopK's threshold keeps at each step (SAELens's default)."""
+_padded = njit(**OPTIONS)(padded)
 
 
 class Shape(NamedTuple):
@@ -231,9 +232,9 @@ def fill(a, n):
 
 
 @njit(**OPTIONS)
-def look(theta, shape, room, dense):
+def project(theta, shape, room, dense):
     """Equation (1), what all inputs share: the encoder as the features see it, and its constant part."""
-    width = padded_(shape.features)
+    width = _padded(shape.features)
     for k in range(shape.d_sae):
         row = k * shape.row
         if dense:
@@ -251,12 +252,6 @@ def look(theta, shape, room, dense):
             for lane in range(min(LANES, shape.features - f)):
                 room.seen[(f + lane) * shape.line + k] = room.toward[lane]
         room.base[k] = theta[shape.b_enc + k] - dot(theta, row, theta, shape.b_dec, shape.row)
-
-
-@njit(**OPTIONS)
-def padded_(n):
-    """`padded`, in compiled code."""
-    return (n + LANES - 1) // LANES * LANES
 
 
 @njit(**OPTIONS)
@@ -382,7 +377,7 @@ def gradient(theta, shape, loss, inputs, batch, n, room, two, want):
         for k in range(shape.d_sae):
             place = shape.decoder + k * row_size
             room.norms[k] = max(np.sqrt(dot(theta, place, theta, place, row_size)), 1e-30)
-    look(theta, shape, room, dense)
+    project(theta, shape, room, dense)
     activate(theta, shape, loss, inputs, batch, n, room, dense)
     fill(room.gradient, shape.size)
     fill(room.by_feature, shape.features * line)
@@ -395,7 +390,8 @@ def gradient(theta, shape, loss, inputs, batch, n, room, two, want):
         sum_of_losses += one_input(theta, shape, loss, inputs, batch, row, room, two, want)
     for k in range(shape.d_sae):
         place = k * row_size
-        add(room.gradient, shape.decoder + place, room.own[k], theta, shape.decoder + place, row_size)  # (6)
+        if room.own[k] != 0.0:
+            add(room.gradient, shape.decoder + place, room.own[k], theta, shape.decoder + place, row_size)  # (6)
         if not dense:  # (7)
             for c in range(0, row_size, LANES):
                 sums = load(room.gradient, place + c)
@@ -420,6 +416,8 @@ def one_input(theta, shape, loss, inputs, batch, row, room, two, want):
     start, feature, value = inputs.start, inputs.feature, inputs.value
     if inputs.n_nodes:
         start, feature, value = batch.start, batch.feature, batch.value
+    if begin == end and not (dense or loss.decoder_bias or start[state] < start[state + 1]):
+        return 0.0  # an empty input, met by nothing
     later, later_decoder, active = 0.0, 0.0, end - begin
     for j in range(active - 1, -1, -1):
         k, act = room.latent[begin + j], room.share[begin + j] * room.act[begin + j]
@@ -527,7 +525,7 @@ def move(theta, room, optimiser, step, decay1, decay2):
 @njit(**OPTIONS)
 def place_dictionary(dictionary, shape, room):
     """The features' directions, as rows and transposed."""
-    width = padded_(shape.features)
+    width = _padded(shape.features)
     for f in range(shape.features):
         for i in range(shape.d_in):
             direction = dictionary[f * shape.d_in + i]

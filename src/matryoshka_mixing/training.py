@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -167,6 +168,11 @@ class TrainConfig:
         left = min(1.0, (self.steps - step) / cool) if cool else 1.0
         return self.lr * rise * left * left * (3.0 - 2.0 * left)
 
+    @cached_property
+    def rates(self) -> np.ndarray:
+        """The learning rate of every update."""
+        return np.array([self.learning_rate(step) for step in range(self.steps)])
+
     @property
     def recorded(self) -> list[int]:
         """The steps whose loss is kept."""
@@ -317,7 +323,7 @@ class _Job:
         steps = config.steps
         trained = shape.size if sae.encoder_bias else shape.b_enc if sae.decoder_bias else shape.b_dec
         self.optimiser = _kernel.Optimiser(
-            np.array([config.learning_rate(step) for step in range(steps)]), config.optimiser == "adam",
+            config.rates, config.optimiser == "adam",
             *(float(beta) for beta in config.betas), float(config.eps), float(config.clip or math.inf),
             free[0], bool(setting.held), steps, trained,
         )  # fmt: skip
@@ -368,7 +374,9 @@ class _Job:
         """What one thread needs to train these SAEs, one after the other."""
         batch = _batches.room(self.inputs, self.size, max(self.shape.features, 1))
         whole = _batches.room(self.inputs, 0, 0) if self.exact else batch
-        return batch, whole, _kernel.make_room(self.shape, self.most, len(self.config.widths), self.dtype)
+        # Drawn prefixes are written into the loss: every thread has its own.
+        loss = self.loss._replace(reach=self.loss.reach.copy(), reach_decoder=self.loss.reach_decoder.copy())
+        return loss, batch, whole, _kernel.make_room(self.shape, self.most, len(self.config.widths), self.dtype)
 
     def fit(self, seed: int, room: tuple, done: np.ndarray) -> None:
         """Train one seed."""
@@ -376,7 +384,8 @@ class _Job:
             self.theta[seed], self.dictionary[seed % len(self.dictionary)], self.streams[seed], self.recorded,
             self.history[seed], self.path[seed].reshape(-1), self.final[seed], done,
         )  # fmt: skip
-        _kernel.fit(one, self.shape, self.loss, self.inputs, *room[:2], self.size, self.exact, self.optimiser, room[2])
+        loss, batch, whole, step = room
+        _kernel.fit(one, self.shape, loss, self.inputs, batch, whole, self.size, self.exact, self.optimiser, step)
 
 
 def _loss(setting: Setting) -> _kernel.Loss:
@@ -385,8 +394,10 @@ def _loss(setting: Setting) -> _kernel.Loss:
     holds = np.array([np.append(True, latents < width) for width in sae.widths], float)  # all hold b_dec
 
     def reach(weights: Sequence[float], terms: Tensor | None) -> np.ndarray:
-        each = np.ones((lines, len(weights))) if terms is None else terms.numpy().T
-        return np.ascontiguousarray((each * np.array(weights)) @ holds).ravel()
+        each = np.ones((len(weights), lines)) if terms is None else terms.numpy()
+        # Added one after the other: a matrix product rounds differently from one CPU to another.
+        parts = zip(weights, each, holds, strict=True)
+        return sum(weight * term[:, None] * held for weight, term, held in parts).ravel()
 
     decoder_terms = setting.terms if setting.decoder_terms is None else setting.decoder_terms
     lines = 1 if setting.terms is decoder_terms is None else len(setting.data)
@@ -398,8 +409,11 @@ def _loss(setting: Setting) -> _kernel.Loss:
     )  # fmt: skip
 
 
-def _run(jobs: list[_Job], seeds: int, steps: int, threads: int, progress: bool) -> None:
-    """Train all jobs, every thread one SAE at a time; an interruption stops them within a moment."""
+def _run(jobs: Sequence, seeds: int, steps: int, threads: int, progress: bool) -> None:
+    """Train all jobs (`_Job`, or what has its `room` and `fit`), every thread one SAE at a time.
+
+    An interruption stops them within a moment.
+    """
     work = iter([(job, seed) for job in jobs for seed in range(seeds)])
     lock, marks = threading.Lock(), [np.zeros(2, np.int64) for _ in range(threads)]
 

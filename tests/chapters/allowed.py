@@ -11,11 +11,12 @@ MOST = 20
 
 def within(parameter, name, chosen):
     """Values from the declared range, as far as they fit to the number of children that is chosen already."""
+    children = chosen.get("n_children", 2)
     low, high = parameter.low, min(parameter.high, MOST) if name in COUNTS else parameter.high
     if name == "child_probability":
-        high = min(high, 1 / chosen["n_children"])
+        high = min(high, 1 / children)
     if name == "d_model":
-        low = max(low, chosen["n_children"] + 1)
+        low = max(low, children + 1)
     return some.integers(int(low), int(high)) if parameter.whole else some.floats(low, high)
 
 

@@ -53,12 +53,12 @@ def test_whatever_passes_can_be_set_up(chosen):
         return
     p = Parameters(**chosen)
     toy = chapter.toy(p)
-    for parent, child in [(p.parent_probability, p.child_probability), (p.parent_probability / 300, 1e-6)]:
-        setting = toy.setting(parent, child)
+    rates = [(p.parent_probability, p.child_probability), (p.parent_probability / 300, 1e-6)]
+    for setting in toy.settings(rates, toy.few):
         assert float(setting.data.probs.sum()) == pytest.approx(1)
-        assert setting.data.inputs(toy.dictionary).isfinite().all()
+        assert setting.data.inputs(setting.dictionary).isfinite().all()
     assert 0 < predicted(p.child_probability, p.n_children, p.inner_weight) < 1
-    assert len(toy.near) >= 1 and set(toy.few) <= set(range(p.seed, p.seed + p.n_sweep_seeds))
+    assert (len(toy.seeds), len(toy.few)) == (p.n_seeds, p.n_sweep_seeds) and toy.seeds[0] == toy.few[0] == p.seed
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,8 @@ def test_whatever_passes_can_be_set_up(chosen):
     [
         ({"d_model": 8}, r"d_model = 8: .* It must be a whole number from 9 to 1000"),
         ({"d_model": 12, "n_children": 12, "child_probability": 0.05}, "no room for 13 orthogonal features"),
-        ({"child_probability": 0.6}, "at most 1 is possible"),
+        ({"child_probability": 0.6}, r"child_probability = 0.6: .* It must be a number from 1e-06 to 0.5"),
+        ({"child_probability": 0.4, "n_children": 3}, "at most 1 is possible"),
         ({"n_grid": 2}, "n_grid = 2"),
         ({"start_noise": 1e300}, "start_noise = 1e[+]300"),
         ({"inner_weight": 0.0}, "inner_weight = 0.0"),
@@ -84,11 +85,13 @@ def test_for_a_rare_child_theory_is_proportional_to_its_rate():
     assert curve(rare, 4, 3.0) == pytest.approx(rare * 3 / 4, rel=1e-3)
 
 
-def test_the_directions_are_drawn_from_one_stream(toy):
-    for n, basis in [(2, toy.dictionary), *toy.wider.items()]:
-        assert torch.allclose(basis @ basis.T, torch.eye(n + 1, dtype=torch.float64))
-    assert not torch.allclose(toy.dictionary, toy.wider[2])
-    assert (len(toy.seeds), len(toy.near), len(toy.few)) == (8, 2, 2)
+def test_a_seed_draws_its_own_directions(toy):
+    for n in (2, 8):
+        drawn = toy.directions(toy.few, n)
+        assert torch.allclose(drawn @ drawn.mT, torch.eye(n + 1, dtype=torch.float64).expand(2, -1, -1))
+    assert torch.equal(drawn[:, :3], toy.directions(toy.few)) and not torch.allclose(drawn[0], drawn[1])
+    first, second = toy.settings([(0.3, 0.4), (0.001, 0.4)], toy.few)
+    assert torch.equal(first.dictionary, drawn[:, :3]) and float(second.data.probs[1:].sum()) == pytest.approx(0.001)
 
 
 def test_the_map_is_level_along_the_parents_rate(toy):
@@ -174,4 +177,4 @@ def test_both_panels_have_a_line_and_points_for_every_count():
 
 def test_independent_features_are_not_mixed(toy):
     found = chapter.control(toy)
-    assert 1 <= len(found) <= len(toy.near) and float(found.max()) < 0.1
+    assert 1 <= len(found) <= len(toy.seeds) and float(found.max()) < 0.1

@@ -3,12 +3,12 @@
 import math
 from dataclasses import replace
 
+import allowed
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from matryoshka_mixing import figures, metrics, theory
 from matryoshka_mixing.chapters.how_far import Parameters, data, drawing, expectation, experiments
@@ -42,10 +42,8 @@ def effect(near, random=None):
 
 
 def all_factors(p):
-    generator = torch.Generator().manual_seed(p.seed)
-    base = data.base_case(p, generator)
-    factors = data.data_factors(p, base) | data.tree_factors(p, generator) | data.model_factors(p, base)
-    return base, factors
+    base = data.base_case(p)
+    return base, data.data_factors(p, base) | data.tree_factors(p) | data.model_factors(p, base)
 
 
 @pytest.fixture(scope="module")
@@ -68,46 +66,32 @@ def canvas():
 # Parameters and set-up
 
 
-@given(
-    parent=st.floats(1e-6, 1), child=st.floats(1e-6, 0.5), weight=st.floats(0.001, 1000), d_model=st.integers(11, 24),
-    noise=st.floats(0, 10), seed=st.integers(0, 10**9), grid=st.integers(3, 6), sweep=st.integers(1, 3),
-)  # fmt: skip
-@settings(max_examples=40, deadline=None)
-def test_all_allowed_values_can_be_set_up(parent, child, weight, d_model, noise, seed, grid, sweep):
-    p = Parameters(
-        parent_probability=parent, child_probability=child, inner_weight=weight, d_model=d_model, start_noise=noise,
-        seed=seed, n_grid=grid, n_sweep_seeds=sweep,
-    )  # fmt: skip
+@given(allowed.values(Parameters))
+@settings(max_examples=15, deadline=None)
+def test_all_allowed_values_can_be_set_up(values):
+    p = Parameters(**values | {"n_sweep_seeds": min(values["n_sweep_seeds"], 3), "n_grid": min(values["n_grid"], 5)})
     base, factors = all_factors(p)
     for factor in factors.values():
-        assert len(factor.settings) == len(factor.amounts) * factor.copies
-        some = factor.settings[:: max(1, len(factor.settings) - 1)]
-        for noise_or_none in (noise, None):
-            start = experiments.starts(some, factor.parents, p.near_seeds, noise_or_none)
-            assert start.W_enc.shape[:2] == (len(some), len(p.near_seeds)) and start.W_enc.isfinite().all()
+        assert len(factor.settings) == len(factor.amounts)
+        some = [data.first_seeds(s, len(p.near_seeds)) for s in (factor.settings[0], factor.settings[-1])]
+        near = experiments.starts(some, factor.parents, p.near_seeds, p.start_noise)
+        assert near.instances == (2, len(p.near_seeds)) and near.W_enc.isfinite().all()
         assert all(setting.data.probs.sum().item() == pytest.approx(1) for setting in some)
     for biased in (False, True):
-        assert len(data.pair_settings(p, base, biased)[1]) == 2 * grid
+        assert len(data.pair_settings(p, base, biased)[1]) == 2 * p.n_grid
     assert all(0 < cosine < 1 for cosine in expectation.closed_forms(p))
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"child_probability": 0.51}, {"child_probability": 0.0}, {"parent_probability": 0.0}, {"d_model": 10},
-        {"inner_weight": 0.0}, {"inner_weight": 1001.0}, {"start_noise": 11.0}, {"seed": -1}, {"n_grid": 2},
-        {"n_sweep_seeds": 0}, {"n_steps": 0},
-    ],
-)  # fmt: skip
-def test_other_values_are_refused(wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} = .*It must be"):
-        Parameters(**wrong)
+@pytest.mark.parametrize(("name", "value"), allowed.outside(Parameters))
+def test_other_values_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} = .*It must be"):
+        Parameters(**{name: value})
 
 
 def test_seeds_at_each_point():
     p = Parameters(n_seeds=5, n_sweep_seeds=1, seed=7)
     assert (p.seeds, p.near_seeds, p.random_seeds) == (range(7, 12), range(7, 8), range(7, 10))
-    assert len(Parameters(n_sweep_seeds=16).near_seeds) == 8
+    assert len(data.base_case(p).dictionary) == 5 and len(data.base_case(replace(p, n_seeds=1)).dictionary) == 3
     assert Parameters(parent_probability=0.9).likely == 0.5
 
 
@@ -131,7 +115,9 @@ def test_each_factor_varies_what_it_says():
         found = [s.data.probs[(s.data.acts > 0).all(-1)].sum().item() / 0.3 for s in factors[name].settings]
         assert found == pytest.approx(both)
     leaning = factors["cosine of features"].settings[-1].dictionary
-    assert (leaning @ leaning.T)[0, 1].item() == pytest.approx(0.3)
+    assert (leaning @ leaning.mT)[:, 0, 1].tolist() == pytest.approx([0.3] * 6)
+    seeds = {len(setting.dictionary) for factor in factors.values() for setting in factor.settings}
+    assert seeds == {6} and len(factors["overlap of children"].settings[0].dictionary.unique(dim=0)) == 6
     weighed = {
         name: [
             {w: v for w, v in zip(s.sae.widths, s.sae.weights, strict=True) if v} for s in factors[name].settings
@@ -147,8 +133,10 @@ def test_each_factor_varies_what_it_says():
     assert weighed["a third level"][0] == {1: 2.0, 3: 0.5, 7: 0.5}
     assert [s.sae.l1 for s in factors["L1 penalty"].settings] == pytest.approx([0, 0.15, 0.3])
     assert [s.sae.k for s in factors["K of BatchTopK / true L0"].settings] == pytest.approx([0.432, 0.756, 1.08])
-    ranks = [int(torch.linalg.matrix_rank(s.dictionary)) for s in factors["dimensions for 12 features"].settings]
-    assert ranks == [11, 11, 8, 8, 6, 6]
+    crowds = torch.stack([s.dictionary for s in factors["dimensions for 12 features"].settings])
+    assert torch.linalg.matrix_rank(crowds)[:, :2].tolist() == [[11, 11], [8, 8], [6, 6]]
+    biases = [(s.sae.encoder_bias, s.sae.decoder_bias) for s in factors["biases"].settings]
+    assert biases == [(False, False), (True, False), (False, True), (True, True)]
     assert [n for n, f in factors.items() if not f.ranked] == [
         "a prefix between the children", "children, each as likely", "inner width of 6",
     ]  # fmt: skip
@@ -194,24 +182,24 @@ def test_spread_magnitudes_have_the_moments_of_a_normal(spread, tree):
 
 @pytest.mark.parametrize("cosine", [-0.3, 0.0, 0.3, 0.9])
 def test_every_two_directions_have_the_same_cosine(cosine):
-    rows = data.equal_cosine_dictionary(4, cosine, 9, torch.Generator().manual_seed(0))
+    rows = data.equal_cosine_dictionary(4, cosine, 9, 0)
     gram = torch.full((4, 4), cosine, dtype=torch.float64).fill_diagonal_(1)
     assert (rows @ rows.T - gram).abs().max() < 1e-14
     if cosine == 0:
-        assert torch.equal(rows, orthonormal_dictionary(4, 9, torch.Generator().manual_seed(0)))
+        assert torch.equal(rows, orthonormal_dictionary(4, 9, 0))
     with pytest.raises(ValueError, match=r"4 independent directions .* between -0\.333333 and 1"):
-        data.equal_cosine_dictionary(4, -0.4, 9, torch.Generator())
+        data.equal_cosine_dictionary(4, -0.4, 9, 0)
 
 
 def test_a_crowd_shares_few_dimensions():
-    rows = data.crowded_dictionary(200, 5, 20, torch.Generator().manual_seed(0))
+    rows = data.crowded_dictionary(200, 5, 20, 3)
     assert torch.linalg.matrix_rank(rows) == 5
     assert torch.allclose(rows.norm(dim=-1), torch.ones(200).double())
     pairs = (rows @ rows.T)[~torch.eye(200, dtype=torch.bool)]
     assert pairs.mean().item() == pytest.approx(0, abs=0.02)
     assert pairs.std().item() == pytest.approx(5**-0.5, rel=0.05)
     with pytest.raises(ValueError, match="d_model is 20"):
-        data.crowded_dictionary(3, 21, 20, torch.Generator())
+        data.crowded_dictionary(3, 21, 20, 0)
 
 
 # Measuring
@@ -252,7 +240,7 @@ def test_excess_mixing_by_hand():
 
 
 def test_true_directions_have_no_excess_however_they_lean():
-    leaning = data.equal_cosine_dictionary(3, 0.3, 3, torch.Generator().manual_seed(0))
+    leaning = data.equal_cosine_dictionary(3, 0.3, 3, 0)
     clean = sae_from(torch.linalg.pinv(leaning).T.tolist(), leaning.tolist())
     found = experiments.excess_mixing(clean, family(0.3, 0.4).states(), leaning, PARENTS, (1, 3))
     for values in (found.parent_to_child, found.child_to_sibling, found.child_to_parent, found.own - 1):
@@ -269,7 +257,7 @@ def test_true_directions_have_no_excess_however_they_lean():
 )
 def test_the_pattern_optimum_agrees_with_the_closed_forms(states, weights):
     n = states.acts.shape[1]
-    dictionary = orthonormal_dictionary(n, 8, torch.Generator().manual_seed(0))
+    dictionary = orthonormal_dictionary(n, 8, 0)
     rows = expectation.pattern_optimum(states, dictionary, range(n), (1, n), weights) @ dictionary.T
     best = theory.matryoshka_optimum(states, range(n), (1, n), weights)
     pairs = torch.eye(n, dtype=torch.float64)[1:] + torch.eye(n, dtype=torch.float64)[0]
@@ -289,16 +277,16 @@ def three_levels():
     branch = FeatureTree(0.4, (FeatureTree(0.3),) * 2, True)
     tree = FeatureTree(1.0, (FeatureTree(0.3, (branch, branch), True),), is_read_out=False)
     order = [0, 1, 4, 2, 3, 5, 6]
-    return tree.states(), orthonormal_dictionary(7, 20, torch.Generator().manual_seed(0)), order, (1, 3, 7)
+    return tree.states(), orthonormal_dictionary(7, 20, 0), order, (1, 3, 7)
 
 
 def leaning_family():
-    leaning = data.equal_cosine_dictionary(3, 0.2, 20, torch.Generator().manual_seed(0))
+    leaning = data.equal_cosine_dictionary(3, 0.2, 20, 0)
     return family(0.3, (0.5, 0.2), 2).states(), leaning, [0, 1, 2], (1, 3)
 
 
 def overlapping_with_a_prefix_between():
-    dictionary = orthonormal_dictionary(3, 20, torch.Generator().manual_seed(0))
+    dictionary = orthonormal_dictionary(3, 20, 0)
     return overlapping(0.3, 0.4, 0.1), dictionary, [0, 1, 2], (1, 2, 3)
 
 
@@ -344,15 +332,16 @@ def test_places_and_levels_go_down_the_tree():
 
 def test_starts_near_the_truth_leave_spare_latents_random():
     base, factors = all_factors(TINY)
-    wide = factors["number of latents"].settings[-1]
+    wide = data.first_seeds(factors["number of latents"].settings[-1], 4)
     near = experiments.starts([wide], PARENTS, range(4), 0.0)
-    assert torch.equal(near.W_dec[0, :, :3], base.dictionary.expand(4, -1, -1))
+    assert torch.equal(near.W_dec[0, :, :3], base.dictionary[:4])
     assert torch.equal(near.W_dec[0, :, 3:], random_start(wide.sae, range(4)).W_dec[:, 3:])
     wild = experiments.starts([wide], PARENTS, range(4), None)
-    assert torch.equal(wild.W_enc[0], random_start(wide.sae, range(4)).W_enc)
+    assert torch.equal(wild.W_enc, random_start(wide.sae, range(4)).W_enc)
     third = factors["a third level"]
-    deep = experiments.starts(third.settings[:1], third.parents, range(1), 0.0).W_dec[0, 0]
-    assert torch.equal(deep, third.settings[0].dictionary[[0, 1, 4, 2, 3, 5, 6]])
+    deep = data.first_seeds(third.settings[0], 1)
+    start = experiments.starts([deep], third.parents, range(1), 0.0).W_dec[0, 0]
+    assert torch.equal(start, deep.dictionary[0, [0, 1, 4, 2, 3, 5, 6]])
 
 
 def test_means_over_pairs_and_medians_over_live_seeds():
@@ -360,14 +349,15 @@ def test_means_over_pairs_and_medians_over_live_seeds():
         rows = tensor([[value, value + 2, 100.0], [math.nan] * 3])
         return metrics.Mixing(rows, rows, rows + 1, rows + 2)
 
-    factor = data.Factor(["a", "b"], [], pairs=[0, 1], copies=2)
-    found = experiments.three([table(v) for v in (1.0, 3.0, 5.0, 7.0)], factor)
-    assert found.shape == (2, 4, 3)
-    assert found[0, 0].tolist() == [2, 3, 4] and found[1, 2].tolist() == [8, 9, 10]
-    assert found[:, [1, 3]].isnan().all()
-    assert experiments.medians(found)[:, 0].tolist() == [2, 6], "torch takes the lower of two middle values"
-    assert np.isnan(experiments.medians(found, least=3)).all()
-    assert experiments.kept(found[0, :, 0]).tolist() == [2, 4]
+    factor = data.Factor(["a", "b"], [], pairs=[0, 1])
+    found = experiments.three([table(v) for v in (1.0, 3.0)], factor)
+    assert found.shape == (2, 2, 3)
+    assert found[0, 0].tolist() == [2, 3, 4] and found[1, 0].tolist() == [4, 5, 6]
+    assert found[:, 1].isnan().all()
+    twice = torch.cat([found[:1], found[1:]], 1)
+    assert experiments.medians(twice)[:, 0].tolist() == [2], "torch takes the lower of two middle values"
+    assert np.isnan(experiments.medians(twice, least=3)).all()
+    assert experiments.kept(twice[0, :, 0]).tolist() == [2, 4]
 
 
 def test_medians_of_random_seeds_stand_at_their_amounts(study):
@@ -386,50 +376,48 @@ def test_medians_of_random_seeds_stand_at_their_amounts(study):
 
 def test_exploring_trains_ranked_factors_from_both_kinds_of_start(study):
     _, explored, _ = study
-    assert explored["overlap of children"].near.shape == (3, 1, 3)
+    assert explored["overlap of children"].near.shape == (3, 2, 3)
     assert explored["overlap of children"].random.shape == (3, 6, 3)
     assert explored["number of latents"].ends == [0, 3, 5] and explored["inner width"].ends == [0, 1]
+    assert explored["biases"].ends == [0, 1, 2, 3], "names have no order"
     assert explored["inner width of 6"].ends == [] and len(explored["inner width of 6"].random) == 0
     crowd = explored["dimensions for 12 features"]
-    assert crowd.near.shape == (3, 2, 3) and crowd.random.shape == (3, 6, 3), "seeds are shared among the dictionaries"
+    assert crowd.near.shape == (3, 2, 3) and crowd.random.shape == (3, 6, 3)
     parents, children = experiments.own_cosines(crowd)
     assert parents.shape == (3, 2, 4) and children.shape == (3, 2, 8)
 
 
 def test_variants_without_a_change_have_the_plain_loss():
-    base = data.base_case(replace(TINY, inner_weight=2.0), torch.Generator().manual_seed(0))
-    x, probs = base.data.inputs(base.dictionary), base.data.probs
-    sae = random_start(base.sae, range(8)).map(lambda t: t[:, None] + 0.1)
+    base = data.first_seeds(data.base_case(replace(TINY, inner_weight=2.0)), 1)
+    x, probs = base.data.inputs(base.dictionary[0]), base.data.probs
+    sae = random_start(base.sae, range(4)).reshape(4, 1)
     found = dict(zip(experiments.VARIANTS, experiments.varied_loss(sae, base)[:, 0], strict=True))
-    plain = [sae[i, 0] for i in range(8)]
-    zeros = [replace(s, b_enc=0 * s.b_enc, b_dec=0 * s.b_dec) for s in plain]
+    plain = [sae[i, 0] for i in range(4)]
 
     def loss(sae):
         return sae.loss(x, probs, base.sae).item()
 
-    assert found["none"].item() == pytest.approx(loss(zeros[0]))
-    assert found["encoder"].item() == pytest.approx(loss(replace(plain[1], b_dec=zeros[1].b_dec)))
-    assert found["decoder"].item() == pytest.approx(loss(replace(plain[2], b_enc=zeros[2].b_enc)))
-    assert found["both"].item() == pytest.approx(loss(plain[3]))
-    assert found["tied"].item() == pytest.approx(loss(replace(zeros[4], W_enc=plain[4].W_dec.T)))
-    unit = torch.nn.functional.normalize(plain[5].W_dec, dim=-1)
-    assert found["tied, norm 1"].item() == pytest.approx(loss(replace(zeros[5], W_enc=unit.T, W_dec=unit)))
-    for i, weight in [(6, 0.15), (7, 0.3)]:
-        sizes = zeros[i].encode(x) * zeros[i].W_dec.norm(dim=-1)
+    assert found["tied"].item() == pytest.approx(loss(replace(plain[0], W_enc=plain[0].W_dec.T)))
+    unit = torch.nn.functional.normalize(plain[1].W_dec, dim=-1)
+    assert found["tied, norm 1"].item() == pytest.approx(loss(replace(plain[1], W_enc=unit.T, W_dec=unit)))
+    for i, weight in [(2, 0.15), (3, 0.3)]:
+        sizes = plain[i].encode(x) * plain[i].W_dec.norm(dim=-1)
         cost = 0.1 * torch.log(1 + sizes / 0.1)
         extra = probs @ (2.0 * cost[:, 0] + cost.sum(-1))
-        assert found[f"{weight}"].item() == pytest.approx(loss(zeros[i]) + weight * extra.item())
+        assert found[f"{weight}"].item() == pytest.approx(loss(plain[i]) + weight * extra.item())
 
 
 def test_variants_are_trained_and_named():
-    base, _ = all_factors(TINY)
-    effects = experiments.explore_variants(replace(TINY, start_noise=0.0, n_steps=3), base)
+    few = replace(TINY, start_noise=0.0, n_steps=2)
+    base, factors = all_factors(few)
+    plain = experiments.explore(factors["biases"], few)
+    effects = experiments.explore_variants(few, base, plain)
     assert {name: found.amounts for name, found in effects.items()} == {
-        "biases": ["none", "encoder", "decoder", "both"],
         "tied weights": ["free", "tied", "tied, norm 1"],
         "log penalty": ["0", "0.15", "0.3"],
     }
-    assert all(np.abs(found.near[0, 0]) < 0.1 for found in effects.values()), "three steps from the truth"
+    assert all(np.abs(found.near[:, 0]).max() < 0.15 for found in effects.values()), "a step or two from the truth"
+    assert all(np.array_equal(found.near[0], plain.effect.near[0]) for found in effects.values())
 
 
 def test_the_base_case_is_trained_from_both_kinds_of_start():
@@ -464,7 +452,7 @@ def test_the_control_learns_independent_features_clean():
 
 
 def test_the_other_cosine_by_hand():
-    states, two = data.correlated_pair(0.3, 0.0), torch.eye(2, 3, dtype=torch.float64)
+    states, two = data.correlated_pair(0.3, 0.0), torch.eye(2, 3, dtype=torch.float64).expand(2, -1, -1)
     wide = Setting(SAEConfig(3, (1, 2)), states, two)
     narrow = Setting(SAEConfig(3, (1, 2), (1.0, 0.0)), states, two)
     alive = sae_from([[1, 0, 0], [0, 1, 0]], [[-1.2, 1.6, 0], [0, 1, 0]])
@@ -554,6 +542,11 @@ def test_without_a_live_seed_nothing_is_decided():
     assert len(found) == 7 and all(math.isnan(value) for value in found.values())
 
 
+def test_effects_of_equal_size_keep_their_order():
+    effects = {"a": effect([0.1, 0.1]), "b": effect([0.1, 0.1 + 1e-7]), "c": effect([0.1, 0.2])}
+    assert experiments.by_size(effects) == ["c", "a", "b"]
+
+
 def test_the_table_has_the_largest_effect_first_and_says_what_is_missing():
     table = experiments.effect_table({"small": effect([0.1, 0.2], [math.nan]), "large": effect([0.5, 0.1])})
     assert list(table.index) == ["large", "small"]
@@ -613,7 +606,8 @@ def test_seeds_that_fire_on_other_inputs_are_open_circles(study):
         axis = drawing.draw_children(explored | {"unequal children": found}, theories, TINY).axes[1]
         return {line.get_markersize(): len(line.get_xdata()) for line in axis.lines if line.get_marker() == "o"}
 
-    assert expectation.own_firing(some).sum() == circles(some)[5] == 3 - circles(some)[10]
+    fits = expectation.own_firing(some)
+    assert circles(some) == {5: int(fits.any(1).sum()), 10: int((~fits).any(1).sum())}
     assert circles(silent) == {5: 0, 10: 3}
 
 
@@ -639,7 +633,7 @@ def test_the_figure_of_the_model_shows_both_levels_of_theory(study):
 def test_the_figure_of_pairs_has_a_panel_for_each_bias():
     base, _ = all_factors(TINY)
     found = [experiments.explore_pairs(replace(TINY, n_steps=5), base, biased) for biased in (False, True)]
-    assert found[0].near.shape == (2, 3, 1) and found[0].random.shape == (2, 3, 2)
+    assert found[0].near.shape == (2, 3, 2) and found[0].random.shape == (2, 3, 2)
     assert found[0].correlations.tolist() == pytest.approx([-3 / 7, (0.9 - 3 / 7) / 2, 0.9])
     left, right = drawing.draw_pairs(found, TINY).axes
     assert left.get_ylabel().endswith("no bias") and right.get_ylabel().endswith("decoder bias")

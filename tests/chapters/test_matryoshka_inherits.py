@@ -102,6 +102,9 @@ def test_seeds_that_reach_the_same_are_live_and_as_low(exact):
     loss[0], live[1, 2] = loss[0] + 2e-4 * SETUP.states.power, False
     random = replace(near, trained=replace(near.trained, loss=loss[None]), reading=replace(near.reading, live=live))
     assert chapter.same_as_near(random, near, SETUP.states.power).tolist() == [False, False, True, True, True, True]
+    assert not chapter.below_near(random, near, SETUP.states.power).any()
+    loss[3] -= 3e-4 * SETUP.states.power
+    assert chapter.below_near(random, near, SETUP.states.power).tolist() == [False] * 3 + [True, False, False]
     dead = replace(near, reading=replace(near.reading, live=~live.any() & live))
     assert chapter.sibling_cosines(dead).shape == chapter.recovery(dead).shape == (0,)
 
@@ -174,9 +177,12 @@ def test_the_walk_ends_at_the_loss_of_the_trained_sae(exact):
     walk = chapter.walk(P, SETUP)
     assert int(walk.loss.argmin()) == 100
     assert float(walk.loss[100]) == pytest.approx(float(exact["near the truth"].loss.min()), abs=1e-4)
-    assert float(walk.loss[100]) == pytest.approx(
-        theory.family_losses(SETUP.states)[1]["parent first, every child completed"]
-    )
+    # By hand: parent alone in both prefixes, parent + child in the inner one.
+    alone, child = 0.3 * 0.2, 0.3 * 0.8
+    clean = theory.matryoshka_ratio(0.4, 2) * tensor([0, 1, 1]) + tensor([1, 0, 0])
+    unit = clean / clean.norm()
+    errors = [1 - float(unit @ tensor(state)) ** 2 / sum(state) for state in ([1, 0, 0], [1, 1, 0])]
+    assert float(walk.loss[100]) == pytest.approx(2 * alone * errors[0] + child * 2 * errors[1])
     axis = chapter.draw_walk(walk).axes[0]
     assert axis.lines[0].get_ydata()[100] == pytest.approx(1 - walk.saving)
 

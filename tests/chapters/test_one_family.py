@@ -46,12 +46,25 @@ def test_the_typical_seed_has_the_median_loss_of_the_live_ones():
     assert dead.child_cosines.shape == dead.child_cosines_either_sign.shape == dead.foreign_cosines.shape == (0,)
 
 
+def test_a_median_shared_by_several_seeds_up_to_rounding_is_the_first_ones():
+    nearly = [1.0 + 1e-13, 0.5, 1.0, 1.0 - 1e-13]
+    assert made_up(nearly, ROWS, [True] * 4).typical == 0
+    assert made_up(nearly, ROWS, [False, True, True, True]).typical == 2
+
+
+def test_a_seed_draws_its_own_directions():
+    drawn = SETUP.directions(range(3, 6))
+    assert torch.allclose(drawn @ drawn.mT, torch.eye(3, dtype=torch.float64).expand(3, 3, 3))
+    assert not torch.allclose(drawn[0], drawn[1]) and torch.equal(drawn[1], SETUP.directions([4])[0])
+    assert torch.equal(SETUP.directions([4], 5)[:, :3], drawn[1:2])  # a smaller family has the first of a larger one
+
+
 def test_an_arm_is_what_its_words_say():
     assert ARM.trained.loss.shape == (1, 4) and ARM.loss.shape == ARM.live.shape == (4,)
     assert torch.equal(SETUP.start("random", range(3, 5)).W_enc, random_start(SETUP.sae, [3, 4]).W_enc)
-    near = start_near(SETUP.dictionary, [3], P.start_noise)
+    near = start_near(SETUP.directions([3]), [3], P.start_noise)
     assert torch.equal(SETUP.start("near the truth", [3]).W_dec, near.W_dec)
-    x, probs = SETUP.states.inputs(SETUP.dictionary), SETUP.states.probs
+    x, probs = SETUP.states.inputs(SETUP.directions(SETUP.seeds)), SETUP.states.probs
     assert (ARM.trained.sae[0].loss(x, probs, SETUP.sae) - ARM.loss).abs().max() < 1e-12
     biased = SETUP.fit("random", decoder_bias=True)
     assert (

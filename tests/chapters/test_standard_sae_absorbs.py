@@ -12,6 +12,7 @@ from matryoshka_mixing.chapters import standard_sae_absorbs as chapter
 
 P = chapter.Parameters(n_seeds=5, n_sweep_seeds=2, n_steps=400, n_grid=3, l1=0.1, batch_size=50)
 SETUP = chapter.set_up(P)
+FIRST = SETUP.directions(SETUP.seeds[:1])[0]
 HALF = 2**-0.5
 
 
@@ -32,8 +33,8 @@ def tensor(values):
 
 
 def arm(sae):
-    """An arm of a single seed with this SAE."""
-    reading = metrics.read(sae, SETUP.states, SETUP.dictionary, SETUP.tree.parents())
+    """An arm of a single seed, the first, with this SAE."""
+    reading = metrics.read(sae, SETUP.states, FIRST, SETUP.tree.parents())
     return replace(replace(SETUP, seeds=range(1)).fit("random"), reading=reading)
 
 
@@ -65,8 +66,9 @@ def test_values_that_do_not_fit_together_are_refused():
 @pytest.mark.parametrize(("n", "q"), [(2, 0.4), (2, 0.5), (5, 0.1)])
 def test_both_saes_made_by_hand_are_exact_and_the_absorbed_one_is_cheaper(n, q):
     setup = chapter.set_up(chapter.Parameters(n_children=n, child_probability=q, l1=0.1, parent_probability=0.3))
-    x = setup.states.inputs(setup.dictionary)
-    for sae in chapter.by_hand(setup.dictionary).values():
+    directions = setup.directions([0])[0]
+    x = setup.states.inputs(directions)
+    for sae in chapter.by_hand(directions).values():
         assert (sae.decode(sae.encode(x)) - x).abs().max() < 1e-12
     alone, with_child = 0.1 * 0.3 * (1 - n * q), 0.1 * 0.3 * n * q
     losses = chapter.hand_losses(setup)
@@ -75,14 +77,14 @@ def test_both_saes_made_by_hand_are_exact_and_the_absorbed_one_is_cheaper(n, q):
 
 
 def test_what_is_made_by_hand_reads_as_what_it_is():
-    hand = chapter.by_hand(SETUP.dictionary)
+    hand = chapter.by_hand(FIRST)
     clean, absorbed = arm(hand["clean"]), arm(hand["absorbed"])
     assert chapter.live_lean(clean).tolist() == pytest.approx([0], abs=1e-12)
     assert chapter.live_lean(absorbed).tolist() == pytest.approx([HALF])
     assert (chapter.absorbed(clean).tolist(), chapter.absorbed(absorbed).tolist()) == ([False], [True])
     turned = replace(hand["clean"], W_dec=hand["clean"].W_dec * tensor([-1, 1, 1])[:, None])
     assert chapter.complement(clean).tolist() == [False] and chapter.complement(arm(turned)).tolist() == [True]
-    uneven = replace(hand["clean"], W_dec=hand["clean"].W_dec - tensor([0, 1, 0])[:, None] * SETUP.dictionary[0])
+    uneven = replace(hand["clean"], W_dec=hand["clean"].W_dec - tensor([0, 1, 0])[:, None] * FIRST[0])
     assert chapter.control_lean(arm(uneven)).tolist() == pytest.approx([HALF])
     assert chapter.live_lean(arm(uneven)).tolist() == pytest.approx([-HALF])
 
@@ -145,7 +147,7 @@ def test_the_range_of_rates_and_the_figure_of_sweeps():
 
 
 def test_latents_are_drawn_in_the_order_of_their_features():
-    absorbed = chapter.by_hand(SETUP.dictionary)["absorbed"]
+    absorbed = chapter.by_hand(FIRST)["absorbed"]
     shuffled = absorbed.map(lambda t: t[..., [2, 0, 1]] if t.shape[-1] == 3 else t)
     shuffled = replace(shuffled, W_dec=absorbed.W_dec[:, [2, 0, 1]])
     arms = {"one": arm(shuffled)}

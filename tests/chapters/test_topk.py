@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import allowed
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from matryoshka_mixing import claims, figures, metrics, theory
 from matryoshka_mixing.chapters import topk
 from matryoshka_mixing.chapters.topk import NEAR, RANDOM
-from matryoshka_mixing.features import family, orthonormal_dictionary, twenty_feature_tree
+from matryoshka_mixing.features import family, orthonormal_dictionaries, twenty_feature_tree
 from matryoshka_mixing.sae import SAEConfig, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, train
 
@@ -42,64 +43,36 @@ def tensor(values):
 # Parameters
 
 
-chosen = st.integers(2, 12).flatmap(
-    lambda n: st.fixed_dictionaries(
-        {
-            "n_children": st.just(n),
-            "child_probability": st.floats(1e-6, 1 / n),
-            "parent_probability": st.floats(1e-6, 1),
-            "inner_weight": st.floats(0.001, 1000),
-            "d_model": st.integers(20, 40),
-            "n_seeds": st.integers(1, 20),
-            "n_sweep_seeds": st.integers(1, 3),
-            "seed": st.integers(0, 10**9),
-            "start_noise": st.floats(0, 10),
-            "n_steps": st.integers(1, 10**6),
-            "batch_size": st.integers(1, 10**6),
-        }
-    )
-)
-
-
-@given(chosen)
-@settings(max_examples=60, deadline=None)
+@given(allowed.values(topk.Parameters))
+@settings(max_examples=25, deadline=None)
 def test_every_allowed_value_makes_a_toy(values):
-    toy = topk.Toy.of(topk.Parameters(**values))
-    assert toy.true_l0 == pytest.approx(
-        values["parent_probability"] * (1 + values["n_children"] * values["child_probability"])
-    )
+    p = topk.Parameters(**values)
+    toy = topk.Toy.of(p)
+    assert toy.true_l0 == pytest.approx(p.parent_probability * (1 + p.n_children * p.child_probability))
     for sae in [*toy.saes.values(), *map(topk.as_standard, toy.saes.values())]:
-        Setting(sae, toy.states, toy.dictionary)
-    assert toy.exact.steps == toy.batches.steps and toy.batches.seed == values["seed"]
-    frames, each = toy.spread
-    assert frames == len(toy.frames) and 0 <= values["n_seeds"] - frames * each < frames
-    assert toy.near(1).W_enc.isfinite().all() and toy.random(1).W_enc.shape == (1, *toy.dictionary.mT.shape)
+        Setting(sae, toy.states, toy.directions(2))
+    assert toy.exact.steps == toy.batches.steps and toy.batches.seed == p.seed
+    for start in toy.starts(2).values():
+        assert start.W_enc.shape == (2, p.d_model, p.n_children + 1) and start.W_enc.isfinite().all()
     assert topk.predicted_cosines(toy, tensor(toy.true_l0)).isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"d_model": 12}, "d_model = 12: .* twenty-feature tree. It must be a whole number of at least 20"),
-        ({"child_probability": 0.6}, "sum to 1.2"),
-        ({"n_children": 13}, "from 2 to 12"),
-        ({"n_children": 1}, "from 2 to 12"),
-        ({"inner_weight": 0.0}, "from 0.001 to 1000"),
-        ({"start_noise": 11}, "from 0 to 10"),
-        ({"seed": 10**9 + 1}, r"from 0 to 1e\+09"),
-        ({"n_grid": 2}, "at least 3"),
-    ],
-)
-def test_other_values_are_refused_before_anything_is_built(change, message):
-    with pytest.raises(ValueError, match=message):
-        topk.Parameters(**change)
+@pytest.mark.parametrize(("name", "value"), allowed.outside(topk.Parameters))
+def test_values_outside_a_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} = .*It must be"):
+        topk.Parameters(**{name: value})
+
+
+def test_there_is_room_for_the_twenty_feature_tree():
+    with pytest.raises(ValueError, match=r"d_model = 12: .* twenty-feature tree. It must be a whole number from 20"):
+        topk.Parameters(d_model=12)
 
 
 # Theory
 
 
 @given(family_cases)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_budget_that_keeps_all_is_no_budget_and_one_that_keeps_none_makes_a_narrow_sae(case):
     n, q, beta = case
     whole, none = (topk.budget_ratios(q, n, torch.tensor([s]).double(), beta)[0] for s in (1.0, 0.0))
@@ -113,7 +86,7 @@ def test_a_budget_that_keeps_all_is_no_budget_and_one_that_keeps_none_makes_a_na
 )
 def test_trained_batchtopk_saes_meet_the_theory_of_a_small_budget(n, q, beta, share):
     p = 0.3
-    states, dictionary = family(p, q, n).states(), orthonormal_dictionary(n + 1, 8, torch.Generator().manual_seed(0))
+    states, dictionary = family(p, q, n).states(), orthonormal_dictionaries(n + 1, 8, range(6))
     k = p + share * n * p * q
     sae = SAEConfig(8, (1, n + 1), (beta, 1.0), 0.0, False, False, activation="batchtopk", k=k)
     run = train(Setting(sae, states, dictionary), start_near(dictionary, range(6), 0.05), TrainConfig(2000))
@@ -223,35 +196,24 @@ def test_the_sweep_goes_from_half_to_twice_the_true_l0(toy):
 def test_the_best_topk_sae_is_shown_or_nothing_where_all_have_dead_latents(toy):
     panels = topk.best_topk(toy, ks=(1, 2))
     assert list(panels) == ["Matryoshka, K = 1", "Matryoshka, K = 2", "standard, K = 1", "standard, K = 2"]
-    run = train(Setting(toy.saes["TopK"], toy.states, toy.dictionary), toy.random(9), toy.exact)
-    reading = metrics.read(run.sae[0], toy.states, toy.dictionary, toy.tree.parents())
+    directions, starts = toy.directions(9), toy.starts(9)[RANDOM]
+    run = train(Setting(toy.saes["TopK"], toy.states, directions), starts, toy.exact)
+    reading = metrics.read(run.sae[0], toy.states, directions, toy.tree.parents())
     lowest = min((seed for seed in range(9) if reading.all_live[seed]), key=lambda seed: run.loss[0, seed])
     assert panels["Matryoshka, K = 2"].tolist() == pytest.approx(reading.decoder[lowest].numpy())
-    dead = topk.Toy.of(topk.Parameters(**TINY | {"n_seeds": 1, "seed": int((~reading.all_live).int().argmax()) + 4000}))
+    first = toy.chosen.seed + int((~reading.all_live).int().argmax())
+    dead = topk.Toy.of(replace(toy.chosen, n_seeds=1, seed=first))
     assert np.isnan(topk.best_topk(dead, ks=(2,))["Matryoshka, K = 2"]).all()
-
-
-def test_in_one_frame_features_coincide_and_activations_stay(toy):
-    starts = [start_near(frame, range(2), 0.3) for frame in toy.frames]
-    sae = type(starts[0]).join(starts)
-    x = torch.stack([toy.states.inputs(frame) for frame in toy.frames])[:, None]
-    sae.b_dec += 0.3 * toy.frames.sum(1)[:, None]
-    turned = topk.in_one_frame(sae, toy.frames, toy.dictionary)
-    straight = toy.states.inputs(toy.dictionary)
-    assert turned.W_dec.shape[:2] == (len(toy.frames) * 2, 3)
-    assert torch.allclose(turned.encode(straight), sae.encode(x).flatten(0, 1))
-    cosines = torch.stack([sae.W_dec[i] @ frame.mT for i, frame in enumerate(toy.frames)]).flatten(0, 1)
-    assert torch.allclose(turned.W_dec @ toy.dictionary.mT, cosines)
-    assert torch.allclose(turned.b_dec, 0.3 * toy.dictionary.sum(0).expand_as(turned.b_dec))
 
 
 def reading_of(toy, decoder, dead=False):
     """One seed whose latents fire with their features and have these decoders, one row a latent."""
-    sae = start_near(toy.dictionary, [0], 0.0)
-    sae.W_dec[0] = tensor(decoder) @ toy.dictionary
+    directions = toy.directions(1)
+    sae = start_near(directions, [0], 0.0)
+    sae.W_dec[0] = tensor(decoder) @ directions[0]
     if dead:
         sae.W_enc[0, :, 2] *= -1
-    return metrics.read(sae, toy.states, toy.dictionary, toy.tree.parents())
+    return metrics.read(sae, toy.states, directions, toy.tree.parents())
 
 
 def comparison(toy):
@@ -291,13 +253,13 @@ def test_the_figure_of_the_tree():
 
 def test_a_tiny_run_gives_the_ledger_what_it_asks_for(toy):
     compared, trees, control = topk.compare(toy), topk.twenty_features(toy), topk.control_mixing(toy)
-    assert len(compared.readings) == 9 and compared.readings["TopK", RANDOM].live.shape == (8, 3)
-    assert compared.readings["TopK", NEAR].live.shape == (2, 3)
+    assert len(compared.readings) == 9 and compared.readings["TopK", RANDOM].live.shape == (36, 3)
+    assert compared.readings["TopK", NEAR].live.shape == (9, 3)
     assert trees.l0 == pytest.approx(3 * 0.15 * 1.6 + 8 * 0.05)
     assert len(trees.points) == 6 and trees.points[NEAR, 1.0][0].shape == (18,)
-    assert len(control) == 2 and (control < 0.2).all(), "near the truth"
+    assert len(control) == 9 and (control < 0.2).all(), "near the truth"
     values, started = topk.measured(toy, topk.sweep(toy), compared, trees, control)
     verdict = claims.judge(claims.load()["topk-too"], values, started)
     counts = {outcome.criterion.metric: outcome.started for outcome in verdict.outcomes}
-    assert counts["topk_random"] == 8 and counts["topk_near_truth"] == 2 and counts["siblings_near_truth"] == 4
+    assert counts["topk_random"] == 36 and counts["topk_near_truth"] == 9 and counts["siblings_near_truth"] == 18
     assert values["sampled_gap"] > 0

@@ -1,20 +1,19 @@
-import itertools
 import re
 from dataclasses import replace
 
-import hypothesis
+import allowed
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from hypothesis import strategies as st
+from hypothesis import given, settings
 
 from matryoshka_mixing import metrics, theory
 from matryoshka_mixing.chapters import why_it_happens as chapter
-from matryoshka_mixing.chapters.why_it_happens import Parameters
-from matryoshka_mixing.features import family, orthonormal_dictionary
-from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
-from matryoshka_mixing.training import Setting, TrainConfig, train
+from matryoshka_mixing.chapters.why_it_happens import Parameters, Run
+from matryoshka_mixing.features import family
+from matryoshka_mixing.sae import SAE, random_start
+from matryoshka_mixing.training import Setting
 
 SMALL = {"d_model": 6, "n_seeds": 8, "n_sweep_seeds": 2, "n_grid": 3}
 
@@ -24,7 +23,7 @@ def tensor(values):
 
 
 def make(**changes):
-    return chapter.set_up(Parameters(**SMALL | changes), torch.Generator().manual_seed(0))
+    return chapter.set_up(Parameters(**SMALL | changes))
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +33,8 @@ def setup():
 
 
 @pytest.fixture(scope="module")
-def brief():
-    """The same with fewer steps, for what trains by autograd: shape checks make each step slow here."""
-    return make(n_steps=300)
-
-
-@pytest.fixture(scope="module")
 def main_runs(setup):
-    setting = Setting(setup.sae, setup.states, setup.dictionary)
-    return [train(setting, start, setup.exact) for start in (setup.near_start, setup.random_starts)]
+    return setup.fit(setup.near), setup.fit(setup.random)
 
 
 @pytest.fixture(autouse=True)
@@ -52,16 +44,32 @@ def canvas():
     mpl.pyplot.close("all")
 
 
+def as_run(setup, sae):
+    """SAEs with one axis, the seeds, as if they had been trained."""
+    dictionary = setup.directions[: len(sae), : setup.tree.n_features]
+    setting = Setting(setup.sae, setup.states, dictionary)
+    loss = sae.loss(setup.states.inputs(dictionary), setup.states.probs, setup.sae)
+    return Run([setting], sae[None], loss[None], torch.ones(1, len(sae)) > 0)
+
+
 def axis_saes(setup, *decoders):
     """SAEs with these decoders in feature space, whose latents fire with their own features."""
-    decoders = tensor(decoders)
+    decoders, dictionary = tensor(decoders), setup.directions[: len(decoders), :3]
     encoder = torch.eye(3, dtype=torch.float64).expand_as(decoders)
     return SAE(
-        (encoder @ setup.dictionary).mT,
+        (encoder @ dictionary).mT,
         torch.zeros(len(decoders), 3).double(),
-        decoders @ setup.dictionary,
+        decoders @ dictionary,
         torch.zeros(len(decoders), 6).double(),
     )
+
+
+def turned(setup, *saes):
+    """SAEs in feature space, each turned to the directions of its seed."""
+    dictionary = setup.directions[: len(saes), : setup.tree.n_features]
+    encoder, decoder = (torch.stack([getattr(sae, name) for sae in saes]) for name in ("W_enc", "W_dec"))
+    b_enc, b_dec = encoder.new_zeros(len(saes), encoder.shape[-1]), encoder.new_zeros(len(saes), setup.p.d_model)
+    return SAE(dictionary.mT @ encoder, b_enc, decoder @ dictionary, b_dec)
 
 
 def labels(axis):
@@ -71,20 +79,21 @@ def labels(axis):
 # The parameters and the set-up
 
 
+@pytest.mark.parametrize(("name", "value"), allowed.outside(Parameters))
+def test_values_outside_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name} = .* It must be"):
+        Parameters(**{name: value})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"d_model": 5}, "d_model = 5: .* a whole number of at least 6"),
         ({"d_model": 6, "n_children": 6, "child_probability": 0.1}, "leaves no room for 7 orthogonal features"),
         ({"n_children": 3}, "sum to 1.2; at most 1 is possible"),
-        ({"inner_weight": 0}, "inner_weight = 0: .* from 0.001 to 1000"),
         ({"l1": -0.1}, "l1 = -0.1: weight of the L1 penalty in the runs that test for absorption"),
-        ({"seed": 2**64}, "seed = 18446744073709551616"),
-        ({"start_noise": -1}, "start_noise = -1"),
-        ({"n_grid": 2}, "n_grid = 2: .* at least 3"),
     ],
 )
-def test_values_outside_are_refused(change, message):
+def test_values_that_do_not_fit_together_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         Parameters(**change)
 
@@ -95,93 +104,103 @@ def test_terms_of_the_default_case():
     assert torch.allclose(setup.terms, tensor([[1.4, 0.12, 0.24, 0.24], [0.7, 0.06, 0.12, 0.12]]))
     assert setup.blamed.tolist() == [[False, False, True, True], [False] * 4]
     assert setup.omega.tolist() == [0, 3, 2, 2]
-    assert (len(setup.near_start.W_enc), len(setup.random_starts.W_enc), len(setup.tried.W_enc)) == (2, 24, 6)
-    assert (setup.exact.steps, setup.short.steps) == (2000, 1000)
+    assert (len(setup.near), len(setup.random)) == (2, 24)
+    assert [len(start) for start in setup.tried.values()] == [2, 4] and setup.exact.steps == 2000
     alone, blamed = chapter.arrow(theory.second_moment(setup.states, setup.omega))
     assert [float(alone), *blamed.tolist()] == pytest.approx([0.18, 0.24, 0.24])
 
 
 def test_one_seed_of_everything():
     setup = make(n_seeds=1, n_sweep_seeds=1, n_steps=1)
-    assert (len(setup.near_start.W_enc), len(setup.random_starts.W_enc), len(setup.tried.W_enc)) == (1, 3, 2)
-    assert len(setup.close_start(setup.pair_dictionary).W_enc) == 1 and setup.short.steps == 1
+    assert [len(start) for start in (setup.near, setup.random, *setup.tried.values())] == [1, 3, 1, 1]
+    assert len(setup.close(3)) == 1
+    many = make(n_seeds=1, n_sweep_seeds=5)
+    assert len(many.directions) == 5 and len(many.close(6, 5)) == 5, "a sweep may have more seeds"
+
+
+def test_every_seed_has_directions_of_its_own_and_starts_near_them():
+    setup = make(seed=7)
+    each = setup.directions
+    assert torch.allclose(each @ each.mT, torch.eye(6).double().expand(24, 6, 6))
+    assert (each[:1] - each[1:]).abs().amax((-2, -1)).min() > 0.01
+    assert torch.equal(each[3:5], make(seed=10, n_seeds=4).directions[:2]), "a seed draws the same in any company"
+    exact = setup.near_truth(4, 0.0, 3)
+    assert torch.allclose(metrics.decoder_cosines(exact, each[:4, :3]), torch.eye(3).double())
+    run = setup.fit(setup.near)
+    assert torch.equal(run.settings[0].dictionary, each[:2, :3])
+
+
+def test_changes_of_a_fit_go_to_the_sae_and_to_the_setting():
+    setup = make(n_steps=3)
+    half = setup.states
+    run = setup.fit(setup.close(4), {"l1": 0.5, "data": family(0.3, 0.2, 3).states()}, {"weights": (2.0, 0.5)} | {
+        "data": family(0.3, 0.3, 3).states(), "held": {"W_dec": 0}}, lr=0.1)  # fmt: skip
+    assert [one.sae.l1 for one in run.settings] == [0.5, 0] and run.settings[1].sae.weights == (2, 0.5)
+    assert all(one.sae.widths == (1, 4) and not one.sae.decoder_bias for one in run.settings)
+    assert torch.equal(run.sae.W_dec[1, :, 0], setup.close(4).W_dec[:, 0]) and setup.states is half
+    assert run.cosines.shape == (2, 2, 4, 4) and len(run[:1].settings) == len(run[:1].loss) == 1
 
 
 def everything(p):
-    """Every experiment of the chapter."""
-    generator = torch.Generator().manual_seed(p.seed)
-    setup = chapter.set_up(p, generator)
-    uneven, config = chapter.uneven_family(p, generator)
+    """Every experiment of the chapter, drawn."""
+    setup = chapter.set_up(p)
+    uneven, config = chapter.uneven_family(p, torch.Generator().manual_seed(p.seed))
     omega = theory.prefix_weights(uneven, range(6), config.widths, config.weights)
     theory.unequal_ratios(*chapter.arrow(theory.second_moment(uneven, omega)))
-    setting = Setting(setup.sae, setup.states, setup.dictionary)
-    near, random = (train(setting, start, setup.exact) for start in (setup.near_start, setup.random_starts))
-    found = chapter.balance(setup, near.sae[0])
-    groups = chapter.group_pulls(setup, found.parts[0])
+    near, random = setup.fit(setup.near), setup.fit(setup.random)
+    groups = chapter.group_pulls(setup, chapter.balance(setup, near)[0][0])
+    chapter.draw_balance(groups, setup.tree.names)
     factors = torch.linspace(0, 4, p.n_grid, dtype=torch.float64)
-    scaled = torch.where(setup.blamed, factors[:, None, None] * setup.terms, setup.terms)
-    runs = [chapter.intervene(setup, scaled, start) for start in (setup.sweep_start, setup.sweep_start)]
-    doses = chapter.read_doses(setup, factors, *runs)
-    tables, possible = chapter.removals(setup)
-    removed = setup.read_tried(chapter.intervene(setup, torch.stack(list(tables.values())), setup.tried).sae[1])
-    kept = chapter.kept([removed["near"]], possible)
-    reach, mixtures = chapter.limit_reach(setup), chapter.held_levels(p.n_grid, p.n_children)
-    held = chapter.train_held(setup, setup.sweep_start, mixtures, penalty=p.l1)
-    followed, ranks = chapter.read_held(setup, held.sae, mixtures), chapter.by_rank(setup)
-    maps = chapter.map_unequal(setup), chapter.map_penalty(setup)
-    curves = [*chapter.more_children(setup, generator), chapter.by_inner_weight(setup)]
-    rare, limits = chapter.rare_children(setup), chapter.break_assumptions(setup)
-    drifts = [limit.drift for limit in limits.values()]
-    ends = chapter.where_starts_end(setup, near, random)
-    return setup, groups, doses, kept, reach, followed, ranks, maps, curves, rare, drifts, ends
+    dosed = chapter.dose(setup, factors)
+    chapter.draw_doses(setup, factors, chapter.read_doses(setup, dosed))
+    chapter.dose_slider(setup, factors, dosed["near"])
+    changes, possible = chapter.removals(setup)
+    _, without = chapter.intervene(setup, changes)
+    chapter.draw_removed(without)
+    chapter.kept([by_kind["near"] for by_kind in without.values()], possible)
+    runs, reach = chapter.intervene(setup, chapter.reaches(setup))
+    mixtures = chapter.held_levels(p.n_grid, p.n_children)
+    held = chapter.hold(setup, setup.sweep["near"], mixtures, p.l1)
+    chapter.held_gap(held, mixtures)
+    drawn = [chapter.draw_reach(runs["near"], reach, setup.tree.names), chapter.draw_held(held, mixtures)]
+    drawn += [chapter.draw_ranks(chapter.by_rank(setup))]
+    drawn += [chapter.draw_signs(chapter.map_unequal(setup), chapter.map_penalty(setup), p.inner_weight)]
+    drawn += [chapter.draw_leans(chapter.lean_curves(setup)[0])]
+    chapter.rare_children(setup)
+    chapter.drift(setup, setup.read(random.sae[0]))
+    limits = chapter.break_assumptions(setup)
+    gaps = [chapter.farthest(panel) for panel in limits.values()]
+    drawn += [chapter.draw_limits(limits, *chapter.noisier(setup, float(near.loss.median())), 0.5)]
+    return groups, gaps, drawn
 
 
-@st.composite
-def allowed(draw):
-    """Values inside the declared ranges, at both ends of them too; sizes are small, for time."""
-    n = draw(st.integers(2, 12))
-    return {
-        "parent_probability": draw(st.floats(1e-6, 1)),
-        "child_probability": draw(st.one_of(st.just(1 / n), st.floats(1e-6, 1 / n))),
-        "n_children": n,
-        "inner_weight": draw(st.floats(0.001, 1e3)),
-        "l1": draw(st.floats(0, 1e3)),
-        "d_model": draw(st.integers(max(6, n + 1), 40)),
-        "n_seeds": draw(st.integers(1, 5)),
-        "n_sweep_seeds": draw(st.integers(1, 4)),
-        "seed": draw(st.integers(0, 10**9)),
-        "start_noise": draw(st.floats(0, 1e3)),
-        "n_steps": draw(st.integers(1, 10**6)),
-        "n_grid": draw(st.integers(3, 100)),
-    }
-
-
-@hypothesis.settings(max_examples=20, deadline=None)
-@hypothesis.given(allowed())
+@given(allowed.values(Parameters))
+@settings(max_examples=20, deadline=None)
 def test_the_set_up_is_built_from_every_value_that_is_allowed(values):
-    p, generator = Parameters(**values), torch.Generator()
-    setup = chapter.set_up(p, generator)
+    p = Parameters(**values)
+    setup = chapter.set_up(p)
     assert setup.states.probs.sum() == pytest.approx(1)
-    assert len(setup.random_starts.W_enc) == 3 * p.n_seeds
-    assert setup.sweep_start.W_enc.shape == (p.n_sweep_seeds, p.d_model, p.n_children + 1)
-    tables, possible = chapter.removals(setup)
-    assert all((table >= 0).all() for table in tables.values()) and all(0 <= share <= 1 for share in possible)
+    assert len(setup.random) == 3 * p.n_seeds
+    assert setup.sweep["near"].W_enc.shape == (p.n_sweep_seeds, p.d_model, p.n_children + 1)
+    changes, possible = chapter.removals(setup)
+    assert all((change["terms"] >= 0).all() for change in changes.values()) and all(0 <= s <= 1 for s in possible)
     assert (theory.unequal_ratios(*chapter.arrow(theory.second_moment(setup.states, setup.omega))) >= 0).all()
-    uneven, config = chapter.uneven_family(p, generator)
+    uneven, config = chapter.uneven_family(p, torch.Generator())
     assert uneven.acts.shape[1] == config.d_sae == 6
     assert len(chapter.held_levels(p.n_grid, p.n_children)) == 2 * p.n_grid
 
 
-SURE = {"parent_probability": 1.0, "child_probability": 1 / 12, "n_children": 12, "d_model": 13, "inner_weight": 1e3}
-DEAD = {"l1": 1e3, "start_noise": 1e3, "parent_probability": 1e-6, "child_probability": 1e-6, "inner_weight": 0.001}
+SURE = {"parent_probability": 1.0, "child_probability": 0.25, "n_children": 4, "inner_weight": 1e3}
+DEAD = {"l1": 10.0, "start_noise": 10.0, "parent_probability": 1e-6, "child_probability": 1e-6, "inner_weight": 0.001}
 
 
-@pytest.mark.parametrize("extreme", [SURE | {"start_noise": 0.0, "l1": 0.0, "d_model": 13}, DEAD])
+@pytest.mark.parametrize("extreme", [SURE | {"start_noise": 0.0, "l1": 0.0}, DEAD])
 def test_every_experiment_runs_at_the_ends_of_what_is_allowed(extreme):
     p = Parameters(**SMALL | {"n_seeds": 1, "n_sweep_seeds": 1, "n_steps": 1} | extreme)
-    _, groups, doses, *_, drifts, ends = everything(p)
-    assert len(groups) == p.n_children + 3 and doses.fires.shape == (3, 1)
-    assert len(drifts) == 4 and len(ends.drift) == 3
+    groups, gaps, drawn = everything(p)
+    assert len(groups) == p.n_children + 3 and len(gaps) == 4
+    shown = [text.get_text() for figure in drawn for text in figure.findobj(mpl.text.Text)]
+    assert not [text for text in shown if "nan" in text.lower()]
 
 
 # The derivation
@@ -197,17 +216,14 @@ def test_the_sides_of_an_equation_are_compared_at_their_worst(capsys):
 
 
 def test_the_completed_sae_is_exact_in_the_outer_prefix_and_its_loss_the_reduced_one(setup):
-    (u,) = chapter.random_units(1, 3, torch.Generator().manual_seed(1))
-    assert u.norm() == pytest.approx(1) and (u >= 0).all()
-    for v, loss in [(tensor([1, 0, 0]), 0.24), (u, None)]:
-        sae = chapter.completed(v, setup.dictionary)
-        errors = sae.errors(setup.x, setup.sae.widths)
-        assert errors[1].max() < 1e-14 or loss is None
+    acts, probs = setup.states.acts, setup.states.probs
+    for v, loss in [(tensor([1, 0, 0]), 0.24), (tensor([0.48, 0.6, 0.64]), None)]:
+        sae = chapter.completed(v)
+        assert sae.errors(acts, setup.sae.widths)[1, setup.blamed[0]].max() < 1e-14
         reduced = chapter.reduced_loss(setup.states, setup.omega, v)
-        assert sae.loss(setup.x, setup.states.probs, setup.sae) == pytest.approx(float(reduced))
+        assert sae.loss(acts, probs, setup.sae) == pytest.approx(float(reduced))
         assert loss is None or reduced == pytest.approx(loss), "the inner prefix misses each child: 0.3 * 0.8"
-    clean = chapter.completed(tensor([1, 0, 0]), setup.dictionary)
-    assert torch.allclose(clean.W_dec, setup.dictionary)
+    assert torch.allclose(chapter.completed(tensor([1, 0, 0])).W_dec, torch.eye(3).double())
 
 
 def test_decoders_by_theory_agree_with_the_closed_forms():
@@ -221,81 +237,58 @@ def test_decoders_by_theory_agree_with_the_closed_forms():
 # The blamed terms
 
 
-def test_doses_follow_theory_and_nothing_is_mixed_without_blamed_terms(brief):
+def test_doses_follow_theory_and_nothing_is_mixed_without_blamed_terms(setup):
     factors = tensor([0.0, 1.0, 4.0])
-    scaled = torch.where(brief.blamed, factors[:, None, None] * brief.terms, brief.terms)
-    run = chapter.intervene(brief, scaled, start_near(brief.dictionary, [0, 1], 0.1))
-    doses = chapter.read_doses(brief, factors, run, run)
-    parents = metrics.decoder_cosines(run.sae, brief.dictionary)[..., 0, 1]
+    runs = chapter.dose(setup, factors)
+    near = runs["near"]
     mixed = theory.parent_cosines(theory.matryoshka_ratio(0.4, 2), 2)[1]
+    parents = near.cosines[..., 0, 1]
     assert parents[0].abs().max() < 1e-3 and parents[1].tolist() == pytest.approx([mixed] * 2, abs=1e-3)
-    assert doses.fires.all() and doses.open_fires.all() and doses.gap < 1e-3
-    assert doses.lines[0][-1] == pytest.approx(float(doses.theory[-1, 0, 1])), "a line ends at the last dose"
-    figure = chapter.draw_doses(doses)
+    points, open_points = chapter.read_doses(setup, {"near": near, "random": near})
+    assert points[:, 1:].isfinite().all() and torch.equal(points.nan_to_num(9), open_points.nan_to_num(9))
+    decoders = chapter.dosed_decoders(setup, factors)
+    expected = torch.stack([decoders[1:, 0, 1], decoders[1:, 1, 2], decoders[1:, 1, 0]])
+    assert torch.allclose(points[:, 1:], expected[..., None], atol=1e-3)
+    _, off = chapter.read_doses(setup, {"near": near, "random": replace(near, loss=near.loss + 1e-3)})
+    assert off.isnan().all(), "another loss"
+    figure = chapter.draw_doses(setup, factors, [points, open_points])
     assert [labels(axis) for axis in figure.axes] == [[chapter.COSINES[0]], list(chapter.COSINES[1:])]
     first, second = (axis.containers[0][0].get_xdata().tolist() for axis in figure.axes)
     assert (first, second) == ([0, 1, 4], [1, 4]), "no child's decoder without blamed terms"
-    page = chapter.dose_slider(doses, brief.tree.names)
+    ends = [axis.lines[0].get_xydata()[-1].tolist() for axis in figure.axes]
+    assert ends == [[4, pytest.approx(float(decoders[-1, i, j]))] for i, j in ((0, 1), (1, 2))]
+    page = chapter.dose_slider(setup, factors, near)
     assert '"stops": ["0", "1", "4"]' in page and page.count("class=cosine") == 18
 
 
-def test_a_dose_without_an_sae_that_keeps_the_assumption_has_no_gap(brief):
-    silent = brief.sweep_start.map(torch.zeros_like).map(lambda parameter: parameter.expand(3, *parameter.shape))
-    run = replace(chapter.intervene(brief, brief.terms.expand(3, -1, -1), brief.sweep_start), sae=silent)
-    doses = chapter.read_doses(brief, tensor([0.0, 1.0, 2.0]), run, run)
-    assert not doses.fires.any() and np.isnan(doses.gap)
-    assert len(chapter.draw_doses(doses).axes) == 2
-
-
-def batch_top_k(sae, k):
-    return replace(sae, activation="batchtopk", k=torch.full(sae.b_dec.shape[:-1], k).double())
+def test_a_dose_without_an_sae_that_keeps_the_assumption_is_drawn_empty(setup):
+    run = setup.fit(setup.sweep["near"], {}, {})
+    silent = replace(run, sae=run.sae.map(torch.zeros_like))
+    points = chapter.read_doses(setup, {"near": silent, "random": silent})
+    assert points[0].isnan().all()
+    assert len(chapter.draw_doses(setup, tensor([0.0, 1.0]), points).axes) == 2
 
 
 def test_pulls_are_minus_the_gradient_of_each_term():
-    """Against the formula, which autograd does not know, for each latent."""
-    config = SAEConfig(5, (1, 3))
-    sae = random_start(config, [0, 1], decoder_norm=0.7)
-    generator = torch.Generator().manual_seed(0)
-    x, terms = torch.rand(4, 5, generator=generator).double(), torch.rand(2, 2, 4, generator=generator).double()
-    acts = sae.encode(x)
-    for latent in range(3):
-        found = chapter.pulls(sae, x, terms, config.widths, latent)
-        for i, width in enumerate(config.widths):
-            rest = (x - sae.decode(acts, width)) * (latent < width)
-            assert torch.allclose(found[:, i], 2 * terms[:, i, :, None] * acts[..., latent, None] * rest, atol=1e-14)
-    assert (chapter.pulls(sae, x, terms, config.widths, 2)[:, 0] == 0).all(), "the first prefix misses latent 2"
-
-
-@pytest.mark.parametrize("k", [0.3, 0.5, 0.9, 3.0])
-def test_pulls_of_all_terms_add_up_to_minus_the_gradient_with_batchtopk(setup, k):
-    config = replace(setup.sae, activation="batchtopk", k=k)
-    sae, probs = batch_top_k(start_near(setup.dictionary, range(4), 0.5), k), setup.states.probs
-    decoder = sae.W_dec.clone().requires_grad_()
-    replace(sae, W_dec=decoder).loss(setup.x, probs, config).sum().backward()
-    for latent in range(3):
-        found = chapter.pulls(sae, setup.x, setup.terms, config.widths, latent, probs).sum((-3, -2))
-        assert torch.allclose(found, -decoder.grad[:, latent], atol=1e-14)
-    blind = chapter.pulls(sae, setup.x, setup.terms, config.widths).sum((-3, -2))
-    same = torch.allclose(blind, -decoder.grad[:, 0], atol=1e-3)
-    assert same == (k == 3.0), "probabilities matter where something is dropped"
-
-
-def test_a_partly_kept_activation_pulls_on_its_share():
-    # Two inputs, one latent; the budget of 0.75 keeps the first (probability 0.5) and half of the second.
-    sae = batch_top_k(SAE(*(tensor(v) for v in ([[1.0], [0.5]], [0.0], [[1.0, 0.0]], [0.0, 0.0]))), 0.75)
-    x, probs = tensor([[2.0, 0.0], [0.0, 2.0]]), tensor([0.5, 0.5])
-    found = chapter.pulls(sae, x, probs[None], (1,), probs=probs)
-    # On the second: 2 * 0.5 (weight) * 0.5 (share) * 1 (activation) * ((0, 2) - 1 (1, 0)).
-    assert found[0].tolist() == [pytest.approx([0, 0]), pytest.approx([-0.5, 1.0])]
+    """Of all terms together, and of one with all others left out: against autograd, which knows no formula."""
+    setup = make(n_children=3, child_probability=0.2, inner_weight=0.7)
+    start = random_start(setup.sae, [0, 1, 2], decoder_norm=0.7)
+    x = setup.states.inputs(setup.directions[:3, :4])
+    parts = chapter.balance(setup, as_run(setup, start))[0]
+    for some in [torch.ones(2, 5), *torch.eye(10).reshape(10, 2, 5)]:
+        decoder = start.W_dec.clone().requires_grad_()
+        replace(start, W_dec=decoder).loss(x, setup.states.probs, terms=some.double()).sum().backward()
+        expected = -(decoder.grad[:, :1] @ setup.directions[:3, :4].mT)[:, 0]
+        assert torch.allclose((parts * some[..., None]).sum((1, 2)), expected, atol=1e-14)
+    assert parts.abs().max() > 0.01
 
 
 def test_pulls_balance_at_the_solution_and_only_blamed_terms_pull_toward_a_child(setup):
     best = theory.matryoshka_optimum(setup.states, range(3), setup.sae.widths, setup.sae.weights)
-    sae = chapter.completed(best, setup.dictionary).map(lambda parameter: parameter[None])
-    found = chapter.balance(setup, sae)
-    assert found.imbalance < 1e-12 and torch.allclose(found.share, torch.ones(1, 2).double())
-    groups = chapter.group_pulls(setup, found.parts[0])
-    assert torch.allclose(sum(groups.values()), found.parts[0].sum((0, 1))), "every term is in one group"
+    parts, share, imbalance = chapter.balance(setup, as_run(setup, turned(setup, chapter.completed(best))))
+    assert imbalance < 1e-12 and share.tolist() == pytest.approx([1])
+    groups = chapter.group_pulls(setup, parts[0])
+    assert torch.allclose(sum(groups.values()), parts[0].sum((0, 1))), "every term is in one group"
     assert groups["outer prefix on parent + child"].abs().max() < 1e-14
     blamed = groups["blamed: inner prefix on parent + child 1"]
     a = float(best[0] + best[1])
@@ -304,8 +297,9 @@ def test_pulls_balance_at_the_solution_and_only_blamed_terms_pull_toward_a_child
 
 
 def test_a_seed_in_which_nothing_pulls_toward_a_child_has_no_share(setup):
-    found = chapter.balance(setup, axis_saes(setup, torch.eye(3).tolist()).map(torch.zeros_like))
-    assert found.share.isnan().all()
+    silent = axis_saes(setup, torch.eye(3).tolist()).map(torch.zeros_like)
+    _, share, imbalance = chapter.balance(setup, as_run(setup, silent))
+    assert len(share) == 0 and np.isnan(imbalance)
 
 
 def test_bars_of_the_balance_are_stacked_to_either_side():
@@ -318,19 +312,18 @@ def test_bars_of_the_balance_are_stacked_to_either_side():
 
 
 def test_controls_remove_what_the_blamed_terms_weigh_where_they_can(setup):
-    tables, possible = chapter.removals(setup)
-    assert possible == [1, 1]
-    for table in tables.values():
-        assert (setup.terms - table).sum() == pytest.approx(0.24)
-    without, same_inputs, evenly = tables.values()
-    assert without[0, 2:].tolist() == [0, 0] and torch.equal(without[1], setup.terms[1])
-    assert same_inputs[1, 2:].tolist() == [0, 0] and torch.equal(same_inputs[0], setup.terms[0])
-    assert torch.equal(evenly[0, 2:], setup.terms[0, 2:])
-    assert (evenly / setup.terms)[1, 1:].tolist() == pytest.approx([1 / 3] * 3), "0.24 of 0.36"
-    heavy = make(inner_weight=3.0)
-    tables, possible = chapter.removals(heavy)
+    changes, possible = chapter.removals(setup)
+    assert possible == pytest.approx([1, 1])
+    without, same_inputs, evenly = (change["terms"] for change in changes.values())
+    for factors in (without, same_inputs, evenly):
+        assert (setup.terms * (1 - factors)).sum() == pytest.approx(0.24)
+    assert without.tolist() == [[1, 1, 0, 0], [1] * 4]
+    assert same_inputs.flatten().tolist() == pytest.approx([1] * 6 + [0, 0])
+    assert evenly[0].tolist() == [1, pytest.approx(1 / 3), 1, 1], "0.24 of 0.36"
+    assert evenly[1].tolist() == [1] + [pytest.approx(1 / 3)] * 3
+    changes, possible = chapter.removals(make(inner_weight=3.0))
     assert possible[0] == pytest.approx(1 / 3) and possible[1] == pytest.approx((0.24 + 0.24) / 0.72)
-    assert tables["control: same inputs, outer prefix"][1, 2:].tolist() == [0, 0]
+    assert changes["control: same inputs, outer prefix"]["terms"][1, 2:].tolist() == [0, 0]
 
 
 def test_dead_seeds_are_left_out_and_controls_that_are_too_light_decide_nothing(setup):
@@ -358,34 +351,37 @@ def test_the_largest_of_what_is_kept():
     assert np.isnan(chapter.largest(values, kept & False))
 
 
-def test_blamed_terms_reach_the_encoder_only_or_the_decoder_only(setup):
-    start = start_near(setup.dictionary, [3], 0.5)
-    start.W_enc *= 1.2  # it would be the best already, and have no gradient
-    sae = start.map(lambda parameter: parameter.expand(3, *parameter.shape).clone().requires_grad_())
-    losses = chapter.reach_loss(setup, sae)
-    nothing, to_encoder, to_decoder = (
-        torch.autograd.grad(loss.sum(), [sae.W_enc, sae.W_dec], retain_graph=True) for loss in losses
-    )
-    whole = start.map(lambda parameter: parameter.clone().requires_grad_())
-    loss = whole.loss(setup.x, setup.states.probs, replace(setup.sae, l1=setup.p.l1))
-    full = torch.autograd.grad(loss.sum(), [whole.W_enc, whole.W_dec])
-    assert torch.allclose(losses[1:].detach(), loss.detach().expand(2, 1)) and losses[0] < losses[1]
-    pairs = [(to_encoder[0][1], full[0]), (to_encoder[1][1], nothing[1][0])]
-    pairs += [(to_decoder[0][2], nothing[0][0]), (to_decoder[1][2], full[1])]
-    assert all(torch.allclose(left, right) for left, right in pairs)
-    assert not torch.allclose(full[0], nothing[0][0]) and not torch.allclose(full[1], nothing[1][0])
+def test_what_is_told_of_what_is_known():
+    values = tensor([0.25, float("nan"), 0.5, 1.0])
+    assert [chapter.told(values), chapter.told(values, torch.max, "+.1f")] == ["0.500", "+1.0"]
+    assert chapter.told(1e-12) == "below 1e-08" and chapter.told(float("nan")) == "not known"
+    assert chapter.told(values[:0], torch.min) == "not known"
+
+
+def test_the_middle_seed_is_the_first_of_those_that_agree():
+    losses = tensor([[0.3, 0.1, 0.2 + 1e-14, 0.2, 0.2 - 1e-14], [5, 4, 3, 2, 1]])
+    assert chapter.middle(losses).tolist() == [3, 2] and chapter.middle(losses[0, :1]) == 0
 
 
 def test_without_blamed_terms_absorption_comes_back():
-    brief = make(n_steps=600, l1=0.1)
-    reach = chapter.limit_reach(brief)
-    assert list(reach.readings) == ["everything", "nothing", "encoder only", "decoder only"]
-    assert reach.rate("everything", "near") == 0 and reach.rate("encoder only", "near") == 0
-    assert reach.rate("nothing", "near") > 0.4
-    figure = chapter.draw_reach(reach, brief.tree.names)
+    setup = make(n_steps=600, l1=0.1)
+    changes = chapter.reaches(setup)
+    runs, reach = chapter.intervene(setup, changes)
+    assert list(reach) == ["everything", "nothing", "encoder only", "decoder only"]
+    (start,) = setup.fit(setup.near, {"l1": 0.1}).sae
+    assert torch.equal(runs["near"].sae.W_dec[0], start.W_dec), "reaching everything changes nothing"
+    assert torch.equal(changes["encoder only"]["terms"], changes["everything"]["terms"])
+    assert torch.equal(changes["encoder only"]["decoder_terms"], chapter.scaled(setup.blamed, 0))
+
+    def rate(name):
+        return chapter.absorption(reach[name]["near"]).median()
+
+    assert rate("everything") == rate("encoder only") == 0 and rate("nothing") > 0.4 and rate("decoder only") > 0.4
+    figure = chapter.draw_reach(runs["near"], reach, setup.tree.names)
     assert figure.axes[0].get_title().startswith("reach everything\nabsorption 0.00 (random ")
-    silent = {kind: brief.read(brief.tried.map(torch.zeros_like)) for kind in chapter.KINDS}
-    assert np.isnan(replace(reach, readings={"nothing": silent}).rate("nothing", "near")), "no live seed"
+    dead = {kind: setup.read(start.map(torch.zeros_like)) for kind in chapter.KINDS}
+    title = chapter.draw_reach(runs["near"], dict.fromkeys(reach, dead), setup.tree.names).axes[0].get_title()
+    assert title.endswith("absorption not known (random not known)")
 
 
 # The parent's decoder held
@@ -395,48 +391,49 @@ def test_levels_to_hold_by_hand():
     assert chapter.held_levels(2, 3).tolist() == [[0, 0, 0], [1, 1, 1], [0, 0, 0], [1, pytest.approx(1 / 3)] + [1 / 3]]
 
 
-def test_siblings_are_undone_only_if_the_held_parent_is_mixed(brief):
+def test_siblings_are_undone_only_if_the_held_parent_is_mixed(setup):
     mixtures = tensor([[0.0, 0.0], [0.5, 0.2]])
-    start = start_near(brief.dictionary, range(2), 0.1)
-    run = chapter.train_held(brief, start, mixtures, penalty=0.01)
-    parents = metrics.decoder_cosines(run.sae, brief.dictionary)[..., 0, :]
+    start = setup.close(3)
+    run = chapter.hold(setup, start, mixtures, l1=0.01)
+    parents = run.cosines[..., 0, :]
     assert torch.allclose(parents, chapter.unit_parent(mixtures)[:, None].expand_as(parents)), "held"
     assert run.sae.W_dec[..., 0, :].norm(dim=-1).flatten().tolist() == pytest.approx([1] * 4)
-    undone = brief.read(run.sae).mixing.child_to_sibling
+    undone = setup.read(run.sae).mixing.child_to_sibling
     assert undone[0].abs().max() < 1e-4 and (undone[1] < -0.2).all()
-    free = chapter.train_held(brief, start, mixtures[1:])
-    assert chapter.read_held(brief, free.sae, mixtures[1:]).gap < 1e-3
+    free = chapter.hold(setup, start, mixtures[1:])
+    assert chapter.held_gap(free, mixtures[1:]) < 1e-3 and free.keeps_a4().any()
 
 
 def test_held_saes_are_held_against_the_formula(setup):
     mixtures = chapter.held_levels(3, 2)[1:]  # without a clean parent the first time
-    exact = [chapter.completed(u, setup.dictionary) for u in chapter.unit_parent(mixtures)]
-    sae = SAE.stack(exact).map(lambda parameter: parameter[:, None])
-    held = chapter.read_held(setup, sae, mixtures)
-    assert held.fires.all() and held.gap < 1e-12
-    assert torch.allclose(
-        held.formula[-1, 0], theory.child_decoder(chapter.unit_parent(mixtures[-1]), tensor([1, 1, 0]))
-    )
-    mute = chapter.read_held(setup, sae.map(torch.zeros_like), mixtures)
-    assert not mute.fires.any() and np.isnan(mute.gap)
-    figure = chapter.draw_held(chapter.read_held(setup, sae[[0, 1, 2, 4]], mixtures[[0, 1, 2, 4]]))
+    exact = SAE.stack([turned(setup, chapter.completed(u)) for u in chapter.unit_parent(mixtures)])
+    setting = Setting(setup.sae, setup.states, setup.directions[:1, :3])
+    some = torch.zeros(5, 1).double()
+    run = Run([setting] * 5, exact, some, some == 0)
+    assert run.keeps_a4().all() and chapter.held_gap(run, mixtures) < 1e-12
+    mute = Run([setting] * 5, exact.map(torch.zeros_like), some, some == 0)
+    assert not mute.keeps_a4().any() and np.isnan(chapter.held_gap(mute, mixtures))
+    four = [0, 1, 2, 4]
+    figure = chapter.draw_held(Run([setting] * 4, exact[four], some[four], some[four] == 0), mixtures[four])
     assert [axis.get_xlabel() for axis in figure.axes] == [
         "held ratio t of child 1 (all equal)",
         "held ratio t of child 1 (others a third)",
     ]
-    assert figure.axes[0].lines[0].get_ydata().tolist() == held.formula[:2, 0, 2].tolist()
+    formula = chapter.all_decoders(mixtures[four])
+    assert figure.axes[0].lines[0].get_ydata().tolist() == formula[:2, 1, 2].tolist()
 
 
-def test_later_children_are_mixed_in_more_and_sampled_prefixes_less_steeply(brief):
-    ranks = chapter.by_rank(brief)
-    (full, full_line), (drawn, drawn_line) = ranks.values()
+def test_later_children_are_mixed_in_more_and_sampled_prefixes_less_steeply(setup):
+    every, some = chapter.by_rank(setup)
+    full_line, drawn_line = every["line_y"], some["line_y"]
     assert (np.diff(full_line) > 0).all() and (np.diff(drawn_line) > 0).all()
     assert full_line[-1] - full_line[0] > drawn_line[-1] - drawn_line[0]
+    full, drawn = every["points"].T, some["points"].T
     assert full.shape == (2, 5) and chapter.largest((full - full_line).abs(), ~full.isnan()) < 1e-3
     assert (drawn.median(0).values - drawn_line).abs().max() < 0.05
-    none = {"all prefixes": (full * torch.nan, full_line), "sampled prefixes": (drawn, drawn_line)}
+    none = [every | {"points": every["points"] * torch.nan}, some]
     assert len(chapter.draw_ranks(none).axes[0].containers[0][0].get_xdata()) == 0, "no seed keeps A4"
-    axis = chapter.draw_ranks(ranks).axes[0]
+    axis = chapter.draw_ranks([every, some]).axes[0]
     assert labels(axis) == ["all prefixes", "sampled prefixes"]
     assert axis.lines[0].get_xdata().tolist() == [1, 2, 3, 4, 5]
 
@@ -446,18 +443,17 @@ def test_later_children_are_mixed_in_more_and_sampled_prefixes_less_steeply(brie
 
 @pytest.mark.parametrize(("n", "beta"), [(2, 1.0), (2, 0.3), (3, 2.0)])
 def test_a_childs_cosine_with_its_parent_vanishes_on_the_boundary_and_has_either_sign_beside_it(n, beta):
-    dictionary = orthonormal_dictionary(n + 1, 20, torch.Generator().manual_seed(n))
-    points = zip(*chapter.lean_boundary(tensor([0.2, 0.5, 0.8]) / n, n, beta), strict=True)
-    settings = [
-        Setting(
-            SAEConfig(20, (1, n + 1), (beta, 1.0), float(factor * penalty), False, False),
-            family(0.3, float(chance), n).states(),
-            dictionary,
-        )
-        for factor, (chance, penalty) in itertools.product((0.8, 1.0, 1.2), list(points))
-    ]
-    run = train(settings, start_near(dictionary, range(3), 0.05), TrainConfig(3000))
-    leans = metrics.decoder_cosines(run.sae, dictionary)[..., 1:, 0].unflatten(0, (3, 3))
+    setup = make(n_steps=3000, start_noise=0.25)
+    chances, penalties = (some.tolist() for some in chapter.lean_boundary(tensor([0.2, 0.5, 0.8]) / n, n, beta))
+    run = setup.fit(
+        setup.close(n + 1),
+        *(
+            {"weights": (beta, 1.0), "l1": factor * l1, "data": family(0.3, q, n).states()}
+            for factor in (0.8, 1.0, 1.2)
+            for q, l1 in zip(chances, penalties, strict=True)
+        ),
+    )
+    leans = run.cosines[..., 1:, 0].unflatten(0, (3, 3))
     assert leans[1].abs().max() < 1e-6
     assert (leans[0] < -1e-4).all() and (leans[2] > 1e-4).all()
 
@@ -472,7 +468,7 @@ def test_on_the_line_of_unequal_children_the_first_has_no_part_of_the_parent(bet
 
 def test_the_maps_have_the_predicted_signs(setup):
     unequal, penalty = chapter.map_unequal(setup), chapter.map_penalty(setup)
-    assert unequal.agreement == 1 and unequal.gap < 1e-3 and unequal.fires.any()
+    assert unequal.agreement == 1 and unequal.gap < 1e-3 and unequal.run.keeps_a4().any()
     # Rows are the sibling: a rare child of a common sibling leans toward the parent, a common one away.
     assert unequal.leans[-1, 0] > 0.005 and unequal.leans[0, -1] < 0 and np.isnan(unequal.leans[-1, -1])
     assert penalty.agreement > 0.9 and penalty.leans.shape == (5, 5)
@@ -485,36 +481,38 @@ def test_the_maps_have_the_predicted_signs(setup):
 
 
 def test_children_lean_away_from_their_parent_by_theory(setup):
-    by_total = chapter.more_children(setup, torch.Generator().manual_seed(0))
-    by_weight = chapter.by_inner_weight(setup)
-    assert [curve.label for curve in by_total] == [f"{n} children" for n in range(2, 6)]
-    assert max(curve.gap for curve in [*by_total[:2], by_weight]) < 1e-3
-    assert all((curve.line < 0).all() for curve in by_total)
-    lowest = [curve.line.min() for curve in by_total]
+    (*by_total, by_weight), gaps = chapter.lean_curves(setup)
+    assert [series["label"] for series in by_total] == [f"{n} children" for n in range(2, 6)]
+    assert max(gaps[0], gaps[1], gaps[4]) < 1e-3
+    assert all((series["line_y"] < 0).all() for series in by_total)
+    lowest = [series["line_y"].min() for series in by_total]
     assert lowest == sorted(lowest), "less deep for more children"
-    left, right = chapter.draw_leans(by_total, by_weight).axes
-    assert labels(left) == [curve.label for curve in by_total] and right.get_xscale() == "log"
-    middle = by_weight.values.median(-1).values.tolist()
+    left, right = chapter.draw_leans([*by_total, by_weight]).axes
+    assert labels(left) == [series["label"] for series in by_total] and right.get_xscale() == "log"
+    middle = by_weight["points"].median(-1).values.tolist()
     assert right.containers[0][0].get_ydata().tolist() == pytest.approx(middle)
 
 
-def test_a_rare_child_leans_toward_its_parent_and_a_common_one_away(setup):
-    rare = chapter.rare_children(setup)
-    assert rare.theory[1] > 0.01 > 0 > rare.theory[0] and rare.live.all()
-    assert rare.fires.any() and (rare.leans - rare.theory)[rare.fires].abs().max() < 1e-3
+def test_a_rare_child_leans_toward_its_parent_and_a_common_one_away():
+    run, expected = chapter.rare_children(make(n_seeds=48, n_steps=1200))
+    leans, fires = run.cosines[0, :, 1:, 0], run.keeps_a4()[0]
+    assert expected[1] > 0.01 > 0 > expected[0]
+    assert fires.any() and (leans - expected)[fires].abs().max() < 1e-3
 
 
 # Limits
 
 
 def test_the_farthest_median_leaves_out_what_is_missing():
-    values = np.array([[[1.0, 2.0, np.nan], [np.nan] * 3], [[0.0, 0.0, 9.0], [1.0, 1.0, 1.0]]])
-    assert chapter.farthest(values, np.array([[1.0, 7.0], [0.0, 3.0]])) == 2
-    assert np.isnan(chapter.farthest(values[:1, 1:], np.zeros((1, 1))))
+    points = [[[1.0, 2.0, np.nan], [np.nan] * 3], [[0.0, 0.0, 9.0], [1.0, 1.0, 1.0]]]
+    lines = [[1.0, 7.0], [0.0, 3.0]]
+    series = [{"points": p, "line_y": line} for p, line in zip(points, lines, strict=True)]
+    assert chapter.farthest({"series": series}) == 2
+    assert np.isnan(chapter.farthest({"series": [{"points": [[np.nan] * 3], "dashed_y": [0.0]}]}, "dashed_y"))
 
 
 def test_without_a_broken_assumption_the_input_space_says_what_the_closed_form_says(setup):
-    pair = Setting(setup.pair_sae, family(0.3, 0.4).states(), setup.pair_dictionary)
+    pair = Setting(setup.sae, family(0.3, 0.4).states(), setup.directions[:2, :3])
     expected = chapter.three_lines(theory.matryoshka_ratio(0.4, 2), 2)
     assert chapter.in_input_space(pair) == pytest.approx(expected)
 
@@ -523,17 +521,20 @@ def test_limits_start_at_theory_and_the_dashed_lines_hold(setup, main_runs):
     limits = chapter.break_assumptions(setup)
     assert list(limits) == ["penalty", "overlap", "oblique", "biases"]
     for key in ("penalty", "overlap", "oblique"):
-        start = limits[key].values[:, :1]
-        assert chapter.farthest(start, limits[key].lines[:, :1]) < 1e-3
+        starts = [{"points": s["points"][:1], "line_y": s["line_y"][:1]} for s in limits[key]["series"]]
+        assert chapter.farthest({"series": starts}) < 1e-3
     for key in ("overlap", "oblique"):
-        assert chapter.farthest(limits[key].values, limits[key].dashed) < 0.02  # slow where children overlap
-    assert limits["penalty"].drift > 0.03 and limits["penalty"].dashed is None
-    ends = chapter.where_starts_end(setup, *main_runs)
-    assert ends.reached.shape == (3, 2) and ends.reached[0].all()
-    near_solution = (main_runs[1].loss[0] - main_runs[0].loss[0].median()).abs() < 1e-4 * setup.states.power
-    assert torch.equal(ends.random_reached, near_solution) and not (ends.lower & ends.random_reached).any()
-    assert len(ends.drift) == 24 and (ends.drift[~ends.random_reached] > 0.01).any()
-    figure = chapter.draw_limits(limits, ends)
+        assert chapter.farthest(limits[key], "dashed_y") < 0.02  # slow where children overlap
+    assert chapter.farthest(limits["penalty"]) > 0.03 and "dashed_y" not in limits["penalty"]["series"][0]
+    near, random = main_runs
+    noises, shares = chapter.noisier(setup, float(near.loss.median()))
+    assert noises.tolist() == pytest.approx([0.25, 1.625, 3]) and shares[0] == 1
+    assert chapter.noisier(setup, -1.0)[1].tolist() == [0, 0, 0]
+    reading = setup.read(random.sae[0])
+    drift = chapter.drift(setup, reading)
+    same = metrics.same_loss(random.loss[0], near.loss.median(), setup.states.power)[reading.all_live]
+    assert (drift[same] < 0.05).all() and (drift[~same] > 0.01).all() and len(drift) == reading.all_live.sum()
+    figure = chapter.draw_limits(limits, noises, shares, 0.25)
     drawn = [axis for axis in figure.axes if axis.get_visible()]
     assert [axis.get_xlabel() for axis in drawn][:2] == ["L1 penalty", "share of a child's inputs with its sibling"]
     assert [len([line for line in axis.lines if line.get_ls() == "--"]) for axis in drawn] == [0, 3, 3, 0, 1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from matryoshka_mixing import figures
-from matryoshka_mixing.features import FeatureTree, States, family, orthonormal_dictionary, without_hierarchy
+from matryoshka_mixing.features import FeatureTree, States, family, orthonormal_dictionaries, without_hierarchy
 from matryoshka_mixing.metrics import Reading, read
 from matryoshka_mixing.parameters import Chapter, given
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
@@ -20,25 +19,26 @@ from matryoshka_mixing.training import Setting, TrainConfig, Trained, train
 
 KINDS = ("random", "near the truth")
 """The two kinds of start."""
-_NARROWED = {
-    "child_probability": {"high": 0.5, "meaning": "probability of each child given the parent, at most 1/n_children"},
-    "inner_weight": {"high": 1000},
-    "l1": {"high": 10},
-    "d_model": {"low": 3, "high": 1000, "meaning": "dimension of the input, at least n_children + 1"},
-    "n_seeds": {"high": 10_000},
-    "n_sweep_seeds": {"high": 10_000},
-    "seed": {"high": 1_000_000_000},
-    "start_noise": {"high": 10},
-    "n_steps": {"high": 1_000_000},
-    "batch_size": {"high": 1_000_000},
-    "n_grid": {"high": 1000},
-}
-"""Beyond these, numbers overflow or do not fit into memory."""
 
 
-def of_family(name: str, default: float, **changes: object) -> Any:
-    """As `parameters.given`, within the ranges that the chapters on one family can run."""
-    return given(name, default, **_NARROWED.get(name, {}) | changes)
+@dataclass(frozen=True)
+class Family(Chapter):
+    """The parameters that the chapters on one family share."""
+
+    parent_probability: float = given("parent_probability", 0.3)
+    child_probability: float = given(
+        "child_probability", 0.4, high=0.5, meaning="probability of each child given the parent, at most 1/n_children"
+    )
+    n_children: int = given("n_children", 2)
+    l1: float = given("l1", 0.0, meaning="weight of the L1 penalty (the closed forms assume 0)")
+    d_model: int = given("d_model", 20, low=3, meaning="dimension of the input, at least n_children + 1")
+    n_seeds: int = given("n_seeds", 192)
+    n_sweep_seeds: int = given("n_sweep_seeds", 16)
+    seed: int = given("seed", 0)
+    start_noise: float = given("start_noise", 0.5)
+    n_steps: int = given("n_steps", 2000)
+    batch_size: int = given("batch_size", 200)
+    n_grid: int = given("n_grid", 9)
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,11 @@ class Arm:
 
     @property
     def typical(self) -> int:
-        """The seed of median loss among the live ones, or among all where none is live."""
+        """The seed of median loss among the live ones, or among all where none is live; of equal ones the first."""
         pool = torch.nonzero(self.live)[:, 0] if self.live.any() else torch.arange(len(self.live))
-        return int(pool[self.loss[pool].argsort()[len(pool) // 2]])
+        loss = self.loss[pool].round(decimals=9)
+        median = loss.sort().values[len(pool) // 2]
+        return int(pool[torch.nonzero(loss == median)[0, 0]])
 
     @property
     def child_cosines(self) -> Float[Tensor, " live"]:
@@ -87,12 +89,11 @@ class Arm:
 
 @dataclass(frozen=True)
 class Setup:
-    """One SAE on one family, with its seeds and training.
+    """One SAE on one family, with its seeds and training. A seed draws directions, start and batches.
 
     Attributes:
         tree: the family.
         states: its states.
-        dictionary: direction of each feature.
         sae: the SAE, without biases; the start near the truth takes the first features' directions, one a latent.
         exact, sampled: training on the expected loss, and on sampled batches.
         seeds, sweep_seeds: numbers of the random seeds, in single experiments and at each point of a sweep.
@@ -101,7 +102,6 @@ class Setup:
 
     tree: FeatureTree
     states: States
-    dictionary: Float[Tensor, "features d_in"]
     sae: SAEConfig
     exact: TrainConfig
     sampled: TrainConfig
@@ -110,15 +110,12 @@ class Setup:
     start_noise: float
 
     @classmethod
-    def of(cls, p: Chapter, sae: SAEConfig, directions: Float[Tensor, "some d_in"] | None = None) -> Setup:
-        """The set-up for a chapter's parameters; `directions` has a row for each feature, or more (random, if None)."""
+    def of(cls, p: Family, sae: SAEConfig) -> Setup:
+        """The set-up of this SAE for a chapter's parameters."""
         tree = family(p.parent_probability, p.child_probability, p.n_children)
-        if directions is None:
-            directions = orthonormal_dictionary(tree.n_features, p.d_model, torch.Generator().manual_seed(p.seed))
         return cls(
             tree=tree,
             states=tree.states(),
-            dictionary=directions[: tree.n_features],
             sae=sae,
             exact=TrainConfig(p.n_steps),
             sampled=TrainConfig(p.n_steps, batch_size=p.batch_size, seed=p.seed),
@@ -127,11 +124,19 @@ class Setup:
             start_noise=p.start_noise,
         )
 
+    def directions(self, seeds: Sequence[int], children: int | None = None) -> Float[Tensor, "seeds features d_in"]:
+        """Each seed's directions of parent and children; of so many children in place of the family's own.
+
+        A smaller family has the first directions of a larger one.
+        """
+        n_features = self.tree.n_features if children is None else children + 1
+        return orthonormal_dictionaries(n_features, self.sae.d_in, seeds)
+
     def start(self, kind: str, seeds: Sequence[int]) -> SAE:
         """The SAE before training, one instance a seed; `kind` is one of `KINDS`."""
         if kind == "random":
             return random_start(self.sae, seeds)
-        return start_near(self.dictionary[: self.sae.d_sae], seeds, self.start_noise)
+        return start_near(self.directions(seeds)[:, : self.sae.d_sae], seeds, self.start_noise)
 
     def fit(self, kind: str, *, sampled: bool = False, decoder_bias: bool = False, hierarchy: bool = True) -> Arm:
         """Train and read one arm.
@@ -144,9 +149,10 @@ class Setup:
         """
         sae = replace(self.sae, decoder_bias=decoder_bias)
         states = self.states if hierarchy else without_hierarchy(self.tree).states()
-        setting, config = Setting(sae, states, self.dictionary), self.sampled if sampled else self.exact
+        directions = self.directions(self.seeds)
+        setting, config = Setting(sae, states, directions), self.sampled if sampled else self.exact
         trained = train(setting, self.start(kind, self.seeds), config)
-        return Arm(trained, read(trained.sae[0], states, self.dictionary, self.tree.parents()))
+        return Arm(trained, read(trained.sae[0], states, directions, self.tree.parents()))
 
     def fit_both(self, **changes: bool) -> dict[str, Arm]:
         """`fit` from both kinds of start."""

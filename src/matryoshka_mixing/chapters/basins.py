@@ -17,17 +17,18 @@ from scipy.stats import chi2_contingency, spearmanr
 from torch import Tensor
 
 from matryoshka_mixing import claims, features, figures, metrics, theory
-from matryoshka_mixing.features import FeatureTree, States
+from matryoshka_mixing.features import FeatureTree, States, orthonormal_dictionaries
 from matryoshka_mixing.figures import COLOURS, MARKERS, grid
 from matryoshka_mixing.metrics import OUTCOMES, Basin, Reading
 from matryoshka_mixing.parameters import Chapter, given
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
-from matryoshka_mixing.training import Setting, TrainConfig, train
+from matryoshka_mixing.training import Setting, TrainConfig, Trained, train
 
 EXTRAS = (0, 1, 2, 4)
 """Latents beyond one a feature."""
 SHOWN = 12
 """How many solutions are drawn."""
+OPTIMISERS = ("Adam", "gradient descent")
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,15 @@ class Parameters(Chapter):
     parent_probability: float = given("parent_probability", 0.3)
     child_probability: float = given("child_probability", 0.4)
     n_children: int = given("n_children", 2)
-    inner_weight: float = given("inner_weight", 1.0, high=1e3)
-    l1: float = given("l1", 0.03, high=10, meaning="weight of the L1 penalty of the main runs")
+    inner_weight: float = given("inner_weight", 1.0)
+    l1: float = given("l1", 0.03, meaning="weight of the L1 penalty of the main runs")
     d_model: int = given("d_model", 20, low=3, meaning="dimension of the input, with room for parent and children")
-    n_seeds: int = given("n_seeds", 192, meaning="random seeds, of which main runs start six times as many")
+    n_seeds: int = given("n_seeds", 192, meaning="random seeds; the main run starts twelve times as many")
     n_sweep_seeds: int = given(
-        "n_sweep_seeds", 16, meaning="dictionaries; a sweep starts four seeds on each at every point"
+        "n_sweep_seeds", 16, meaning="a quarter of the random seeds at each point of a sweep; dictionaries compared"
     )
-    seed: int = given("seed", 6000, high=10**9)
-    start_noise: float = given("start_noise", 0.5, high=10)
+    seed: int = given("seed", 6000)
+    start_noise: float = given("start_noise", 0.5)
     n_steps: int = given("n_steps", 2000)
     batch_size: int = given("batch_size", 200)
     n_grid: int = given("n_grid", 9, meaning="sweeps of penalty, learning rate and start have half as many points")
@@ -145,45 +146,25 @@ def family_losses(states: States, inner_weight: float = 1.0) -> tuple[dict[str, 
 
 @dataclass(frozen=True)
 class Toy:
-    """What the experiments start from.
+    """What the experiments start from: one parent with exclusive children. Every seed has directions of its own.
 
     Attributes:
         chosen: the parameters.
-        tree: one parent with exclusive children.
-        bases: random orthonormal bases; the features lie along the first directions of each.
+        tree: the features.
     """
 
     chosen: Parameters
     tree: FeatureTree
-    bases: Float[Tensor, "bases d_model d_model"]
 
     @classmethod
     def of(cls, chosen: Parameters) -> Toy:
-        """The toy with these parameters; all bases come from the first seed."""
-        tree = features.family(chosen.parent_probability, chosen.child_probability, chosen.n_children)
-        generator, d = torch.Generator().manual_seed(chosen.seed), chosen.d_model
-        bases = [features.orthonormal_dictionary(d, d, generator) for _ in range(chosen.n_sweep_seeds)]
-        return cls(chosen, tree, torch.stack(bases))
+        """The toy with these parameters."""
+        return cls(chosen, features.family(chosen.parent_probability, chosen.child_probability, chosen.n_children))
 
     @cached_property
     def states(self) -> States:
         """All inputs."""
         return self.tree.states()
-
-    @cached_property
-    def dictionaries(self) -> list[Float[Tensor, "features d_model"]]:
-        """Directions of the features, one dictionary a basis."""
-        return [basis[: self.tree.n_features].contiguous() for basis in self.bases]
-
-    @property
-    def axes(self) -> Float[Tensor, "features d_model"]:
-        """The directions in the coordinates in which SAEs of all dictionaries are read: the first axes."""
-        return torch.eye(self.tree.n_features, self.chosen.d_model, dtype=torch.float64)
-
-    @property
-    def each(self) -> int:
-        """Seeds on each dictionary where `n_seeds` are spread over all."""
-        return max(1, self.chosen.n_seeds // len(self.bases))
 
     @property
     def n_points(self) -> int:
@@ -194,7 +175,7 @@ class Toy:
     def both(self) -> tuple[SAEConfig, SAEConfig]:
         """The Matryoshka SAE and the standard SAE, with the penalty and without biases.
 
-        The standard SAE is the Matryoshka SAE whose inner prefix weighs nothing, so that both train in one call.
+        The standard SAE is the Matryoshka SAE whose inner prefix weighs nothing.
         """
         p, widths = self.chosen, (1, self.tree.n_features)
         matryoshka = SAEConfig(p.d_model, widths, (p.inner_weight, 1.0), p.l1, encoder_bias=False, decoder_bias=False)
@@ -205,24 +186,29 @@ class Toy:
         """How to train on the exact loss."""
         return TrainConfig(self.chosen.n_steps)
 
+    @property
+    def optimisers(self) -> dict[str, TrainConfig]:
+        """Adam and gradient descent, by `OPTIMISERS`.
+
+        The rate of descent is the inverse of the curvature of a decoder row whose latent carries all of the input; very
+        long gradients are shortened, so that nothing overflows. Neither depends on the coordinates.
+        """
+        rate = 0.5 / ((1 + self.chosen.inner_weight) * self.states.power)
+        descent = replace(self.exact, optimiser="gd", lr=rate, clip=1.0)
+        return dict(zip(OPTIMISERS, (self.exact, descent), strict=True))
+
     @cached_property
     def named_losses(self) -> dict[str, dict[str, float]]:
         """`family_losses`, by kind of SAE."""
         return dict(zip(("standard", "Matryoshka"), family_losses(self.states, self.chosen.inner_weight), strict=True))
 
-    def starts(self, config: SAEConfig, per_basis: int, norm: float = 0.1, near: bool = False) -> SAE:
-        """Starts with axes (dictionaries, seeds): random ones of this decoder norm, or near the truth."""
-        first = self.chosen.seed + 6 * self.each * np.arange(len(self.bases))
-        seeds = [range(int(low), int(low) + per_basis) for low in first]
-        if near:
-            pairs = zip(self.dictionaries, seeds, strict=True)
-            return SAE.stack([start_near(directions, own, self.chosen.start_noise) for directions, own in pairs])
-        return SAE.stack([random_start(config, own, norm) for own in seeds])
+    def seeds(self, n: int) -> range:
+        """The first `n` seeds."""
+        return range(self.chosen.seed, self.chosen.seed + n)
 
-
-def across(values: Tensor) -> Tensor:
-    """Axes (dictionaries, seeds) made one, so that neighbours come from different dictionaries."""
-    return values.transpose(0, 1).flatten(0, 1)
+    def directions(self, n: int) -> Float[Tensor, "seeds features d_model"]:
+        """The features' directions, for each of the first `n` seeds its own."""
+        return orthonormal_dictionaries(self.tree.n_features, self.chosen.d_model, self.seeds(n))
 
 
 def shares_of(kind: Int[Tensor, " seeds"]) -> Float[np.ndarray, " kinds"]:
@@ -232,10 +218,11 @@ def shares_of(kind: Int[Tensor, " seeds"]) -> Float[np.ndarray, " kinds"]:
 
 @dataclass(frozen=True)
 class Found:
-    """What the seeds of one setting found, in the coordinates in which the features are the first axes.
+    """What the seeds of one setting found.
 
     Attributes:
         sae: the trained SAEs, without latents beyond the last prefix that weighs anything (they are never trained).
+        directions: of the features, of each seed its own.
         loss, converged: of each seed.
         reading: from `metrics.read`.
         recovery: how well each seed recovers the features, from 0 to 1.
@@ -243,6 +230,7 @@ class Found:
     """
 
     sae: SAE
+    directions: Float[Tensor, "seeds features d_model"]
     loss: Float[Tensor, " seeds"]
     converged: Bool[Tensor, " seeds"]
     reading: Reading
@@ -250,28 +238,19 @@ class Found:
     kind: Int[Tensor, " seeds"]
 
     @classmethod
-    def of(
-        cls,
-        sae: SAE,
-        config: SAEConfig,
-        converged: Bool[Tensor, " seeds"],
-        data: States,
-        axes: Float[Tensor, "features d_model"],
-        parents: Sequence[int | None],
-    ) -> Found:
-        """Measure SAEs that were trained with a configuration."""
-        used = [width for width, weight in zip(config.widths, config.weights, strict=True) if weight]
-        first = np.s_[..., : used[-1]]
-        trained = SAE(sae.W_enc[first], sae.b_enc[first], sae.W_dec[..., : used[-1], :], sae.b_dec)
-        reading = metrics.read(trained, data, axes, parents)
-        return cls(
-            sae=trained,
-            loss=sae.loss(data.inputs(axes), data.probs, config),
-            converged=converged,
-            reading=reading,
-            recovery=metrics.recovery(reading.decoder, reading.live),
-            kind=metrics.outcome(reading, data, parents, used),
-        )
+    def all(
+        cls, run: Trained, directions: Float[Tensor, "seeds features d_model"], data: States, tree: FeatureTree
+    ) -> list[Found]:
+        """Measure what was trained, one for each setting."""
+        found = []
+        for sae, loss, converged in zip(run.sae, run.loss, run.converged, strict=True):
+            used = [width for width, weight in zip(sae.config.widths, sae.config.weights, strict=True) if weight]
+            sae = sae.first(used[-1])
+            reading = metrics.read(sae, data, directions, tree.parents())
+            recovery = metrics.recovery(reading.decoder, reading.live)
+            kind = metrics.outcome(reading, data, tree.parents(), used)
+            found.append(cls(sae, directions, loss, converged, reading, recovery, kind))
+        return found
 
     @property
     def shares(self) -> Float[np.ndarray, " kinds"]:
@@ -284,8 +263,8 @@ class Found:
 
     @property
     def lowest(self) -> int:
-        """The seed of lowest loss."""
-        return int(self.loss.argmin())
+        """The first seed of lowest loss."""
+        return int(self.loss.round(decimals=9).argsort(stable=True)[0])
 
     @property
     def gap(self) -> float:
@@ -313,32 +292,29 @@ class Found:
 def explore(
     toy: Toy,
     configs: Sequence[SAEConfig],
-    per_basis: int,
+    n: int,
     training: TrainConfig | None = None,
     near: bool = False,
-    norms: Sequence[float] | None = None,
+    norms: Sequence[float] = (0.1,),
 ) -> list[Found]:
-    """Train every configuration from as many starts on each dictionary, in one call, and read them together.
+    """Train every configuration from the first `n` seeds, in one call.
 
     Args:
-        toy: the data and the dictionaries.
+        toy: the data.
         configs: of the same shape.
-        per_basis: seeds on each dictionary.
+        n: how many seeds.
         training: exact, if None.
         near: start near the truth.
-        norms: norm of the decoder's rows at the start for each configuration, 0.1 if None.
+        norms: norm of the decoder's rows at a random start, for all configurations or for each.
     """
-    norms = [0.1] * len(configs) if norms is None else norms
-    starts = [toy.starts(configs[0], per_basis, float(norm), near) for norm in norms]
-    settings = [Setting(config, toy.states, directions) for config in configs for directions in toy.dictionaries]
-    run = train(settings, SAE.cat(starts), training or toy.exact)
-    shape = len(configs), len(toy.bases)
-    sae = metrics.turned(run.sae.reshape(*shape, -1), toy.bases[:, None])
-    converged, parents = run.converged.unflatten(0, shape), toy.tree.parents()
-    return [
-        Found.of(sae[i].map(across), config, across(converged[i]), toy.states, toy.axes, parents)
-        for i, config in enumerate(configs)
-    ]
+    seeds, directions = toy.seeds(n), toy.directions(n)
+    if near:
+        start = start_near(directions, seeds, toy.chosen.start_noise)
+    else:
+        starts = [random_start(configs[0], seeds, float(norm)) for norm in norms]
+        start = SAE.stack(starts) if len(starts) > 1 else starts[0]
+    run = train([Setting(config, toy.states, directions) for config in configs], start, training or toy.exact)
+    return Found.all(run, directions, toy.states, toy.tree)
 
 
 def arm_configs(toy: Toy) -> dict[str, SAEConfig]:
@@ -386,17 +362,17 @@ class MainRuns:
 
 
 def main_runs(toy: Toy) -> MainRuns:
-    """Train the arms: all seeds with the penalty, the first half without it, a third with a decoder bias."""
-    configs = arm_configs(toy)
+    """Train the arms: all seeds in the first, a quarter in the others, a sixth with a decoder bias."""
+    configs, n = arm_configs(toy), toy.chosen.n_seeds
     ordered = list(configs.values())
-    main, plain = explore(toy, ordered[::2], 6 * toy.each)
-    free, plain_free = explore(toy, ordered[1::2], 3 * toy.each)
-    arms = dict(zip(configs, (main, free, plain, plain_free), strict=True))
-    near = dict(zip(configs, explore(toy, ordered, 2, near=True), strict=True))
-    biased = explore(toy, with_biases(toy.both, False, True), 2 * toy.each)
+    found = explore(toy, ordered[:1], 12 * n) + explore(toy, ordered[1:], 3 * n)
+    arms = dict(zip(configs, found, strict=True))
+    near = dict(zip(configs, explore(toy, ordered, 2 * toy.chosen.n_sweep_seeds, near=True), strict=True))
+    biased = explore(toy, with_biases(toy.both, False, True), 2 * n)
     titles = ("Matryoshka, decoder bias", "standard, decoder bias")
     solutions = {
-        name: metrics.solutions(arms[name].sae, toy.states, toy.axes, config) for name, config in configs.items()
+        name: metrics.solutions(found.sae, toy.states, found.directions, found.sae.config)
+        for name, found in arms.items()
     }
     return MainRuns(arms, dict(zip(titles, biased, strict=True)), near, solutions)
 
@@ -686,37 +662,42 @@ def sweep_extra(toy: Toy) -> Sweep:
         for kind in toy.both
         for extra in EXTRAS
     ]
-    return Sweep.of("extra latents", [str(extra) for extra in EXTRAS], explore(toy, configs, 4))
+    return Sweep.of(
+        "extra latents", [str(extra) for extra in EXTRAS], explore(toy, configs, 4 * toy.chosen.n_sweep_seeds)
+    )
 
 
 def sweep_penalty(toy: Toy) -> Sweep:
     """Over the penalty, from 0 to 0.2."""
     penalties = np.linspace(0, 0.2, toy.n_points)
     configs = [replace(kind, l1=float(penalty)) for kind in toy.both for penalty in penalties]
-    return Sweep.of("L1 penalty", [f"{penalty:g}" for penalty in penalties], explore(toy, configs, 4))
+    return Sweep.of(
+        "L1 penalty", [f"{penalty:g}" for penalty in penalties], explore(toy, configs, 4 * toy.chosen.n_sweep_seeds)
+    )
 
 
 def sweep_rate(toy: Toy) -> Sweep:
     """Over the peak learning rate, from 0.001 to 0.1: one for a call."""
     rates = np.geomspace(0.001, 0.1, toy.n_points)
-    pairs = [explore(toy, toy.both, 4, replace(toy.exact, lr=float(rate))) for rate in rates]
+    pairs = [explore(toy, toy.both, 4 * toy.chosen.n_sweep_seeds, replace(toy.exact, lr=float(rate))) for rate in rates]
     return Sweep("learning rate", [f"{rate:.2g}" for rate in rates], *map(list, zip(*pairs, strict=True)))
 
 
 def sweep_norm(toy: Toy) -> Sweep:
     """Over the norm of the decoder's rows at the start, from 0.01 to 1, the encoder's being 1."""
     norms = np.geomspace(0.01, 1, toy.n_points)
-    found = explore(toy, [kind for kind in toy.both for _ in norms], 4, norms=[*norms, *norms])
+    found = explore(
+        toy, [kind for kind in toy.both for _ in norms], 4 * toy.chosen.n_sweep_seeds, norms=[*norms, *norms]
+    )
     return Sweep.of("decoder norm at the start", [f"{norm:.2g}" for norm in norms], found)
 
 
 def sweep_biases(toy: Toy, runs: MainRuns) -> Sweep:
     """Over which biases are trained, and last with sampled batches and none."""
-    bare = list(runs.arms.values())[::2]
-    half = max(1, toy.each // 2)
+    bare, half = list(runs.arms.values())[::2], max(1, toy.chosen.n_seeds // 2)
     encoder, both = (explore(toy, with_biases(toy.both, True, decoder), half) for decoder in (False, True))
     sampling = replace(toy.exact, batch_size=toy.chosen.batch_size, seed=toy.chosen.seed)
-    sampled = explore(toy, toy.both, toy.each, sampling)
+    sampled = explore(toy, toy.both, half, sampling)
     pairs = [bare, encoder, list(runs.biased.values()), both, sampled]
     names = ["none", "enc.", "dec.", "both", "sampled"]
     return Sweep("trained biases", names, *map(list, zip(*pairs, strict=True)))
@@ -725,7 +706,6 @@ def sweep_biases(toy: Toy, runs: MainRuns) -> Sweep:
 def sampled_shift(biases: Sweep) -> float:
     """How far sampled batches move a share of Matryoshka seeds at most, on the same seeds; see `sweep_biases`."""
     exact, sampled = biases.matryoshka[0], biases.matryoshka[-1]
-    # Seeds come first, then dictionaries: these are the same seeds as the sampled ones.
     return float(np.abs(sampled.shares - shares_of(exact.kind[: len(sampled.kind)])).max())
 
 
@@ -749,15 +729,17 @@ class Bars:
     shares: Float[np.ndarray, "bars kinds"]
 
 
-def stacked_shares(panels: Mapping[str, Bars], width: float = 4.3) -> Figure:
+def stacked_shares(panels: Mapping[str, Bars], width: float = 4.3, across: int = 2) -> Figure:
     """What the seeds end in, as stacked bars; kinds that never occur are left out of the legend.
 
     Args:
         panels: by title.
         width: of a panel, in inches.
+        across: panels in a row.
     """
     n = len(panels)
-    figure, axes = grid(n, 2, (width, 3), figsize=(width * min(2, n), 3 * -(-n // 2) + 0.8), sharey=True)
+    size = width * min(across, n), 3 * -(-n // across) + 0.8
+    figure, axes = grid(n, across, (width, 3), figsize=size, sharey=True)
     # Dark to light, so that neighbours differ in grey as well as in hue.
     colours = [COLOURS[i] for i in (0, 2, 3, 8, 9)] + [(0.85, 0.85, 0.85)]
     hatches = ("", "..", "//", "", "\\\\", "xx")
@@ -774,60 +756,94 @@ def stacked_shares(panels: Mapping[str, Bars], width: float = 4.3) -> Figure:
             floor = floor + height
         axis.set_xticks(bars, panel.names, fontsize=9)
         axis.set(title=title, xlabel=panel.xlabel, ylim=(0, 1))
-    for axis in axes[::2]:
+    for axis in axes[::across]:
         axis.set_ylabel("share of seeds")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 
-def kinds_by_dictionary(toy: Toy, found: Found) -> Int[Tensor, "bases seeds"]:
-    """The kinds of outcome on each dictionary."""
-    return found.kind.view(-1, len(toy.bases)).T
+def kinds_by_dictionary(toy: Toy) -> dict[str, Int[Tensor, "dictionaries starts"]]:
+    """The kinds of outcome of the Matryoshka SAE from many starts on each of several dictionaries, by optimiser.
+
+    Both optimisers have the same starts; no start is used twice.
+    """
+    p, matryoshka, found = toy.chosen, toy.both[0], {}
+    shape = p.n_sweep_seeds, p.n_seeds
+    start = random_start(matryoshka, toy.seeds(shape[0] * shape[1])).reshape(*shape)
+    directions = toy.directions(p.n_sweep_seeds)
+    for name, training in toy.optimisers.items():
+        run = train([Setting(matryoshka, toy.states, one) for one in directions], start, training)
+        reading = metrics.read(run.sae, toy.states, directions[:, None], toy.tree.parents())
+        found[name] = metrics.outcome(reading, toy.states, toy.tree.parents(), matryoshka.widths)
+    return found
 
 
-def dictionary_bars(kinds: Int[Tensor, "bases seeds"]) -> Bars:
+def dictionary_bars(kinds: Int[Tensor, "dictionaries starts"]) -> Bars:
     """The shares on each dictionary."""
     return Bars("dictionary", [str(i + 1) for i in range(len(kinds))], np.stack([shares_of(row) for row in kinds]))
 
 
-def dictionary_p_value(kinds: Int[Tensor, "bases seeds"]) -> float:
-    """A chi-squared test of parent first or not against the dictionary; NaN for one dictionary, or one outcome."""
-    first = (kinds == OUTCOMES.index("parent first")).sum(-1).numpy()
-    table = np.stack([first, kinds.shape[1] - first])
+def dictionary_p_value(kinds: Int[Tensor, "dictionaries starts"], kind: str) -> float:
+    """A chi-squared test of one kind or not against the dictionary; NaN for one dictionary, or one outcome."""
+    mine = (kinds == OUTCOMES.index(kind)).sum(-1).numpy()
+    table = np.stack([mine, kinds.shape[1] - mine])
     testable = len(kinds) > 1 and (table.sum(1) > 0).all()
     return float(chi2_contingency(table).pvalue) if testable else math.nan
 
 
-def turned_spread(toy: Toy) -> dict[str, Float[Tensor, " starts"]]:
-    """How far the losses of a Matryoshka start, turned along with the dictionary, lie apart in the end, by optimiser.
+def dictionary_part(kinds: Int[Tensor, "dictionaries starts"], kind: str) -> float:
+    """Part of the variance of a kind's share between dictionaries that is the dictionary's, from 0 to 1.
 
-    "adam", and "descent": Adam with so large an epsilon that it is gradient descent with momentum.
+    The rest is what so many random starts on one dictionary let a share p vary by, p (1 - p) / n. NaN where shares do
+    not vary, or cannot.
     """
+    shares, n = (kinds == OUTCOMES.index(kind)).double().mean(1), kinds.shape[1]
+    if len(shares) < 2 or n < 2 or not shares.var() > 0:
+        return math.nan
+    return max(0.0, 1 - float((shares * (1 - shares) / (n - 1)).mean() / shares.var()))
+
+
+def dictionary_table(kinds: Mapping[str, Int[Tensor, "dictionaries starts"]]) -> pd.DataFrame:
+    """Least and largest share of two kinds over the dictionaries, the dictionary's part, and the test, by optimiser."""
+    rows = {}
+    for optimiser, table in kinds.items():
+        for kind in OUTCOMES[:2]:
+            shares = (table == OUTCOMES.index(kind)).double().mean(1)
+            part, p_value = dictionary_part(table, kind), dictionary_p_value(table, kind)
+            rows[f"{optimiser}: {kind}"] = {
+                "shares": f"{shares.min():.1%} to {shares.max():.1%}",
+                "the dictionary's part": "not known" if math.isnan(part) else f"{part:.0%}",
+                "p value": "not tested" if math.isnan(p_value) else claims.number(p_value),
+            }
+    return pd.DataFrame(rows).T
+
+
+def turned_spread(toy: Toy) -> dict[str, Float[Tensor, " starts"]]:
+    """How far the final losses of a start lie apart that is turned along with the dictionary, by optimiser."""
     p, matryoshka = toy.chosen, toy.both[0]
-    relative = random_start(matryoshka, range(p.seed, p.seed + min(12, p.n_seeds)))
+    relative = random_start(matryoshka, toy.seeds(min(12, p.n_seeds)))
+    bases = orthonormal_dictionaries(p.d_model, p.d_model, toy.seeds(p.n_sweep_seeds))
     # Turned by the transposed basis, the coordinates of the features become those of the inputs.
-    start = SAE.stack([metrics.turned(relative, basis.T.contiguous()) for basis in toy.bases])
-    settings = [Setting(matryoshka, toy.states, directions) for directions in toy.dictionaries]
-    ways = {"adam": toy.exact, "descent": replace(toy.exact, eps=1e6, lr=2e5)}
-    losses = {name: train(settings, start, training).loss for name, training in ways.items()}
+    start = SAE.stack([metrics.turned(relative, basis.T.contiguous()) for basis in bases])
+    settings = [Setting(matryoshka, toy.states, basis[: toy.tree.n_features]) for basis in bases]
+    losses = {name: train(settings, start, training).loss for name, training in toy.optimisers.items()}
     return {name: values.amax(0) - values.amin(0) for name, values in losses.items()}
 
 
 def live_at_start(toy: Toy) -> Bool[Tensor, "seeds latents"]:
     """Whether each latent of the main seeds fires on any input before the first step."""
-    start = metrics.turned(toy.starts(toy.both[0], 6 * toy.each), toy.bases[:, None])
-    return metrics.live(start.map(across).encode(toy.states.inputs(toy.axes)))
+    n = 12 * toy.chosen.n_seeds
+    return metrics.live(random_start(toy.both[0], toy.seeds(n)).encode(toy.states.inputs(toy.directions(n))))
 
 
 def control(toy: Toy) -> Found:
-    """Matryoshka SAEs with a decoder bias on independent features that fire as often, on the first dictionary."""
-    p, (config, _) = toy.chosen, with_biases(toy.both, False, True)
-    states = features.without_hierarchy(toy.tree).states()
-    start = random_start(config, range(p.seed, p.seed + p.n_seeds))
-    run = train(Setting(config, states, toy.dictionaries[0]), start, toy.exact)
-    turned = metrics.turned(run.sae[0], toy.bases[0])
-    return Found.of(turned, config, run.converged[0], states, toy.axes, [None] * toy.tree.n_features)
+    """Matryoshka SAEs with a decoder bias on independent features that fire as often."""
+    n, (config, _) = toy.chosen.n_seeds, with_biases(toy.both, False, True)
+    lone, directions = features.without_hierarchy(toy.tree), toy.directions(n)
+    states = lone.states()
+    run = train(Setting(config, states, directions), random_start(config, toy.seeds(n)), toy.exact)
+    return Found.all(run, directions, states, lone)[0]
 
 
 def measured(runs: MainRuns, control: Found) -> dict[str, object]:
@@ -835,7 +851,8 @@ def measured(runs: MainRuns, control: Found) -> dict[str, object]:
     main, free, plain, _ = runs.arms.values()
     n_blocks = len(main.loss) // 8
     losses, recovery = (values[: 8 * n_blocks].view(n_blocks, 8) for values in (main.loss, main.recovery))
-    chosen = recovery.gather(1, losses.argmin(1, keepdim=True))[:, 0]
+    lowest = losses.round(decimals=9).argsort(dim=1, stable=True)[:, :1]
+    chosen = recovery.gather(1, lowest)[:, 0]
     return {
         "recovery_gap": main.gap,
         "shortfall_in_blocks_of_8": recovery.amax(1) - chosen,

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from scipy.stats import bootstrap
 from torch import Tensor
 
-from matryoshka_mixing import claims, figures, metrics, recipe
+from matryoshka_mixing import claims, figures, metrics, original
 from matryoshka_mixing.features import FeatureTree, States, twenty_feature_tree, without_hierarchy
 from matryoshka_mixing.figures import COLOURS, DIVERGING, SEQUENTIAL
 from matryoshka_mixing.parameters import Chapter, given
@@ -154,7 +154,7 @@ class Toy:
     true_l0: float
     absorbed_l0: float
     target_l0: float
-    arms: Mapping[str, recipe.Arm]
+    arms: Mapping[str, original.Arm]
 
     @property
     def own(self) -> bool:
@@ -198,9 +198,9 @@ class Toy:
         """Theory's cosine of each parent with each child; NaN for a pair that theory does not cover.
 
         It covers families of two levels, with no parent above, whose children exclude each other and whose magnitudes
-        do not vary. Arguments as for `recipe.predicted`.
+        do not vary. Arguments as for `original.predicted`.
         """
-        found = recipe.predicted(self.states, self.parents, alone, blamed, norms * self.magnitudes).numpy().copy()
+        found = original.predicted(self.states, self.parents, alone, blamed, norms * self.magnitudes).numpy().copy()
         varies = [node.magnitude_std > 0 for node in self.tree if node.is_read_out]
         for i, (parent, _) in enumerate(self.pairs):
             children = [c for p, c in self.pairs if p == parent]
@@ -250,17 +250,17 @@ class Toy:
 def toy(p: Parameters) -> Toy:
     """Read the tree, and fix the arms by its L0."""
     tree = read_tree(p.tree_path)
-    states = recipe.every_input(tree)
-    true_l0, absorbed_l0 = recipe.natural_l0(states, tree.parents())
-    target_l0 = 1.1 * true_l0 if p.tree_path else recipe.TARGET_L0
-    arms = recipe.arms(tree.n_features, target_l0, true_l0, absorbed_l0)
-    arms |= recipe.independent_arms({name: arms[name] for name in ("standard", "all prefixes")})
+    states = original.every_input(tree)
+    true_l0, absorbed_l0 = original.natural_l0(states, tree.parents())
+    target_l0 = 1.1 * true_l0 if p.tree_path else original.TARGET_L0
+    arms = original.arms(tree.n_features, target_l0, true_l0, absorbed_l0)
+    arms |= original.independent_arms({name: arms[name] for name in ("standard", "all prefixes")})
     return Toy(p, tree, states, true_l0, absorbed_l0, target_l0, arms)
 
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured in every arm, as `recipe.compute` returns it.
+    """What was measured in every arm, as `original.compute` returns it.
 
     Attributes:
         toy: on what.
@@ -288,11 +288,11 @@ class Results:
 
     def represented(self, arm: str) -> Bool[np.ndarray, "seeds pairs"]:
         """Which pairs of each seed have a represented parent."""
-        return np.abs(self.of(arm, "own"))[:, [p for p, _ in self.toy.pairs]] >= recipe.MISSING
+        return np.abs(self.of(arm, "own"))[:, [p for p, _ in self.toy.pairs]] >= original.MISSING
 
     def dictionary(self, seed: int) -> Float[Tensor, "features d_in"]:
         """The true directions of one seed."""
-        return recipe.jittered_dictionary(self.toy.tree.n_features, self.toy.tree.n_features, seed)
+        return original.jittered_dictionary(self.toy.tree.n_features, self.toy.tree.n_features, seed)
 
     @cached_property
     def norms(self) -> Float[Tensor, "seeds features"]:
@@ -309,14 +309,14 @@ def run_here(toy: Toy) -> Results:
     """Train on this page: the main arms, or all of them on a tree of the reader's."""
     p = toy.p
     seeds = range(p.seed, p.seed + p.n_sweep_seeds)
-    schedule = recipe.Recipe(steps=p.n_steps, batch_size=p.batch_size, seed=p.seed)
+    schedule = original.Recipe(steps=p.n_steps, batch_size=p.batch_size, seed=p.seed)
     chosen = toy.arms if toy.own else {name: toy.arms[name] for name in MAIN}
-    return Results(toy, recipe.compute(toy.tree, seeds, schedule, chosen))
+    return Results(toy, original.compute(toy.tree, seeds, schedule, chosen))
 
 
 def shown(live: Results) -> Results:
     """What figures and verdicts are made from: the stored run, or the live one on a tree of the reader's."""
-    return live if live.toy.own else Results(live.toy, recipe.load())
+    return live if live.toy.own else Results(live.toy, original.load())
 
 
 def kept(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, " kept"]:
@@ -341,7 +341,7 @@ def median_interval(
         return math.nan, math.nan
     samples = (values,) if other is None else (values, other)
 
-    def difference(*drawn: np.ndarray, axis: int) -> np.ndarray:
+    def difference(*drawn: np.ndarray, axis: int) -> np.ndarray | float:
         medians = [np.median(each, axis=axis) for each in drawn]
         return medians[0] - sum(medians[1:])
 
@@ -361,7 +361,7 @@ def sampling_gap(results: Results) -> tuple[float, float]:
 def in_numbers(results: Results, live: Results, against: Against) -> dict[str, float | int | str]:
     """Every number that the page names; words where it has no value."""
     toy, p, here = results.toy, results.toy.p, results is live
-    which, steps = ("the run on this page", p.n_steps) if here else ("the stored run", recipe.Recipe.steps)
+    which, steps = ("the run on this page", p.n_steps) if here else ("the stored run", original.Recipe.steps)
     gap, equal_gain = sampling_gap(results), gain(results, "equal L0")
     numbers = {name: median(results.per_seed(*what)) for name, what in MEDIANS.items()}
     numbers |= {name: float(results.of(arm, "missing").mean()) for name, arm in MISSING.items()}

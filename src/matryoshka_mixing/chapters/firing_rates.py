@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from matryoshka_mixing import figures, metrics, theory
-from matryoshka_mixing.features import family, orthonormal_dictionary, without_hierarchy
+from matryoshka_mixing.features import family, orthonormal_dictionaries, without_hierarchy
 from matryoshka_mixing.parameters import Chapter, given
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, Trained, train
@@ -29,17 +29,15 @@ class Parameters(Chapter):
 
     parent_probability: float = given("parent_probability", 0.3)
     child_probability: float = given(
-        "child_probability", 0.4, meaning="probability of each child given the parent, at most 1 / n_children"
+        "child_probability", 0.4, high=0.5, meaning="probability of each child given the parent, at most 1/n_children"
     )
     n_children: int = given("n_children", 2)
-    inner_weight: float = given("inner_weight", 1.0, high=1000)
-    d_model: int = given(
-        "d_model", 20, low=max(COUNTS) + 1, high=1000, meaning="dimension of the input, at least n_children + 1"
-    )
+    inner_weight: float = given("inner_weight", 1.0)
+    d_model: int = given("d_model", 20, low=max(COUNTS) + 1, meaning="dimension of the input, at least n_children + 1")
     n_seeds: int = given("n_seeds", 192)
     n_sweep_seeds: int = given("n_sweep_seeds", 16)
-    seed: int = given("seed", 0, high=1e9)
-    start_noise: float = given("start_noise", 0.5, high=10)
+    seed: int = given("seed", 0)
+    start_noise: float = given("start_noise", 0.5)
     n_steps: int = given("n_steps", 2000)
     batch_size: int = given("batch_size", 200)
     n_grid: int = given("n_grid", 9)
@@ -47,29 +45,28 @@ class Parameters(Chapter):
 
 @dataclass(frozen=True)
 class Toy:
-    """Everything that is fixed before training.
+    """Everything that is fixed before training. A seed draws directions, start and batches.
 
     Attributes:
         p: the chapter's parameters.
-        dictionary: orthonormal directions of the family.
-        wider: for each of `COUNTS`, those of a family with so many children.
         sae: the Matryoshka SAE without biases.
-        seeds: all seeds, for random starts.
-        near: the seeds of the starts near the truth, a quarter of them.
-        few: the seeds at each point of a sweep, at most 4.
+        seeds: for single experiments.
+        few: at each point of a sweep.
     """
 
     p: Parameters
-    dictionary: Float[Tensor, "features d_in"]
-    wider: Mapping[int, Float[Tensor, "_ d_in"]]
     sae: SAEConfig
     seeds: range
-    near: range
     few: range
 
-    def setting(self, parent: float, child: float, sae: SAEConfig | None = None) -> Setting:
-        """The family at these two probabilities."""
-        return Setting(sae or self.sae, family(parent, child, self.p.n_children).states(), self.dictionary)
+    def directions(self, seeds: range, n_children: int | None = None) -> Float[Tensor, "seeds features d_in"]:
+        """Each seed's directions of the family, or of one with so many children."""
+        return orthonormal_dictionaries((n_children or self.p.n_children) + 1, self.p.d_model, seeds)
+
+    def settings(self, rates: list[tuple[float, float]], seeds: range, sae: SAEConfig | None = None) -> list[Setting]:
+        """The family at each of these pairs of probabilities, on the seeds' directions."""
+        directions = self.directions(seeds)
+        return [Setting(sae or self.sae, family(*pair, self.p.n_children).states(), directions) for pair in rates]
 
     @property
     def exact(self) -> TrainConfig:
@@ -78,17 +75,12 @@ class Toy:
 
 
 def toy(p: Parameters) -> Toy:
-    """Draw the directions and fix the SAE."""
-    generator = torch.Generator().manual_seed(p.seed)
-    seeds = range(p.seed, p.seed + p.n_seeds)
+    """Fix the SAE and the seeds."""
     return Toy(
         p=p,
-        dictionary=orthonormal_dictionary(p.n_children + 1, p.d_model, generator),
-        wider={n: orthonormal_dictionary(n + 1, p.d_model, generator) for n in COUNTS},
         sae=SAEConfig(p.d_model, (1, p.n_children + 1), (p.inner_weight, 1.0), encoder_bias=False, decoder_bias=False),
-        seeds=seeds,
-        near=seeds[: max(1, p.n_seeds // 4)],
-        few=range(p.seed, p.seed + min(4, p.n_sweep_seeds)),
+        seeds=range(p.seed, p.seed + p.n_seeds),
+        few=range(p.seed, p.seed + p.n_sweep_seeds),
     )
 
 
@@ -134,22 +126,23 @@ def sweep_rates(toy: Toy) -> Rates:
     p, n = toy.p, toy.p.n_children
     parent, child = np.geomspace(1e-4, 0.5, p.n_grid), np.geomspace(0.01, 0.98 / n, p.n_grid)
     cells = [(rare, q) for q in child.tolist() for rare in parent.tolist()]
-    start = start_near(toy.dictionary, toy.few, p.start_noise / 5)
-    settings = [toy.setting(*rates) for rates in cells]
+    start = start_near(toy.directions(toy.few), toy.few, p.start_noise / 5)
+    settings = toy.settings(cells, toy.few)
     bare = train(settings, start, toy.exact)
     with_biases = replace(toy.sae, encoder_bias=True, decoder_bias=True)
-    biased = train([toy.setting(*rates, with_biases) for rates in cells], start, toy.exact)
+    biased = train(toy.settings(cells, toy.few, with_biases), start, toy.exact)
     truth = torch.from_numpy(curve(child, n, p.inner_weight).repeat(p.n_grid))[:, None]
-    far = (_to_children(bare, toy.dictionary).mean(-1) - truth).abs()[_fires_as_assumed(bare, settings)]
-    maps = [_to_children(run, toy.dictionary).mean(-1).median(-1).values.view(p.n_grid, -1) for run in (bare, biased)]
+    found, with_bias = (_to_children(run, settings[0].dictionary).mean(-1) for run in (bare, biased))
+    far = (found - truth).abs()[_fires_as_assumed(bare, settings)]
+    maps = [values.median(-1).values.view(p.n_grid, -1) for values in (found, with_bias)]
     return Rates(
         parent, child, *maps, float(far.max()) if len(far) else float("nan"), float(bare.converged.double().mean())
     )
 
 
-def _to_children(run: Trained, dictionary: Tensor) -> Float[Tensor, "settings seeds children"]:
+def _to_children(run: Trained, directions: Tensor) -> Float[Tensor, "settings seeds children"]:
     """The first latent's cosine with every child; near the truth it is the parent's latent."""
-    return metrics.decoder_cosines(run.sae, dictionary)[..., 0, 1:]
+    return metrics.decoder_cosines(run.sae, directions)[..., 0, 1:]
 
 
 def _fires_as_assumed(run: Trained, settings: list[Setting]) -> Tensor:
@@ -203,11 +196,12 @@ def make_moves(toy: Toy) -> Moves:
     """Make the family 300 times rarer, or each child 8 times rarer beside its parent; exact and in sampled batches."""
     p = toy.p
     moves = {
-        "default": toy.setting(p.parent_probability, p.child_probability),
-        "rarer family": toy.setting(p.parent_probability / 300, p.child_probability),
-        "rarer child": toy.setting(p.parent_probability, p.child_probability / 8),
+        "default": (p.parent_probability, p.child_probability),
+        "rarer family": (p.parent_probability / 300, p.child_probability),
+        "rarer child": (p.parent_probability, p.child_probability / 8),
     }
-    near = start_near(toy.dictionary, toy.near, p.start_noise)
+    settings, directions = toy.settings(list(moves.values()), toy.seeds), toy.directions(toy.seeds)
+    near = start_near(directions, toy.seeds, p.start_noise)
     sampled = replace(toy.exact, batch_size=p.batch_size, seed=p.seed)
     runs = {
         "near the truth": (near, toy.exact),
@@ -216,11 +210,9 @@ def make_moves(toy: Toy) -> Moves:
     }
     cosines: dict[str, dict[str, Tensor]] = {}
     for name, (start, config) in runs.items():
-        run = train(list(moves.values()), start, config)
-        cosines[name] = {
-            move: _to_children(run, toy.dictionary)[i, _all_live(run, i, setting)].mean(-1)
-            for i, (move, setting) in enumerate(moves.items())
-        }
+        run = train(settings, start, config)
+        mixed = _to_children(run, directions).mean(-1)
+        cosines[name] = {move: mixed[i, _all_live(run, i, settings[i])] for i, move in enumerate(moves)}
     return Moves(cosines)
 
 
@@ -264,12 +256,13 @@ def widen(toy: Toy) -> Wider:
     """Train families of `COUNTS` children from near the truth, over the probability that some child fires."""
     p, totals = toy.p, np.linspace(0.05, 0.95, toy.p.n_grid)
     one, whole = {}, {}
-    for n, basis in toy.wider.items():
-        config = replace(toy.sae, widths=(1, n + 1))
+    for n in COUNTS:
+        config, directions = replace(toy.sae, widths=(1, n + 1)), toy.directions(toy.few, n)
         settings = [
-            Setting(config, family(p.parent_probability, some / n, n).states(), basis) for some in totals.tolist()
+            Setting(config, family(p.parent_probability, some / n, n).states(), directions) for some in totals.tolist()
         ]
-        found = _to_children(train(settings, start_near(basis, toy.few, p.start_noise / 5), toy.exact), basis)
+        run = train(settings, start_near(directions, toy.few, p.start_noise / 5), toy.exact)
+        found = _to_children(run, directions)
         one[n], whole[n] = found.mean(-1), found.norm(dim=-1)
     return Wider(totals, one, whole)
 
@@ -296,11 +289,11 @@ def draw_wider(wider: Wider, p: Parameters) -> Figure:
 def control(toy: Toy) -> Float[Tensor, " live"]:
     """The first latent's largest cosine but one in size, on independent features as rare as the rarest family's.
 
-    A decoder bias is trained. One value for each live seed of `toy.near`.
+    A decoder bias is trained. One value for each live seed.
     """
-    p = toy.p
+    p, directions = toy.p, toy.directions(toy.seeds)
     rare = without_hierarchy(family(p.parent_probability / 300, p.child_probability, p.n_children)).states()
-    setting = Setting(replace(toy.sae, decoder_bias=True), rare, toy.dictionary)
-    run = train(setting, start_near(toy.dictionary, toy.near, p.start_noise), toy.exact)
-    cosines = metrics.decoder_cosines(run.sae[0], toy.dictionary)[_all_live(run, 0, setting), 0]
+    setting = Setting(replace(toy.sae, decoder_bias=True), rare, directions)
+    run = train(setting, start_near(directions, toy.seeds, p.start_noise), toy.exact)
+    cosines = metrics.decoder_cosines(run.sae[0], directions)[_all_live(run, 0, setting), 0]
     return cosines.abs().sort().values[:, -2]

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from matryoshka_mixing import figures, metrics, theory
 from matryoshka_mixing.chapters import _shared
-from matryoshka_mixing.chapters._shared import Arm, Setup, Walk, of_family, steps_to
+from matryoshka_mixing.chapters._shared import Arm, Family, Setup, Walk, steps_to
 from matryoshka_mixing.chapters._shared import converged as converged
 from matryoshka_mixing.chapters._shared import median_gap as median_gap
 from matryoshka_mixing.features import States, family
-from matryoshka_mixing.parameters import Chapter
+from matryoshka_mixing.parameters import given
 from matryoshka_mixing.sae import SAEConfig
 from matryoshka_mixing.training import Setting, Trained
 
@@ -32,22 +32,10 @@ COSINES = (
 
 
 @dataclass(frozen=True)
-class Parameters(Chapter):
+class Parameters(Family):
     """The parameters of this chapter."""
 
-    parent_probability: float = of_family("parent_probability", 0.3)
-    child_probability: float = of_family("child_probability", 0.4)
-    n_children: int = of_family("n_children", 2)
-    inner_weight: float = of_family("inner_weight", 1.0)
-    l1: float = of_family("l1", 0.0, meaning="weight of the L1 penalty (the closed forms assume 0)")
-    d_model: int = of_family("d_model", 20)
-    n_seeds: int = of_family("n_seeds", 192)
-    n_sweep_seeds: int = of_family("n_sweep_seeds", 16)
-    seed: int = of_family("seed", 0)
-    start_noise: float = of_family("start_noise", 0.5)
-    n_steps: int = of_family("n_steps", 2000)
-    batch_size: int = of_family("batch_size", 200)
-    n_grid: int = of_family("n_grid", 9)
+    inner_weight: float = given("inner_weight", 1.0)
 
 
 def set_up(p: Parameters) -> Setup:
@@ -68,6 +56,12 @@ def same_as_near(random: Arm, near: Arm, power: float) -> Bool[Tensor, " seeds"]
     `power` is E||x||^2; see `metrics.same_loss`.
     """
     return random.live & metrics.same_loss(random.loss, near.loss.median(), power)
+
+
+def below_near(random: Arm, near: Arm, power: float) -> Bool[Tensor, " seeds"]:
+    """Whether each random seed ends at a lower loss than that; arguments as for `same_as_near`."""
+    clean = near.loss.median()
+    return (random.loss < clean) & ~metrics.same_loss(random.loss, clean, power)
 
 
 def selective(
@@ -106,7 +100,7 @@ class Found:
 
 
 def read_sweep(trained: Trained, settings: Sequence[Setting], parents: Sequence[int | None]) -> Found:
-    """Read the five cosines of every trained SAE of a sweep over one dictionary."""
+    """Read the five cosines of every trained SAE of a sweep whose settings share their directions."""
     decoder = metrics.decoder_cosines(trained.sae, settings[0].dictionary)
     latents = metrics.match(decoder)
     mix = metrics.mixing(decoder, latents, parents)
@@ -175,11 +169,12 @@ def sweep_points(p: Parameters) -> tuple[Float[np.ndarray, " n"], Float[np.ndarr
 
 def sweep_settings(p: Parameters, setup: Setup) -> list[Setting]:
     """The settings at `sweep_points`."""
+    directions = setup.directions(setup.sweep_seeds)
     return [
         Setting(
             replace(setup.sae, weights=(beta, 1.0)),
             family(p.parent_probability, q, p.n_children).states(),
-            setup.dictionary,
+            directions,
         )
         for q, beta in sweep_points(p)[2]
     ]
@@ -197,7 +192,7 @@ def sweep(p: Parameters, setup: Setup) -> Sweep:
         read_sweep(near, settings, parents),
         read_sweep(random, settings, parents),
         torch.tensor([setting.data.power for setting in settings], dtype=torch.float64),
-        metrics.decoder_cosines(near.sae, setup.dictionary),
+        metrics.decoder_cosines(near.sae, settings[0].dictionary),
     )
 
 
@@ -283,7 +278,8 @@ def penalties(p: Parameters) -> Float[np.ndarray, " penalties"]:
 
 def penalised(p: Parameters, setup: Setup) -> list[Float[Tensor, "penalties seeds _"]]:
     """Each of `COSINES` over `penalties`, trained from near the truth; shapes as in `Found`."""
-    settings = [Setting(replace(setup.sae, l1=l1), setup.states, setup.dictionary) for l1 in penalties(p)]
+    directions = setup.directions(setup.sweep_seeds)
+    settings = [Setting(replace(setup.sae, l1=l1), setup.states, directions) for l1 in penalties(p)]
     return read_sweep(setup.sweep(settings), settings, setup.tree.parents()).cosines
 
 

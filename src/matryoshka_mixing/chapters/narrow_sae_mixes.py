@@ -13,31 +13,17 @@ from torch import Tensor
 
 from matryoshka_mixing import figures, metrics, theory
 from matryoshka_mixing.chapters import _shared
-from matryoshka_mixing.chapters._shared import Arm, Setup, of_family, steps_to
+from matryoshka_mixing.chapters._shared import Arm, Family, Setup, steps_to
 from matryoshka_mixing.chapters._shared import converged as converged
 from matryoshka_mixing.chapters._shared import median_gap as median_gap
-from matryoshka_mixing.features import family, orthonormal_dictionary, without_hierarchy
-from matryoshka_mixing.parameters import Chapter
+from matryoshka_mixing.features import family, without_hierarchy
 from matryoshka_mixing.sae import SAEConfig
 from matryoshka_mixing.training import Setting
 
 
 @dataclass(frozen=True)
-class Parameters(Chapter):
+class Parameters(Family):
     """The parameters of this chapter."""
-
-    parent_probability: float = of_family("parent_probability", 0.3)
-    child_probability: float = of_family("child_probability", 0.4)
-    n_children: int = of_family("n_children", 2)
-    l1: float = of_family("l1", 0.0, meaning="weight of the L1 penalty (the closed forms assume 0)")
-    d_model: int = of_family("d_model", 20)
-    n_seeds: int = of_family("n_seeds", 192)
-    n_sweep_seeds: int = of_family("n_sweep_seeds", 16)
-    seed: int = of_family("seed", 0)
-    start_noise: float = of_family("start_noise", 0.5)
-    n_steps: int = of_family("n_steps", 2000)
-    batch_size: int = of_family("batch_size", 200)
-    n_grid: int = of_family("n_grid", 9)
 
     @property
     def cosines(self) -> tuple[float, float]:
@@ -50,15 +36,9 @@ def families(p: Parameters) -> list[int]:
     return [n for n in sorted({2, 3, 5, p.n_children}) if n < p.d_model]
 
 
-def directions(p: Parameters) -> Float[Tensor, "features d_in"]:
-    """Directions for the largest of `families`; a smaller one takes the first of them."""
-    return orthonormal_dictionary(max(families(p)) + 1, p.d_model, torch.Generator().manual_seed(p.seed))
-
-
 def set_up(p: Parameters) -> Setup:
     """The family, and an SAE of a single latent without biases."""
-    sae = SAEConfig(p.d_model, widths=(1,), l1=p.l1, encoder_bias=False, decoder_bias=False)
-    return Setup.of(p, sae, directions(p))
+    return Setup.of(p, SAEConfig(p.d_model, widths=(1,), l1=p.l1, encoder_bias=False, decoder_bias=False))
 
 
 @dataclass(frozen=True)
@@ -87,15 +67,17 @@ class Curve:
 def sweep_settings(p: Parameters, setup: Setup) -> tuple[list[tuple[int, float]], list[Setting]]:
     """The points of `Curve` and their settings."""
     points = [(n, q) for n in families(p) for q in np.linspace(0.02, min(0.5, 1 / n), p.n_grid).tolist()]
-    rows = directions(p)
-    return points, [Setting(setup.sae, family(p.parent_probability, q, n).states(), rows[: n + 1]) for n, q in points]
+    directions = {n: setup.directions(setup.sweep_seeds, n) for n in families(p)}
+    states = [family(p.parent_probability, q, n).states() for n, q in points]
+    return points, [Setting(setup.sae, some, directions[n]) for (n, _), some in zip(points, states, strict=True)]
 
 
 def curve(p: Parameters, setup: Setup, kind: str) -> Curve:
     """Train the sweep over the child's probability from one kind of start."""
     points, settings = sweep_settings(p, setup)
     trained = setup.sweep(settings, kind)
-    cosines = metrics.decoder_cosines(trained.sae, directions(p))[:, :, 0]
+    largest = setup.directions(setup.sweep_seeds, max(families(p)))
+    cosines = metrics.decoder_cosines(trained.sae, largest)[:, :, 0]
     # A latent that never fires leaves all of E||x||^2.
     power = torch.tensor([setting.data.power for setting in settings], dtype=torch.float64)
     cosines[~(trained.loss < 0.99 * power[:, None])] = torch.nan
@@ -164,7 +146,7 @@ def walk(p: Parameters, setup: Setup) -> Walk:
 
 def loss_saving(arm: Arm, setup: Setup, clean: float) -> Float[Tensor, " live"]:
     """Share of the loss of the clean parent, `clean`, that each live seed saves; the penalty is left out of both."""
-    x, unpenalised = setup.states.inputs(setup.dictionary), replace(setup.sae, l1=0.0)
+    x, unpenalised = setup.states.inputs(setup.directions(setup.seeds)), replace(setup.sae, l1=0.0)
     return ((clean - arm.trained.sae[0].loss(x, setup.states.probs, unpenalised)) / clean)[arm.live]
 
 
@@ -203,12 +185,11 @@ def robustness(p: Parameters, setup: Setup) -> Robustness:
     """Train over the parent's probability, and over penalties from the chapter's own upwards."""
     rates, penalties = np.geomspace(0.001, 0.5, p.n_grid), p.l1 + np.linspace(0, 0.3, p.n_grid)
     families = [family(rate, p.child_probability, p.n_children).states() for rate in rates.tolist()]
-    saes = [replace(setup.sae, l1=penalty) for penalty in penalties]
-    runs = (
-        setup.sweep([Setting(setup.sae, states, setup.dictionary) for states in families]),
-        setup.sweep([Setting(sae, setup.states, setup.dictionary) for sae in saes]),
-    )
-    return Robustness(rates, penalties, *(metrics.decoder_cosines(run.sae, setup.dictionary)[:, :, 0] for run in runs))
+    directions = setup.directions(setup.sweep_seeds)
+    settings = [Setting(setup.sae, states, directions) for states in families]
+    settings += [Setting(replace(setup.sae, l1=penalty), setup.states, directions) for penalty in penalties]
+    cosines = metrics.decoder_cosines(setup.sweep(settings).sae, directions)[:, :, 0]
+    return Robustness(rates, penalties, cosines[: p.n_grid], cosines[p.n_grid :])
 
 
 def draw_robustness(found: Robustness, predicted: tuple[float, float]) -> Figure:

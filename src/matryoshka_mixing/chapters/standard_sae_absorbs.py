@@ -12,31 +12,20 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from matryoshka_mixing import figures, metrics
-from matryoshka_mixing.chapters._shared import Arm, Setup, of_family
+from matryoshka_mixing.chapters._shared import Arm, Family, Setup
 from matryoshka_mixing.chapters._shared import converged as converged
 from matryoshka_mixing.chapters._shared import median_gap as median_gap
 from matryoshka_mixing.features import family
-from matryoshka_mixing.parameters import Chapter
+from matryoshka_mixing.parameters import given
 from matryoshka_mixing.sae import SAE, SAEConfig
 from matryoshka_mixing.training import Setting
 
 
 @dataclass(frozen=True)
-class Parameters(Chapter):
+class Parameters(Family):
     """The parameters of this chapter."""
 
-    parent_probability: float = of_family("parent_probability", 0.3)
-    child_probability: float = of_family("child_probability", 0.4)
-    n_children: int = of_family("n_children", 2)
-    l1: float = of_family("l1", 0.03)
-    d_model: int = of_family("d_model", 20)
-    n_seeds: int = of_family("n_seeds", 192)
-    n_sweep_seeds: int = of_family("n_sweep_seeds", 16)
-    seed: int = of_family("seed", 0)
-    start_noise: float = of_family("start_noise", 0.5)
-    n_steps: int = of_family("n_steps", 2000)
-    batch_size: int = of_family("batch_size", 200)
-    n_grid: int = of_family("n_grid", 9)
+    l1: float = given("l1", 0.03)
 
 
 def set_up(p: Parameters) -> Setup:
@@ -87,9 +76,10 @@ def by_hand(dictionary: Float[Tensor, "features d_in"]) -> dict[str, SAE]:
 
 
 def hand_losses(setup: Setup) -> dict[str, float]:
-    """The exact losses of `by_hand`; without errors, they are the penalty alone."""
-    x = setup.states.inputs(setup.dictionary)
-    return {name: float(sae.loss(x, setup.states.probs, setup.sae)) for name, sae in by_hand(setup.dictionary).items()}
+    """The exact losses of `by_hand`, the same on all directions; without errors, they are the penalty alone."""
+    directions = setup.directions(setup.seeds[:1])[0]
+    x, probs = setup.states.inputs(directions), setup.states.probs
+    return {name: float(sae.loss(x, probs, setup.sae)) for name, sae in by_hand(directions).items()}
 
 
 def _latents(setup: Setup) -> list[str]:
@@ -139,16 +129,18 @@ def sweep_settings(
     penalties = np.geomspace(0.005, 0.2, p.n_grid)
     chances = np.linspace(0.02, min(0.5, 1 / p.n_children) * 0.98, p.n_grid)
     families = [family(p.parent_probability, q, p.n_children).states() for q in chances.tolist()]
-    settings = [Setting(replace(setup.sae, l1=penalty), setup.states, setup.dictionary) for penalty in penalties]
-    return penalties, chances, settings + [Setting(setup.sae, states, setup.dictionary) for states in families]
+    directions = setup.directions(setup.sweep_seeds)
+    settings = [Setting(replace(setup.sae, l1=penalty), setup.states, directions) for penalty in penalties]
+    return penalties, chances, settings + [Setting(setup.sae, states, directions) for states in families]
 
 
 def sweep(p: Parameters, setup: Setup, kind: str) -> Sweep:
-    """Train both sweeps from one kind of start."""
+    """Train both sweeps from one kind of start, for twice the chapter's steps: a small penalty settles late."""
     penalties, chances, settings = sweep_settings(p, setup)
-    trained, parents = setup.sweep(settings, kind), setup.tree.parents()
+    longer = replace(setup, exact=replace(setup.exact, steps=2 * setup.exact.steps))
+    trained, parents = longer.sweep(settings, kind), setup.tree.parents()
     readings = [
-        metrics.read(trained.sae[i], setting.data, setup.dictionary, parents) for i, setting in enumerate(settings)
+        metrics.read(trained.sae[i], setting.data, setting.dictionary, parents) for i, setting in enumerate(settings)
     ]
     kept = torch.stack([reading.all_live for reading in readings]) & trained.converged
     rate = torch.stack([reading.absorption for reading in readings]).masked_fill(~kept, torch.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from matryoshka_mixing import features, figures, metrics, theory
-from matryoshka_mixing.features import FeatureTree, States
+from matryoshka_mixing.features import FeatureTree, States, orthonormal_dictionaries
 from matryoshka_mixing.metrics import Reading
 from matryoshka_mixing.parameters import Chapter, given
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
@@ -21,6 +22,8 @@ from matryoshka_mixing.training import Setting, TrainConfig, train
 
 NEAR, RANDOM = "near the truth", "random"
 """The two kinds of start."""
+MORE = 4
+"""How many times more random seeds there are than seeds near the truth, as about a quarter of them keep all latents."""
 FACTORS = (0.9, 1.0, 1.5)
 """K of the twenty-feature tree, in units of its true mean L0."""
 
@@ -32,14 +35,12 @@ class Parameters(Chapter):
     parent_probability: float = given("parent_probability", 0.3)
     child_probability: float = given("child_probability", 0.4)
     n_children: int = given("n_children", 2)
-    inner_weight: float = given("inner_weight", 1.0, high=1e3)
+    inner_weight: float = given("inner_weight", 1.0)
     d_model: int = given("d_model", 20, low=20, meaning="dimension of the input, with room for the twenty-feature tree")
-    n_seeds: int = given("n_seeds", 192)
-    n_sweep_seeds: int = given(
-        "n_sweep_seeds", 16, meaning="seeds at each point of a sweep; four times as many random ones"
-    )
-    seed: int = given("seed", 4000, high=10**9)
-    start_noise: float = given("start_noise", 0.5, high=10)
+    n_seeds: int = given("n_seeds", 192, meaning="seeds near the truth; four times as many random ones")
+    n_sweep_seeds: int = given("n_sweep_seeds", 16, meaning="the same at each point of a sweep")
+    seed: int = given("seed", 4000)
+    start_noise: float = given("start_noise", 0.5)
     n_steps: int = given("n_steps", 2000)
     batch_size: int = given("batch_size", 200)
     n_grid: int = given("n_grid", 9)
@@ -47,30 +48,20 @@ class Parameters(Chapter):
 
 @dataclass(frozen=True)
 class Toy:
-    """What the experiments start from.
+    """What the experiments start from: one parent with exclusive children. Every seed has directions of its own.
 
     Attributes:
         chosen: the parameters.
-        tree: one parent with exclusive children.
-        dictionary: its directions.
-        frames: other directions, over which the random seeds of `compare` are spread.
-        twenty: directions of the twenty-feature tree.
+        tree: the features.
     """
 
     chosen: Parameters
     tree: FeatureTree
-    dictionary: Float[Tensor, "features d_model"]
-    frames: Float[Tensor, "frames features d_model"]
-    twenty: Float[Tensor, "20 d_model"]
 
     @classmethod
     def of(cls, chosen: Parameters) -> Toy:
-        """The toy with these parameters; all directions come from the first seed."""
-        tree = features.family(chosen.parent_probability, chosen.child_probability, chosen.n_children)
-        generator = torch.Generator().manual_seed(chosen.seed)
-        sizes = [tree.n_features] * (1 + min(8, chosen.n_seeds)) + [20]
-        first, *frames, twenty = (features.orthonormal_dictionary(n, chosen.d_model, generator) for n in sizes)
-        return cls(chosen, tree, first, torch.stack(frames), twenty)
+        """The toy with these parameters."""
+        return cls(chosen, features.family(chosen.parent_probability, chosen.child_probability, chosen.n_children))
 
     @cached_property
     def states(self) -> States:
@@ -80,7 +71,7 @@ class Toy:
     @property
     def true_l0(self) -> float:
         """Mean number of active features."""
-        return mean_l0(self.states)
+        return mean_l0(self.tree)
 
     @property
     def exact(self) -> TrainConfig:
@@ -102,24 +93,25 @@ class Toy:
         topk = replace(relu, activation="topk", k=2)
         return {"ReLU": relu, "BatchTopK": batchtopk, "TopK": topk, "BatchTopK, biases": biased}
 
-    @property
-    def spread(self) -> tuple[int, int]:
-        """On how many dictionaries the random seeds of `compare` lie, and how many on each."""
-        return len(self.frames), self.chosen.n_seeds // len(self.frames)
+    def seeds(self, n: int) -> range:
+        """The first `n` seeds."""
+        return range(self.chosen.seed, self.chosen.seed + n)
 
-    def random(self, n: int) -> SAE:
-        """Random starts from the first `n` seeds."""
-        return random_start(self.saes["ReLU"], range(self.chosen.seed, self.chosen.seed + n))
+    def directions(self, n: int) -> Float[Tensor, "seeds features d_model"]:
+        """The features' directions, for each of the first `n` seeds its own."""
+        return orthonormal_dictionaries(self.tree.n_features, self.chosen.d_model, self.seeds(n))
 
-    def near(self, n: int | None = None) -> SAE:
-        """Starts near the truth from the first `n` seeds (a quarter of all if None)."""
-        n = max(1, self.chosen.n_seeds // 4) if n is None else n
-        return start_near(self.dictionary, range(self.chosen.seed, self.chosen.seed + n), self.chosen.start_noise)
+    def starts(self, n: int) -> dict[str, SAE]:
+        """Both kinds of start, from the first `n` seeds."""
+        return {
+            NEAR: start_near(self.directions(n), self.seeds(n), self.chosen.start_noise),
+            RANDOM: random_start(self.saes["ReLU"], self.seeds(n)),
+        }
 
 
-def mean_l0(states: States) -> float:
+def mean_l0(tree: FeatureTree) -> float:
     """Mean number of active features."""
-    return float(states.probs @ (states.acts > 0).double().sum(1))
+    return float(tree.firing_probabilities().sum())
 
 
 def as_standard(sae: SAEConfig) -> SAEConfig:
@@ -249,13 +241,13 @@ def sweep(toy: Toy) -> Sweep:
     p, most = toy.chosen, toy.tree.n_features
     shares = np.append(np.linspace(0.5, 1, (p.n_grid + 1) // 2), np.linspace(1, 2, p.n_grid // 2 + 1)[1:])
     budgets = np.minimum(shares * toy.true_l0, most)
-    starts = {NEAR: toy.near(p.n_sweep_seeds), RANDOM: toy.random(4 * p.n_sweep_seeds)}
     arms = {}
     for kind, sae in (("Matryoshka", toy.saes["BatchTopK"]), ("standard", as_standard(toy.saes["BatchTopK"]))):
-        settings = [Setting(replace(sae, k=float(k)), toy.states, toy.dictionary) for k in budgets]
-        for name, start in starts.items():
-            run = train(settings, start, toy.exact)
-            reading = metrics.read(run.sae, toy.states, toy.dictionary, toy.tree.parents())
+        for name, n in ((NEAR, p.n_sweep_seeds), (RANDOM, MORE * p.n_sweep_seeds)):
+            directions = toy.directions(n)
+            settings = [Setting(replace(sae, k=float(k)), toy.states, directions) for k in budgets]
+            run = train(settings, toy.starts(n)[name], toy.exact)
+            reading = metrics.read(run.sae, toy.states, directions[None], toy.tree.parents())
             arms[kind, name] = Arm(
                 fires=reading.latents[..., 0] >= 0,
                 own=metrics.each_its_own(reading.acts, reading.latents, toy.states.acts),
@@ -297,33 +289,19 @@ def draw_sweep(swept: Sweep) -> Figure:
 def best_topk(toy: Toy, ks: tuple[int, ...] = (1, 2, 3)) -> dict[str, Float[np.ndarray, "latents features"]]:
     """Decoder cosines of TopK SAEs from random starts, by kind and K.
 
-    Of the seed of lowest loss among those in which every latent fires; NaN where there is none.
+    Of the first seed of lowest loss among those in which every latent fires; NaN where there is none.
     """
-    starts, panels = toy.random(toy.chosen.n_seeds), {}
+    n, panels = toy.chosen.n_seeds, {}
+    directions, starts = toy.directions(n), toy.starts(n)[RANDOM]
     for kind, sae in (("Matryoshka", toy.saes["TopK"]), ("standard", as_standard(toy.saes["TopK"]))):
-        run = train([Setting(replace(sae, k=k), toy.states, toy.dictionary) for k in ks], starts, toy.exact)
+        run = train([Setting(replace(sae, k=k), toy.states, directions) for k in ks], starts, toy.exact)
+        reading = metrics.read(run.sae, toy.states, directions[None], toy.tree.parents())
+        best = torch.where(reading.all_live, run.loss.round(decimals=9), torch.inf).argsort(stable=True)[:, 0]
         for i, k in enumerate(ks):
-            reading = metrics.read(run.sae[i], toy.states, toy.dictionary, toy.tree.parents())
-            best = reading.decoder[torch.where(reading.all_live, run.loss[i], torch.inf).argmin()]
-            shown = best if reading.all_live.any() else torch.full_like(best, torch.nan)
+            shown = reading.decoder[i, best[i]]
+            shown = shown if reading.all_live[i].any() else torch.full_like(shown, torch.nan)
             panels[f"{kind}, K = {k}"] = shown.numpy()
     return panels
-
-
-def in_one_frame(
-    sae: SAE, frames: Float[Tensor, "frames features d_model"], dictionary: Float[Tensor, "features d_model"]
-) -> SAE:
-    """SAEs of several dictionaries with their features turned to those of one; other directions see no input.
-
-    Args:
-        sae: with axes (frames, seeds), which become one.
-        frames: the orthonormal dictionary of each.
-        dictionary: the one to turn to.
-    """
-    turn = (frames.mT @ dictionary)[:, None]
-    b_dec = (sae.b_dec[..., None, :] @ turn)[..., 0, :]
-    turned = replace(sae, W_enc=turn.mT @ sae.W_enc, W_dec=sae.W_dec @ turn, b_dec=b_dec)
-    return turned.map(lambda parameter: parameter.flatten(0, 1))
 
 
 @dataclass(frozen=True)
@@ -367,19 +345,22 @@ class Comparison:
 
 
 def compare(toy: Toy) -> Comparison:
-    """Train every SAE of `Toy.saes` from near the truth and from random starts, the latter on several dictionaries."""
-    near, spread = toy.near(), toy.random(math.prod(toy.spread))
-    spread = spread.reshape(*toy.spread)
-    ends, converged = {}, []
-    for name, sae in toy.saes.items():
-        close = train(Setting(sae, toy.states, toy.dictionary), near, toy.exact)
-        far = train([Setting(sae, toy.states, frame) for frame in toy.frames], spread, toy.exact)
-        ends[name, NEAR], ends[name, RANDOM] = close.sae[0], in_one_frame(far.sae, toy.frames, toy.dictionary)
-        converged += [close.converged.flatten(), far.converged.flatten()]
-    sampled = train(Setting(toy.saes["BatchTopK"], toy.states, toy.dictionary), near, toy.batches)
-    ends["BatchTopK, sampled", NEAR] = sampled.sae[0]
-    readings = {key: metrics.read(sae, toy.states, toy.dictionary, toy.tree.parents()) for key, sae in ends.items()}
-    return Comparison(readings, float(torch.cat(converged).double().mean()))
+    """Train every SAE of `Toy.saes` from both kinds of start."""
+    near, random = toy.chosen.n_seeds, MORE * toy.chosen.n_seeds
+    readings, converged = {}, []
+
+    def fit(names: Iterable[str], start: str, n: int, training: TrainConfig) -> Iterator[Reading]:
+        directions = toy.directions(n)
+        settings = [Setting(toy.saes[name], toy.states, directions) for name in names]
+        run = train(settings, toy.starts(n)[start], training)
+        converged.append(run.converged.flatten())
+        return (metrics.read(sae, toy.states, directions, toy.tree.parents()) for sae in run.sae)
+
+    for start, n in ((NEAR, near), (RANDOM, random)):
+        readings |= {(name, start): one for name, one in zip(toy.saes, fit(toy.saes, start, n, toy.exact), strict=True)}
+    share = float(torch.cat(converged).double().mean())
+    (sampled,) = fit(["BatchTopK"], NEAR, near, toy.batches)
+    return Comparison(readings | {("BatchTopK, sampled", NEAR): sampled}, share)
 
 
 def draw_comparison(toy: Toy, compared: Comparison) -> Figure:
@@ -410,19 +391,18 @@ class TreeRuns:
 
 def twenty_features(toy: Toy) -> TreeRuns:
     """Train on sampled batches of the twenty-feature tree, every prefix in the loss, with both biases."""
-    tree, few = features.twenty_feature_tree(), toy.chosen.n_sweep_seeds
-    l0 = mean_l0(tree.states())
+    tree, seeds = features.twenty_feature_tree(), toy.seeds(toy.chosen.n_sweep_seeds)
+    l0, directions = mean_l0(tree), orthonormal_dictionaries(20, toy.chosen.d_model, seeds)
     sae = SAEConfig(toy.chosen.d_model, tuple(range(1, 21)), activation="batchtopk", k=l0)
-    settings = [Setting(replace(sae, k=factor * l0), tree, toy.twenty) for factor in FACTORS]
-    seeds = range(toy.chosen.seed, toy.chosen.seed + few)
+    settings = [Setting(replace(sae, k=factor * l0), tree, directions) for factor in FACTORS]
     # Parents first, then the loose features, then the children.
-    likely = torch.tensor([0, 4, 8, *range(12, 20), 1, 2, 3, 5, 6, 7, 9, 10, 11])
-    near = start_near(toy.twenty[likely], seeds, toy.chosen.start_noise)
+    likely = [0, 4, 8, *range(12, 20), 1, 2, 3, 5, 6, 7, 9, 10, 11]
+    near = start_near(directions[:, likely], seeds, toy.chosen.start_noise)
     points = {}
     for name, start in ((NEAR, near), (RANDOM, random_start(sae, seeds))):
-        run = train(settings, start, toy.batches)
-        for i, factor in enumerate(FACTORS):
-            points[name, factor] = tree_cosines(metrics.decoder_cosines(run.sae[i], toy.twenty), tree.parents())
+        cosines = metrics.decoder_cosines(train(settings, start, toy.batches).sae, directions[None])
+        for factor, found in zip(FACTORS, cosines, strict=True):
+            points[name, factor] = tree_cosines(found, tree.parents())
     return TreeRuns(l0, points)
 
 
@@ -470,11 +450,12 @@ def control_mixing(toy: Toy) -> Float[Tensor, " live"]:
 
     Features fire as often as in the hierarchy, K is the true mean L0, and there is a decoder bias.
     """
-    lone = features.without_hierarchy(toy.tree).states()
+    lone, n = features.without_hierarchy(toy.tree), toy.chosen.n_seeds
     config = replace(toy.saes["BatchTopK"], decoder_bias=True, k=mean_l0(lone))
-    sae = train(Setting(config, lone, toy.dictionary), toy.near(), toy.exact).sae[0]
-    alive = metrics.live(sae.encode(lone.inputs(toy.dictionary), lone.probs)).all(-1)
-    return metrics.decoder_cosines(sae, toy.dictionary)[alive, 0].abs().sort().values[:, -2]
+    states, directions = lone.states(), toy.directions(n)
+    sae = train(Setting(config, states, directions), toy.starts(n)[NEAR], toy.exact).sae[0]
+    alive = metrics.live(sae.encode(states.inputs(directions), states.probs)).all(-1)
+    return metrics.decoder_cosines(sae, directions)[alive, 0].abs().sort().values[:, -2]
 
 
 def measured(
@@ -499,8 +480,6 @@ def measured(
         "control_mixing": control,
         "converged": compared.converged,
     }
-    n_near = len(toy.near().b_dec)
-    near = ("child_cosine_near_truth", "topk_near_truth", "with_biases", "control_mixing")
     random = ("batchtopk_random", "topk_random", "batchtopk_siblings", "topk_siblings")
-    started = dict.fromkeys(near, n_near) | dict.fromkeys(random, math.prod(toy.spread))
-    return values, started | {"siblings_near_truth": 2 * n_near}
+    n = toy.chosen.n_seeds
+    return values, dict.fromkeys(values, n) | dict.fromkeys(random, MORE * n) | {"siblings_near_truth": 2 * n}

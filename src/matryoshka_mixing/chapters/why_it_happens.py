@@ -1,16 +1,15 @@
 """Why it happens: which terms of the loss mix the features, and what the children's decoders make of it.
 
 A *term* of the loss is one prefix on one state. It is *blamed* if its prefix holds the parent's latent, a child is
-active, and the prefix misses that child's latent. The experiments change the weight of single terms, or hold one
-decoder row still, and train again. *A4* is the theory's assumption that each latent fires with its own feature and with
-no other.
+active, and the prefix misses that child's latent. The experiments multiply single terms, or hold one decoder row still,
+and train again. *A4* is the theory's assumption that each latent fires with its own feature and with no other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,17 +23,15 @@ from matryoshka_mixing.features import FeatureTree, States, family
 from matryoshka_mixing.metrics import Reading
 from matryoshka_mixing.parameters import Chapter, given
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
-from matryoshka_mixing.training import Setting, TrainConfig, Trained, descend, train
+from matryoshka_mixing.training import Setting, TrainConfig, train
 
 KINDS = {"near": "near the truth", "random": "random"}
 """The two kinds of starts, and what figures call them."""
 COSINES = ("parent's latent with a child", "child's latent with a sibling", "child's latent with the parent")
 """The three cosines that every sweep shows."""
-NO_BIASES = {"b_enc": ..., "b_dec": ...}
-"""What `descend` holds still: an SAE without biases."""
-BARE = {"encoder_bias": False, "decoder_bias": False}
 CLEAR = 0.005
 """A cosine at most this large in size has no sign worth counting (our default)."""
+NAN = float("nan")
 
 
 # The set-up
@@ -47,15 +44,48 @@ class Parameters(Chapter):
     parent_probability: float = given("parent_probability", 0.3)
     child_probability: float = given("child_probability", 0.4)
     n_children: int = given("n_children", 2)
-    inner_weight: float = given("inner_weight", 1.0, high=1e3)
-    l1: float = given("l1", 0.03, meaning="weight of the L1 penalty in the runs that test for absorption", high=1e3)
+    inner_weight: float = given("inner_weight", 1.0)
+    l1: float = given("l1", 0.03, meaning="weight of the L1 penalty in the runs that test for absorption")
     d_model: int = given("d_model", 20, low=6)
     n_seeds: int = given("n_seeds", 192)
     n_sweep_seeds: int = given("n_sweep_seeds", 16)
-    seed: int = given("seed", 0, high=1e9)
-    start_noise: float = given("start_noise", 0.5, high=1e3)
+    seed: int = given("seed", 0)
+    start_noise: float = given("start_noise", 0.5)
     n_steps: int = given("n_steps", 2000)
     n_grid: int = given("n_grid", 9)
+
+
+@dataclass(frozen=True)
+class Run:
+    """SAEs trained from the same starts in some settings; axes (settings, seeds)."""
+
+    settings: list[Setting]
+    sae: SAE
+    loss: Float[Tensor, "settings seeds"]
+    converged: Bool[Tensor, "settings seeds"]
+
+    @cached_property
+    def cosines(self) -> Float[Tensor, "settings seeds latents features"]:
+        """Decoder cosines of every latent with every feature."""
+        return metrics.decoder_cosines(self.sae, torch.stack([one.dictionary for one in self.settings]))
+
+    @cached_property
+    def acts(self) -> list[Float[Tensor, "seeds states latents"]]:
+        """Activations on every state, by setting."""
+        return [sae.encode(one.data.inputs(one.dictionary)) for sae, one in zip(self.sae, self.settings, strict=True)]
+
+    def __getitem__(self, some: slice) -> Run:
+        return Run(self.settings[some], self.sae[some], self.loss[some], self.converged[some])
+
+    def keeps_a4(self, latents: Int[Tensor, "settings seeds features"] | None = None) -> Bool[Tensor, "settings seeds"]:
+        """Assumption A4: whether each feature's latent fires on all inputs that hold it, and on no others.
+
+        Without `latents` each feature's latent is the one of its number: there are runs in which matching is a tie.
+        """
+        if latents is None:
+            latents = torch.arange(self.cosines.shape[-1]).expand(*self.loss.shape, -1)
+        each = zip(self.acts, latents, self.settings, strict=True)
+        return torch.stack([metrics.each_its_own(acts, own, one.data.acts) for acts, own, one in each])
 
 
 @dataclass(frozen=True)
@@ -64,81 +94,98 @@ class Setup:
 
     Attributes:
         p: the parameters.
-        tree, states, x: the family, its states, and the inputs.
-        dictionary, pair_dictionary, five_dictionary: directions of its features, and of a parent with 2 and 5 children.
-        sae, pair_sae: SAEs without biases and penalty whose inner prefix weighs beta; for n children, and for two.
+        tree, states: the family and its states.
+        seeds: numbers of all random seeds; every experiment takes the first of them.
+        directions: of each seed, for as many features as any experiment has; each takes the first.
+        sae: without biases and penalty; the inner prefix weighs beta.
         terms, blamed: the weight of every term (of its prefix, times the probability of its state), and whether it is
             blamed.
         omega: how much each state pulls on the parent's decoder, from `theory.prefix_weights`.
-        near_start, random_starts: a quarter of `n_seeds`, and three times as many (two thirds for the last claim).
-        tried: where interventions start: all of `near_start`, then half of the first `n_seeds` random ones.
-        sweep_seeds, sweep_start: the seeds at each point of a sweep, and starts near the truth from them.
-        exact, short: full training, and that of interventions, with half of the steps.
+        exact: how everything is trained.
     """
 
     p: Parameters
     tree: FeatureTree
     states: States
-    x: Float[Tensor, "states d_in"]
-    dictionary: Float[Tensor, "features d_in"]
-    pair_dictionary: Float[Tensor, "3 d_in"]
-    five_dictionary: Float[Tensor, "6 d_in"]
+    seeds: range
+    directions: Float[Tensor, "seeds most_features d_in"]
     sae: SAEConfig
-    pair_sae: SAEConfig
     terms: Float[Tensor, "2 states"]
     blamed: Bool[Tensor, "2 states"]
     omega: Float[Tensor, " states"]
-    near_start: SAE
-    random_starts: SAE
-    tried: SAE
-    sweep_seeds: range
-    sweep_start: SAE
     exact: TrainConfig
-    short: TrainConfig
 
-    def close_start(self, dictionary: Float[Tensor, "features d_in"], n_seeds: int = 3) -> SAE:
-        """Starts at a fifth of the noise, near any directions, with at most so many of the sweep's seeds."""
-        return start_near(dictionary, self.sweep_seeds[:n_seeds], self.p.start_noise / 5)
+    def near_truth(self, n_seeds: int, noise: float, n_features: int) -> SAE:
+        """Starts near each seed's own directions."""
+        return start_near(self.directions[:n_seeds, :n_features], self.seeds[:n_seeds], noise)
+
+    def close(self, n_features: int, n_seeds: int = 3) -> SAE:
+        """Starts at a fifth of the noise, with at most so many of the sweep's seeds."""
+        return self.near_truth(min(n_seeds, self.p.n_sweep_seeds), self.p.start_noise / 5, n_features)
+
+    @cached_property
+    def near(self) -> SAE:
+        """Starts near the truth, a quarter of `n_seeds`."""
+        return self.near_truth(max(1, self.p.n_seeds // 4), self.p.start_noise, self.tree.n_features)
+
+    @cached_property
+    def random(self) -> SAE:
+        """Random starts, three times `n_seeds`; the last two thirds are for the last claim."""
+        return random_start(self.sae, self.seeds[: 3 * self.p.n_seeds])
+
+    @cached_property
+    def tried(self) -> dict[str, SAE]:
+        """Where interventions start, by kind: all of `near`, and half of the first `n_seeds` random ones."""
+        return {"near": self.near, "random": self.random[: max(1, self.p.n_seeds // 2)]}
+
+    @cached_property
+    def sweep(self) -> dict[str, SAE]:
+        """Starts for each point of a sweep, by kind."""
+        n = self.p.n_sweep_seeds
+        near = self.near_truth(n, self.p.start_noise, self.tree.n_features)
+        return {"near": near, "random": random_start(self.sae, self.seeds[:n])}
+
+    def fit(self, start: SAE, *changes: Mapping[str, object], **training: object) -> Run:
+        """Train the SAE from starts of the first seeds; with `changes`, once for each of them.
+
+        Args:
+            start: initial parameters; as many features as latents take part, in the order of the latents.
+            changes: attributes of the `Setting` or of its `SAEConfig`, where they differ.
+            training: attributes of the `TrainConfig`, where they differ.
+        """
+        latents, settings = start.b_enc.shape[-1], []
+        common = {"data": self.states, "dictionary": self.directions[: start.instances[-1], :latents]}
+        of_sae = {entry.name for entry in fields(SAEConfig)}
+        for change in changes or [{}]:
+            sae = {"widths": (1, latents)} | {key: value for key, value in change.items() if key in of_sae}
+            rest = {key: value for key, value in change.items() if key not in of_sae}
+            settings.append(Setting(replace(self.sae, **sae), **common | rest))
+        found = train(settings, start, replace(self.exact, **training))
+        return Run(settings, found.sae, found.loss, found.converged)
 
     def read(self, sae: SAE) -> Reading:
-        """Measure SAEs of the family."""
-        return metrics.read(sae, self.states, self.dictionary, self.tree.parents())
-
-    def read_tried(self, sae: SAE) -> dict[str, Reading]:
-        """Measure SAEs trained from `tried`, each kind of start by itself."""
-        n_near = len(self.near_start.W_enc)
-        return {"near": self.read(sae[:n_near]), "random": self.read(sae[n_near:])}
+        """Measure SAEs of the family that started from the first seeds; axes (seeds,) or (settings, seeds)."""
+        dictionary = self.directions[: sae.instances[-1], : self.tree.n_features]
+        return metrics.read(sae, self.states, dictionary[(None,) * (len(sae.instances) - 1)], self.tree.parents())
 
 
-def set_up(p: Parameters, generator: torch.Generator) -> Setup:
-    """Draw the dictionaries (from `generator`) and the starts (each from its seed), and list the terms."""
+def set_up(p: Parameters) -> Setup:
+    """Draw the directions of every seed, and list the terms."""
     tree = family(p.parent_probability, p.child_probability, p.n_children)
     states, widths, weights = tree.states(), (1, p.n_children + 1), (p.inner_weight, 1.0)
-    dictionary = features.orthonormal_dictionary(tree.n_features, p.d_model, generator)
-    sae, seeds = SAEConfig(p.d_model, widths, weights, **BARE), range(p.seed, p.seed + 3 * p.n_seeds)
+    seeds = range(p.seed, p.seed + max(3 * p.n_seeds, p.n_sweep_seeds))
     has_child = (states.acts[:, 1:] > 0).any(-1)
-    near_start = start_near(dictionary, seeds[: max(1, p.n_seeds // 4)], p.start_noise)
-    random_starts, sweep_seeds = random_start(sae, seeds), range(p.seed, p.seed + p.n_sweep_seeds)
     return Setup(
         p=p,
         tree=tree,
         states=states,
-        x=states.inputs(dictionary),
-        dictionary=dictionary,
-        pair_dictionary=features.orthonormal_dictionary(3, p.d_model, torch.Generator().manual_seed(p.seed)),
-        five_dictionary=features.orthonormal_dictionary(6, p.d_model, generator),
-        sae=sae,
-        pair_sae=replace(sae, widths=(1, 3)),
+        seeds=seeds,
+        directions=features.orthonormal_dictionaries(max(tree.n_features, 6), p.d_model, seeds),
+        sae=SAEConfig(p.d_model, widths, weights, encoder_bias=False, decoder_bias=False),
         terms=torch.tensor(weights, dtype=torch.float64)[:, None] * states.probs,
         blamed=torch.stack([has_child, torch.zeros_like(has_child)]),
         omega=theory.prefix_weights(states, range(tree.n_features), widths, weights),
-        near_start=near_start,
-        random_starts=random_starts,
-        tried=SAE.cat([near_start, random_starts[: max(1, p.n_seeds // 2)]]),
-        sweep_seeds=sweep_seeds,
-        sweep_start=start_near(dictionary, sweep_seeds, p.start_noise),
-        exact=TrainConfig(p.n_steps),
-        short=TrainConfig(max(1, p.n_steps // 2)),
+        exact=TrainConfig(p.n_steps, seed=p.seed),
     )
 
 
@@ -148,21 +195,32 @@ def pairs(n_children: int) -> Float[Tensor, "children features"]:
     return eye[1:] + eye[0]
 
 
-def keeps_a4(
-    sae: SAE, data: States, dictionary: Float[Tensor, "features d_in"], latents: Int[Tensor, "*#instances features"]
-) -> Bool[Tensor, "*instances"]:
-    """Assumption A4: whether every latent fires on all inputs that hold its feature, and on no others."""
-    acts = sae.encode(data.inputs(dictionary))
-    return metrics.each_its_own(acts, latents.expand(*acts.shape[:-2], -1), data.acts)
+def middle(losses: Float[Tensor, "*settings seeds"]) -> Int[Tensor, "*settings"]:
+    """The seed of median loss; losses that agree to 9 digits are a tie, and go by number."""
+    return losses.mul(1e9).round().argsort(dim=-1, stable=True)[..., losses.shape[-1] // 2]
 
 
 def largest(gaps: Float[Tensor, "*shape"], kept: Bool[Tensor, "*shape"] | None = None) -> float:
     """The largest number (of those kept); NaN where there is none."""
     chosen = gaps.flatten() if kept is None else gaps[kept]
-    return float(chosen.max()) if len(chosen) else float("nan")
+    return float(chosen.max()) if len(chosen) else NAN
 
 
-# The derivation
+def told(values: Float[Tensor, "*shape"] | float, of: Callable = torch.median, form: str = "") -> str:
+    """A statistic of what is known, as prose has it: by `claims.number`, or in a form such as ".2f"."""
+    known = torch.as_tensor(values, dtype=torch.float64).flatten()
+    known = known[~known.isnan()]
+    if not len(known):
+        return "not known"
+    return format(float(of(known)), form) if form else claims.number(float(of(known)))
+
+
+def converged(*runs: Run) -> float:
+    """Share of SAEs that converged, in the run where it is smallest."""
+    return min(float(run.converged.double().mean()) for run in runs)
+
+
+# The derivation, in feature space
 
 
 def both_sides(what: str, left: Float[Tensor, "*shape"], right: Float[Tensor, "*#shape"] | float) -> None:
@@ -170,24 +228,17 @@ def both_sides(what: str, left: Float[Tensor, "*shape"], right: Float[Tensor, "*
     print(f"{what}: largest difference {claims.number(float((left - right).abs().max()))}")
 
 
-def random_units(n: int, n_features: int, generator: torch.Generator) -> Float[Tensor, "n features"]:
-    """Random unit vectors without a negative entry."""
-    drawn = torch.rand(n, n_features, dtype=torch.float64, generator=generator)
-    return drawn / drawn.norm(dim=-1, keepdim=True)
-
-
-def completed(u: Float[Tensor, " features"], dictionary: Float[Tensor, "features d_in"]) -> SAE:
+def completed(u: Float[Tensor, " features"]) -> SAE:
     """The SAE with this decoder of the parent whose children's latents carry exactly what is left.
 
     Args:
         u: a unit vector without a negative entry, so that A4 holds, and not along parent + child.
-        dictionary: orthonormal directions.
     """
     eye, both = torch.eye(len(u), dtype=torch.float64), pairs(len(u) - 1)
     rest = both - (both @ u)[:, None] * u
     size = rest.norm(dim=-1, keepdim=True)
     encoder, decoder = torch.cat([u[None], size * eye[1:]]), torch.cat([u[None], rest / size])
-    return SAE((encoder @ dictionary).T, torch.zeros_like(u), decoder @ dictionary, torch.zeros_like(dictionary[0]))
+    return SAE(encoder.T, torch.zeros_like(u), decoder, torch.zeros_like(u))
 
 
 def reduced_loss(
@@ -206,8 +257,7 @@ def uneven_family(p: Parameters, generator: torch.Generator) -> tuple[States, SA
     """Five unequal children and five prefixes of unequal weights, all drawn at random."""
     shares = torch.rand(6, dtype=torch.float64, generator=generator)
     states = family(p.parent_probability, (shares[1:] / shares.sum()).tolist(), 5).states()
-    weights = torch.rand(5, dtype=torch.float64, generator=generator).tolist()
-    return states, SAEConfig(p.d_model, (1, 2, 3, 5, 6), tuple(weights), **BARE)
+    return states, SAEConfig(6, (1, 2, 3, 5, 6), tuple(torch.rand(5, generator=generator).tolist()))
 
 
 def three_lines(ratio: float, n_children: int) -> list[float]:
@@ -231,176 +281,83 @@ def unit_parent(ratios: Float[Tensor, "*points children"]) -> Float[Tensor, "*po
 # The blamed terms up and down
 
 
-def intervene(
-    setup: Setup,
-    table: Float[Tensor, "settings prefixes states"],
-    start: SAE,
-    held: Mapping[str, object] = NO_BIASES,
-    penalty: float = 0.0,
-) -> Trained:
-    """Train on tables of terms, for half of the steps.
-
-    Args:
-        setup: the family.
-        table: the weight of every term, for every setting.
-        start: axes (seeds,), used for every setting, or (settings, seeds).
-        held: what stays as it starts, as in `descend`.
-        penalty: weight of the L1 penalty, which keeps the unchanged terms.
-    """
-    if start.W_enc.ndim == 3:
-        start = start.map(lambda parameter: parameter.expand(len(table), *parameter.shape))
-    widths = setup.sae.widths
-
-    def objective(sae: SAE) -> Tensor:
-        found = table[:, None] * sae.errors(setup.x, widths)
-        if penalty:
-            found = found + penalty * setup.terms * sae.penalties(setup.x, widths)
-        return found.sum((-2, -1))
-
-    return descend(objective, start, setup.short, held=held, scale=setup.states.power)
+def dose(setup: Setup, factors: Float[Tensor, " doses"]) -> dict[str, Run]:
+    """Train with the blamed terms multiplied by each factor, from the sweep's starts of either kind."""
+    terms = [{"terms": scaled(setup.blamed, factor)} for factor in factors.tolist()]
+    return {kind: setup.fit(start, *terms) for kind, start in setup.sweep.items()}
 
 
-@dataclass(frozen=True)
-class Doses:
-    """What becomes of the decoders when the blamed terms are scaled.
-
-    Attributes:
-        factors: on the blamed terms.
-        values: the cosines of `COSINES` from near the truth, each of shape (doses, seeds, pairs).
-        fires: whether an SAE keeps A4.
-        open_values, open_fires: the same of random starts, where only those that also reach the same loss count.
-        fine, lines: finer factors, and theory there.
-        theory, trained: all decoders at every dose, by theory and of the seed of median loss.
-        gap: largest distance of a parent's decoder from theory, where A4 holds.
-    """
-
-    factors: Float[Tensor, " doses"]
-    values: list[Float[Tensor, "doses seeds _"]]
-    fires: Bool[Tensor, "doses seeds"]
-    open_values: list[Float[Tensor, "doses seeds _"]]
-    open_fires: Bool[Tensor, "doses seeds"]
-    fine: Float[Tensor, " points"]
-    lines: Float[np.ndarray, "3 points"]
-    theory: Float[Tensor, "doses latents features"]
-    trained: Float[Tensor, "doses latents features"]
-    gap: float
-
-
-def read_doses(setup: Setup, factors: Float[Tensor, " doses"], near: Trained, random: Trained) -> Doses:
-    """Hold the trained SAEs of every dose against theory; the runs have axes (doses, seeds)."""
+def dosed_decoders(setup: Setup, factors: Float[Tensor, " doses"]) -> Float[Tensor, "doses latents features"]:
+    """All decoders by theory, with the blamed terms multiplied by each factor."""
     alone, weights = arrow(theory.second_moment(setup.states, setup.omega))
-
-    def ratios(factors: Tensor) -> Tensor:
-        return theory.unequal_ratios(alone, factors[:, None] * weights)
-
-    def three(run: Trained) -> tuple[list[Tensor], Tensor]:
-        reading = setup.read(run.sae)
-        values = [reading.decoder[..., 0, 1:], reading.mixing.child_to_sibling, reading.mixing.child_to_parent]
-        return values, keeps_a4(run.sae, setup.states, setup.dictionary, reading.latents)
-
-    (values, fires), (open_values, open_fires) = three(near), three(random)
-    by_theory, decoders = all_decoders(ratios(factors)), metrics.decoder_cosines(near.sae, setup.dictionary)
-    far = (decoders[..., 0, :] - by_theory[:, None, 0]).abs().amax(-1)
-    same = metrics.same_loss(random.loss, near.loss.median(1, keepdim=True).values, setup.states.power)
-    fine = torch.linspace(0, float(factors.max()), 200, dtype=torch.float64)
-    lines = np.array([three_lines(t, setup.p.n_children) for t in ratios(fine)[:, 0].tolist()]).T
-    middle = near.loss.argsort(-1)[:, near.loss.shape[1] // 2]
-    trained = decoders[torch.arange(len(factors)), middle]
-    return Doses(
-        factors, values, fires, open_values, open_fires & same, fine, lines, by_theory, trained, largest(far, fires)
-    )
+    return all_decoders(theory.unequal_ratios(alone, factors[:, None] * weights))
 
 
-def draw_doses(doses: Doses) -> Figure:
+def read_doses(setup: Setup, runs: Mapping[str, Run]) -> list[Float[Tensor, "3 doses seeds"]]:
+    """The cosines of `COSINES` for the first child, of either kind of start; NaN where A4 fails.
+
+    Of the random ones only those count that have the loss of the median seed from near the truth.
+    """
+    solution, found = runs["near"].loss.median(1, keepdim=True).values, []
+    for kind, run in runs.items():
+        reading, same = setup.read(run.sae), metrics.same_loss(run.loss, solution, setup.states.power)
+        mixed = reading.decoder[..., 0, 1:], reading.mixing.child_to_sibling, reading.mixing.child_to_parent
+        counts = run.keeps_a4(reading.latents) & (same | (kind == "near"))
+        found.append(torch.where(counts, torch.stack([pairs[..., 0] for pairs in mixed]), torch.nan))
+    return found
+
+
+def draw_doses(
+    setup: Setup, factors: Float[Tensor, " doses"], points: Sequence[Float[Tensor, "3 doses seeds"]]
+) -> Figure:
     """The three cosines against the factor. A child's decoder without blamed terms is not unique, and not drawn."""
-
-    def shown(values: list[Tensor], fires: Tensor) -> list[Tensor]:
-        first = [torch.where(fires, value[..., 0], torch.nan) for value in values]
-        for child in first[1:]:
-            child[0] = torch.nan
-        return first
-
-    points, open_points = shown(doses.values, doses.fires), shown(doses.open_values, doses.open_fires)
-    label = {"xlabel": "factor on the blamed terms"}
-    return figures.theory_and_experiment(
-        [_panel(which, doses.factors, points, doses.fine, doses.lines, open_points) | label for which in ([0], [1, 2])]
-    )
+    fine, panels = torch.linspace(0, float(factors.max()), 200).double(), []
+    decoders = dosed_decoders(setup, fine)
+    lines = [decoders[:, 0, 1], decoders[:, 1, 2], decoders[:, 1, 0]]
+    for which, first in ([0], 0), ([1, 2], 1):
+        panel = _panel(which, factors[first:], points[0][:, first:], fine, lines)
+        for series, i in zip(panel["series"], which, strict=True):
+            series["open_points"] = points[1][i, first:]
+        panels.append(panel | {"xlabel": "factor on the blamed terms"})
+    return figures.theory_and_experiment(panels)
 
 
-def dose_slider(doses: Doses, names: Sequence[str]) -> str:
-    """All decoders against the factor, as HTML with a slider."""
-    shown = {"theory": doses.theory.numpy(), "trained": doses.trained.numpy()}
+def dose_slider(setup: Setup, factors: Float[Tensor, " doses"], near: Run) -> str:
+    """All decoders against the factor, by theory and of the seed of median loss, as HTML with a slider."""
+    trained = near.cosines[torch.arange(len(factors)), middle(near.loss)]
+    shown, names = {"theory": dosed_decoders(setup, factors).numpy(), "trained": trained.numpy()}, setup.tree.names
     rows = [f"latent {k}" for k in range(len(names))]
-    stops = doses.factors.tolist()
-    return figures.slider_heatmaps("dose-slider", "factor on the blamed terms", stops, shown, names, rows)
+    return figures.slider_heatmaps("dose-slider", "factor on the blamed terms", factors.tolist(), shown, names, rows)
 
 
-def _panel(which: Sequence[int], x, points, line_x, lines, open_points=None) -> dict:
+def _panel(which: Sequence[int], x, points, line_x, lines) -> dict:
     """A panel of `figures.theory_and_experiment` with some of the three cosines."""
     series = [{"label": COSINES[i], "x": x, "line_x": line_x, "line_y": lines[i], "points": points[i]} for i in which]
-    for entry, i in zip(series, which, strict=True):
-        if open_points is not None:
-            entry["open_points"] = open_points[i]
     return {"series": series, "ylabel": "decoder cosine"}
 
 
 # (a) Which terms pull
 
 
-def pulls(
-    sae: SAE,
-    x: Float[Tensor, "states d_in"],
-    terms: Float[Tensor, "*#instances prefixes states"],
-    widths: Sequence[int],
-    latent: int = 0,
-    probs: Float[Tensor, " states"] | None = None,
-) -> Float[Tensor, "*instances prefixes states d_in"]:
-    """Which way each term of the loss pulls a latent's decoder: minus that term's gradient, by autograd.
+def balance(setup: Setup, run: Run) -> tuple[Float[Tensor, "seeds 2 states features"], Float[Tensor, " known"], float]:
+    """Split the gradient on the parent's decoder into its terms, for a run of one setting.
 
-    A term is one prefix's squared error on one state. Its pull is `2 * weight * activation * (x - x_m)`, and nothing
-    in a prefix that does not hold the latent; where BatchTopK keeps an activation on some inputs of a state only, the
-    mean over them. At a solution without a penalty the pulls of all terms sum to 0.
+    The pull of a term is minus its gradient: `2 * weight * activation * (x - x_m)`.
 
-    Args:
-        sae: parameters with any leading axes.
-        x: the states' inputs.
-        terms: weight of each term, for example prefix weight times probability of the state.
-        widths: the prefixes.
-        latent: number of the latent.
-        probs: probability of each state, by which BatchTopK chooses (equal ones, if None).
+    Returns:
+        The pull of every term along every feature. Then, in live seeds in which something pulls toward each child: the
+        blamed terms' share of it, for the child where it is smallest; and the largest sum of all pulls, relative to the
+        blamed ones (NaN without such a seed).
     """
-    decoder = sae.W_dec.detach().clone().requires_grad_()
-    errors = replace(sae, W_dec=decoder).errors(x, widths, probs)
-    # Instances do not influence each other, so one backward pass gives a term's gradient for all of them.
-    gradients = [
-        torch.autograd.grad(error.sum(), decoder, retain_graph=True)[0][..., latent, :]
-        for error in errors.flatten(-2).unbind(-1)
-    ]
-    return -terms[..., None] * torch.stack(gradients, -2).unflatten(-2, errors.shape[-2:])
-
-
-@dataclass(frozen=True)
-class Balance:
-    """How the pulls on the parent's decoder balance.
-
-    Attributes:
-        parts: the pull of every term along every feature.
-        share: of all that pulls toward a child, the share of the blamed terms; NaN where nothing does.
-        imbalance: the largest sum of all pulls, relative to the blamed ones.
-    """
-
-    parts: Float[Tensor, "seeds prefixes states features"]
-    share: Float[Tensor, "seeds children"]
-    imbalance: float
-
-
-def balance(setup: Setup, sae: SAE) -> Balance:
-    """Split the gradient on the parent's decoder into its terms; `sae` has one axis, the seeds."""
-    parts = pulls(sae, setup.x, setup.terms, setup.sae.widths, probs=setup.states.probs) @ setup.dictionary.T
+    sae, dictionary, acts = run.sae[0], run.settings[0].dictionary, run.acts[0]
+    rest = [setup.states.inputs(dictionary) - sae.decode(acts, width) for width in setup.sae.widths]
+    rest = torch.stack(rest, -3) @ dictionary[:, None].mT
+    parts = 2 * setup.terms[..., None] * acts[:, None, :, :1] * rest
     toward = parts[..., 1:].clamp_min(0)
-    by_blamed = (toward * setup.blamed[..., None]).sum((-3, -2))
-    imbalance = (parts.sum((-3, -2)).abs().amax(-1) / by_blamed.amin(-1)).max()
-    return Balance(parts, by_blamed / toward.sum((-3, -2)), float(imbalance))
+    by_blamed, total = (toward * setup.blamed[..., None]).sum((-3, -2)), toward.sum((-3, -2))
+    known = (total > 0).all(-1) & metrics.live(acts).all(-1)
+    imbalance = parts.sum((-3, -2)).abs().amax(-1) / by_blamed.amin(-1)
+    return parts, (by_blamed / total).amin(-1)[known], largest(imbalance, known)
 
 
 def group_pulls(
@@ -441,24 +398,37 @@ def draw_balance(groups: Mapping[str, Float[Tensor, " features"]], names: Sequen
 # (b) Without the blamed terms
 
 
-def removals(setup: Setup) -> tuple[dict[str, Float[Tensor, "prefixes states"]], list[float]]:
-    """Tables of terms without the blamed ones, and without others that weigh as much.
+def removals(setup: Setup) -> tuple[dict[str, dict[str, Tensor]], list[float]]:
+    """Factors on the terms that remove the blamed ones, or others that weigh as much.
 
     The first control takes the weight from the same inputs in the outer prefix, the second evenly from all other terms
     on the parent.
 
     Returns:
-        The tables by name, and what share of the blamed weight each control can remove, at most 1.
+        Changes of the setting by name, and what share of the blamed weight each control can remove, at most 1.
     """
     terms, blamed = setup.terms, setup.blamed
-    weight = terms[blamed].sum()
     same_inputs, others = blamed.flip(0), ~blamed & (setup.states.acts[:, 0] > 0)
-    tables = {"blamed terms removed": torch.where(blamed, 0, terms)}
-    controls = {"same inputs, outer prefix": same_inputs, "all other terms, evenly": others}
-    for label, group in controls.items():
-        factor = 1 - (weight / terms[group].sum()).clamp_max(1)
-        tables[f"control: {label}"] = torch.where(group, factor * terms, terms)
-    return tables, [float((terms[group].sum() / weight).clamp_max(1)) for group in controls.values()]
+    groups = {"same inputs, outer prefix": same_inputs, "all other terms, evenly": others}
+    share = [float(terms[group].sum() / terms[blamed].sum()) for group in groups.values()]
+    changes = {"blamed terms removed": {"terms": scaled(blamed, 0)}}
+    for (label, group), own in zip(groups.items(), share, strict=True):
+        changes[f"control: {label}"] = {"terms": scaled(group, max(0, 1 - 1 / own))}
+    return changes, [min(1.0, own) for own in share]
+
+
+def scaled(group: Bool[Tensor, "prefixes states"], factor: float) -> Float[Tensor, "prefixes states"]:
+    """This factor on a group of terms, and 1 on the others."""
+    return torch.where(group, float(factor), 1.0).double()
+
+
+def intervene(
+    setup: Setup, changes: Mapping[str, Mapping[str, object]]
+) -> tuple[dict[str, Run], dict[str, dict[str, Reading]]]:
+    """Train with each change of the setting: runs by kind of start; readings by change, then by kind of start."""
+    runs = {kind: setup.fit(start, *changes.values()) for kind, start in setup.tried.items()}
+    found = enumerate(changes)
+    return runs, {label: {kind: setup.read(run.sae[i]) for kind, run in runs.items()} for i, label in found}
 
 
 def mixed_in(reading: Reading) -> Float[Tensor, " live_seeds"]:
@@ -485,73 +455,44 @@ def draw_removed(readings: Mapping[str, Mapping[str, Reading]]) -> Figure:
     return figures.seed_strips(strips, "largest |cosine| with a child")
 
 
-def reach_loss(setup: Setup, sae: SAE) -> Float[Tensor, "3 seeds"]:
-    """Loss with an L1 penalty in which the blamed terms reach nothing, the encoder or the decoder (the first axis)."""
-    x, terms, widths = setup.x, setup.terms, setup.sae.widths
-    others, inner = torch.where(setup.blamed, 0, terms), (terms * setup.blamed)[:1]
-    table = others * sae.errors(x, widths) + setup.p.l1 * terms * sae.penalties(x, widths)
-    still = sae.map(torch.Tensor.detach)
-    to_encoder = replace(sae, W_dec=still.W_dec, b_dec=still.b_dec)[1].errors(x, widths[:1])
-    to_decoder = replace(sae, W_enc=still.W_enc, b_enc=still.b_enc)[2].errors(x, widths[:1])
-    reached = torch.stack([torch.zeros_like(to_encoder), to_encoder, to_decoder])
-    return (table.sum(-2) + (inner * reached).sum(-2)).sum(-1)
+def reaches(setup: Setup) -> dict[str, dict[str, object]]:
+    """With an L1 penalty: the blamed terms, and their part of the penalty, reach everything, nothing, or one part."""
+    reached = {"everything": (1, 1), "nothing": (0, 0), "encoder only": (1, 0), "decoder only": (0, 1)}
+    return {
+        name: {"l1": setup.p.l1, "terms": scaled(setup.blamed, e), "decoder_terms": scaled(setup.blamed, d)}
+        for name, (e, d) in reached.items()
+    }
 
 
-@dataclass(frozen=True)
-class Reach:
-    """SAEs with an L1 penalty in which the blamed terms reach a part.
+def absorption(reading: Reading) -> Float[Tensor, " live_seeds"]:
+    """The absorption rate of live seeds."""
+    return reading.absorption[reading.all_live]
 
-    Attributes:
-        whole: the run in which they reach everything, axes (1, starts).
-        readings: by what they reach, then by kind of start.
-        typical: by what they reach, the seed of median loss from near the truth.
+
+def draw_reach(run: Run, reach: Mapping[str, Mapping[str, Reading]], names: Sequence[str]) -> Figure:
+    """Decoder cosines of the seed of median loss for every reach, with the median absorption rates.
+
+    Args:
+        run: from near the truth.
+        reach: readings, by reach and kind of start.
+        names: of the features.
     """
-
-    whole: Trained
-    readings: dict[str, dict[str, Reading]]
-    typical: dict[str, int]
-
-    def rate(self, reach: str, kind: str) -> float:
-        """The median absorption rate over live seeds; NaN without one."""
-        reading = self.readings[reach][kind]
-        return float(reading.absorption[reading.all_live].median())
-
-
-def limit_reach(setup: Setup) -> Reach:
-    """Train from the tried starts with blamed terms that reach everything, nothing, the encoder or the decoder."""
-    tried = setup.tried
-    whole = train(Setting(replace(setup.sae, l1=setup.p.l1), setup.states, setup.dictionary), tried, setup.exact)
-    start = tried.map(lambda parameter: parameter.expand(3, *parameter.shape))
-    power = setup.states.power
-    limited = descend(lambda sae: reach_loss(setup, sae), start, setup.short, held=NO_BIASES, scale=power)
-    found = {"everything": (whole.sae[0], whole.loss[0])}
-    for i, name in enumerate(["nothing", "encoder only", "decoder only"]):
-        found[name] = limited.sae[i], limited.loss[i]
-    readings = {name: setup.read_tried(sae) for name, (sae, _) in found.items()}
-    n_near = len(setup.near_start.W_enc)
-    return Reach(
-        whole, readings, {name: int(loss[:n_near].argsort()[n_near // 2]) for name, (_, loss) in found.items()}
-    )
-
-
-def draw_reach(reach: Reach, names: Sequence[str]) -> Figure:
-    """Decoder cosines of the seed of median loss for every reach, with the absorption rates."""
     panels = {}
-    for name, readings in reach.readings.items():
-        title = f"reach {name}\nabsorption {reach.rate(name, 'near'):.2f} (random {reach.rate(name, 'random'):.2f})"
-        panels[title] = readings["near"].decoder[reach.typical[name]].numpy()
+    for (name, readings), cosines, typical in zip(reach.items(), run.cosines, middle(run.loss), strict=True):
+        near, random = (told(absorption(readings[kind]), form=".2f") for kind in KINDS)
+        panels[f"reach {name}\nabsorption {near} (random {random})"] = cosines[typical].numpy()
     return figures.heatmaps(panels, names, per_row=2, width=3)
 
 
 # (c) The parent's decoder held
 
 
-def train_held(setup: Setup, start: SAE, mixtures: Float[Tensor, "mixtures children"], penalty: float = 0.0) -> Trained:
-    """Train all but the parent's decoder, held at each mixture, at length 1: axes (mixtures, seeds)."""
-    start = start.map(lambda parameter: parameter.repeat(len(mixtures), *[1] * parameter.ndim))
-    start.W_dec[..., 0, :] = (unit_parent(mixtures) @ setup.dictionary)[:, None]
-    held = NO_BIASES | {"W_dec": np.s_[..., 0, :]}
-    return intervene(setup, setup.terms.expand(len(mixtures), -1, -1), start, held, penalty)
+def hold(setup: Setup, start: SAE, mixtures: Float[Tensor, "mixtures children"], l1: float = 0.0) -> Run:
+    """Train all but the parent's decoder, held at each mixture, at length 1."""
+    held = start.map(lambda parameter: parameter.repeat(len(mixtures), *[1] * parameter.ndim))
+    dictionary = setup.directions[: len(start), : setup.tree.n_features]
+    held.W_dec[..., 0, :] = torch.einsum("mf,sfd->msd", unit_parent(mixtures), dictionary)
+    return setup.fit(held, *[{"l1": l1, "held": {"W_dec": 0}}] * len(mixtures))
 
 
 def held_levels(n_grid: int, n_children: int) -> Float[Tensor, "mixtures children"]:
@@ -560,31 +501,10 @@ def held_levels(n_grid: int, n_children: int) -> Float[Tensor, "mixtures childre
     return torch.cat([levels, torch.cat([levels[:, :1], levels[:, 1:] / 3], -1)])
 
 
-@dataclass(frozen=True)
-class Held:
-    """Decoders with the parent's held at mixtures, against the formula.
-
-    Attributes:
-        mixtures: what it was held at, from `held_levels`.
-        cosines: of all latents; fires: whether an SAE keeps A4.
-        formula: the children's decoders by theory.
-        gap: largest distance of a child's cosine from it, where A4 holds.
-    """
-
-    mixtures: Float[Tensor, "mixtures children"]
-    cosines: Float[Tensor, "mixtures seeds latents features"]
-    fires: Bool[Tensor, "mixtures seeds"]
-    formula: Float[Tensor, "mixtures children features"]
-    gap: float
-
-
-def read_held(setup: Setup, sae: SAE, mixtures: Float[Tensor, "mixtures children"]) -> Held:
-    """Measure SAEs from `train_held`; latents are known by number, since at some mixtures matching is a tie."""
-    cosines = metrics.decoder_cosines(sae, setup.dictionary)
-    fires = keeps_a4(sae, setup.states, setup.dictionary, torch.arange(setup.tree.n_features))
-    formula = all_decoders(mixtures)[:, 1:]
-    gaps = (cosines[..., 1:, :] - formula[:, None]).abs().amax((-2, -1))
-    return Held(mixtures, cosines, fires, formula, largest(gaps, fires))
+def held_gap(run: Run, mixtures: Float[Tensor, "mixtures children"]) -> float:
+    """Largest distance of a child's cosine from the formula, where A4 holds."""
+    gaps = run.cosines[..., 1:, :] - all_decoders(mixtures)[:, None, 1:]
+    return largest(gaps.abs().amax((-2, -1)), run.keeps_a4())
 
 
 def siblings(reading: Reading, in_size: bool = True) -> Float[Tensor, " live_seeds"]:
@@ -593,16 +513,16 @@ def siblings(reading: Reading, in_size: bool = True) -> Float[Tensor, " live_see
     return (found.abs() if in_size else found).amax(-1)
 
 
-def draw_held(held: Held) -> Figure:
+def draw_held(run: Run, mixtures: Float[Tensor, "mixtures children"]) -> Figure:
     """The first child's cosines with its sibling and its parent, against what the parent is held at."""
-    shown = torch.where(held.fires[..., None], held.cosines[..., 1, :], torch.nan)
-    names = {"child 1's latent with child 2": 2, "child 1's latent with the parent": 0}
-    panels, half = [], len(held.mixtures) // 2
+    shown = torch.where(run.keeps_a4()[..., None], run.cosines[..., 1, :], torch.nan)
+    formula, half, panels = all_decoders(mixtures)[:, 1], len(mixtures) // 2, []
     for kind, rows in [("all equal", slice(0, half)), ("others a third", slice(half, None))]:
-        x = held.mixtures[rows, 0]
+        x = mixtures[rows, 0]
         series = [
-            {"label": label, "x": x, "line_x": x, "line_y": held.formula[rows, 0, i], "points": shown[rows, :, i]}
-            for label, i in names.items()
+            {"label": f"child 1's latent with {name}", "x": x, "line_x": x, "line_y": formula[rows, i]}
+            | {"points": shown[rows, :, i]}
+            for name, i in {"child 2": 2, "the parent": 0}.items()
         ]
         xlabel = f"held ratio t of child 1 ({kind})"
         panels.append({"xlabel": xlabel, "ylabel": "decoder cosine", "series": series})
@@ -612,47 +532,31 @@ def draw_held(held: Held) -> Figure:
 # Later children, and random prefixes
 
 
-def by_rank(setup: Setup) -> dict[str, tuple[Float[Tensor, "_ 5"], Float[Tensor, " 5"]]]:
+def by_rank(setup: Setup) -> list[dict]:
     """Train five equal children with every prefix in every step, and with the full width and two others drawn anew.
 
     Returns:
-        For both the parent's cosine with each child, in order of their latents, in every seed (with all prefixes NaN
-        where A4 fails), and by theory.
+        For both the parent's cosine with each child against the rank of the child's latent, as series of
+        `figures.theory_and_experiment`: in every seed (with all prefixes NaN where A4 fails), and by theory.
     """
-    p, dictionary, widths = setup.p, setup.five_dictionary, (1, 2, 3, 4, 5, 6)
+    p, widths, chances = setup.p, (1, 2, 3, 4, 5, 6), np.diff(np.sqrt(np.arange(6))).tolist()
     states = family(p.parent_probability, min(1.0, p.n_children * p.child_probability) / 5, 5).states()
-    x, chances = states.inputs(dictionary), np.diff(np.sqrt(np.arange(6)))
-    draws = np.random.default_rng(p.seed)
-
-    def loss_of_one_draw(sae: SAE) -> Tensor:
-        drawn = torch.zeros(6, 1, dtype=torch.float64)
-        drawn[[5, *draws.choice(5, 2, replace=False, p=chances / chances.sum())]] = 1
-        return (drawn * states.probs * sae.errors(x, widths)).sum((-2, -1))
-
-    start, noisy = setup.close_start(dictionary, p.n_sweep_seeds), TrainConfig(p.n_steps, lr=0.01, cooldown=0.9)
-    every = train(Setting(SAEConfig(p.d_model, widths, **BARE), states, dictionary), start, setup.exact).sae[0]
-    fires = keeps_a4(every, states, dictionary, torch.arange(6))
-    drawn = descend(loss_of_one_draw, start, noisy, held=NO_BIASES).sae
-    expected = [*theory.inclusion_probabilities(chances.tolist(), 2), 1.0]
-    return {
-        label: (
-            torch.where(shown[:, None], metrics.decoder_cosines(sae, dictionary)[:, 0, 1:], torch.nan),
-            theory.matryoshka_optimum(states, range(6), widths, weights)[1:],
-        )
-        for label, sae, shown, weights in [
-            ("all prefixes", every, fires, [1.0] * 6),
-            ("sampled prefixes", drawn, torch.ones_like(fires), expected),
-        ]
-    }
+    start, five = setup.close(6, p.n_sweep_seeds), {"widths": widths, "data": states}
+    every = setup.fit(start, five | {"weights": None})
+    drawn = setup.fit(start, five | {"weights": (*chances, 1.0), "drawn": 2}, lr=0.01, cooldown=0.9)
+    full = torch.where(every.keeps_a4()[0, :, None], every.cosines[0, :, 0, 1:], torch.nan)
+    x, found = np.arange(1, 6), []
+    for label, values, weights in [
+        ("all prefixes", full, [1.0] * 6),
+        ("sampled prefixes", drawn.cosines[0, :, 0, 1:], [*theory.inclusion_probabilities(chances, 2), 1.0]),
+    ]:
+        line = theory.matryoshka_optimum(states, range(6), widths, weights)[1:]
+        found.append({"label": label, "x": x, "line_x": x, "line_y": line, "points": values.T})
+    return found
 
 
-def draw_ranks(ranks: Mapping[str, tuple[Float[Tensor, "_ 5"], Float[Tensor, " 5"]]]) -> Figure:
+def draw_ranks(series: Sequence[dict]) -> Figure:
     """The cosine with each child against the rank of its latent."""
-    x = np.arange(1, 6)
-    series = [
-        {"label": label, "x": x, "line_x": x, "line_y": line, "points": values.T}
-        for label, (values, line) in ranks.items()
-    ]
     labels = {"xlabel": "rank of the child's latent", "ylabel": "parent's cosine with the child"}
     return figures.theory_and_experiment([{"series": series} | labels])
 
@@ -710,51 +614,41 @@ class LeanMap:
         x, y: the axes.
         leans: the first child's cosine, median over seeds; NaN outside the plane.
         agreement: share of cosines whose sign is as predicted, of those that are `CLEAR`; NaN where none is.
-        fires: whether an SAE keeps A4, and
-        gap: the largest distance of any decoder cosine from theory where it does; not asked where there is a penalty.
+        gap: the largest distance of any decoder cosine from theory where A4 holds; not asked where there is a penalty.
     """
 
-    run: Trained
+    run: Run
     x: Float[np.ndarray, " x"]
     y: Float[np.ndarray, " y"]
     leans: Float[np.ndarray, "y x"]
     agreement: float
-    fires: Bool[Tensor, "cells seeds"] | None = None
-    gap: float = float("nan")
+    gap: float = NAN
 
 
 def map_unequal(setup: Setup) -> LeanMap:
     """Over the probability of a child and of its sibling; every child of every SAE counts for the agreement."""
-    p, dictionary = setup.p, setup.pair_dictionary
-    chances = np.linspace(0.02, 0.94, p.n_grid + 2)
-    places = [(i, j) for j in range(len(chances)) for i in range(len(chances)) if chances[i] + chances[j] < 0.99]
-    cells = [(chances[i], chances[j]) for i, j in places]
-    data = [family(p.parent_probability, cell, 2).states() for cell in cells]
-    settings = [Setting(setup.pair_sae, states, dictionary) for states in data]
-    run = train(settings, setup.close_start(dictionary), setup.exact)
-    found, in_order = metrics.decoder_cosines(run.sae, dictionary), torch.arange(3)
-    fires = torch.stack([keeps_a4(run.sae[i], states, dictionary, in_order) for i, states in enumerate(data)])
-    shares = torch.tensor(cells, dtype=torch.float64)
+    p, chances = setup.p, np.linspace(0.02, 0.94, setup.p.n_grid + 2)
+    y, x = np.nonzero(chances[:, None] + chances < 0.99)
+    shares = torch.from_numpy(chances[np.stack([x, y], -1)])
+    data = [family(p.parent_probability, cell, 2).states() for cell in shares.tolist()]
+    run = setup.fit(setup.close(3), *({"data": states} for states in data))
     ratios = theory.unequal_ratios((1 + p.inner_weight) * (1 - shares.sum(-1)), p.inner_weight * shares)
-    predicted = all_decoders(ratios)[:, None]
-    leans, expected = found[..., 1:, 0], predicted[..., 1:, 0].expand(-1, found.shape[1], -1)
-    agreement = (leans.sign() == expected.sign())[expected.abs() > CLEAR].double().mean()
+    predicted = all_decoders(ratios)[:, None].expand_as(run.cosines)
+    leans, expected = run.cosines[..., 1:, 0], predicted[..., 1:, 0]
     grid = np.full((len(chances), len(chances)), np.nan)
-    for (i, j), value in zip(places, leans[..., 0].median(-1).values, strict=True):
-        grid[j, i] = value
-    gap = largest((found - predicted).abs().amax((-2, -1)), fires)
-    return LeanMap(run, chances, chances, grid, float(agreement), fires, gap)
+    grid[y, x] = leans[..., 0].median(-1).values
+    agreement = (leans.sign() == expected.sign())[expected.abs() > CLEAR].double().mean()
+    gap = largest((run.cosines - predicted).abs().amax((-2, -1)), run.keeps_a4())
+    return LeanMap(run, chances, chances, grid, float(agreement), gap)
 
 
 def map_penalty(setup: Setup) -> LeanMap:
     """Over the probability of each of two equal children and the L1 penalty; medians count for the agreement."""
-    p, dictionary = setup.p, setup.pair_dictionary
+    p = setup.p
     penalties, chances = np.linspace(0, 0.2, p.n_grid + 2), np.linspace(0.02, 0.49, p.n_grid + 2)
-    data = [family(p.parent_probability, q, 2).states() for q in chances]
-    settings = [Setting(replace(setup.pair_sae, l1=l1), states, dictionary) for l1 in penalties for states in data]
-    run = train(settings, setup.close_start(dictionary), setup.exact)
-    leans = metrics.decoder_cosines(run.sae, dictionary)[..., 1, 0].median(-1).values
-    leans = leans.unflatten(0, (len(penalties), len(chances)))
+    data = [family(p.parent_probability, q, 2).states() for q in chances.tolist()]
+    run = setup.fit(setup.close(3), *({"l1": l1, "data": states} for l1 in penalties.tolist() for states in data))
+    leans = run.cosines[..., 1, 0].median(-1).values.unflatten(0, (len(penalties), len(chances)))
     q_at, l1_at = lean_boundary(torch.linspace(1e-4, 0.4999, 4000, dtype=torch.float64), 2, p.inner_weight)
     above = torch.from_numpy(penalties[:, None] - np.interp(chances, q_at, l1_at))
     agreement = (leans.sign() == above.sign())[leans.abs() > CLEAR].double().mean()
@@ -775,152 +669,72 @@ def draw_signs(unequal: LeanMap, penalty: LeanMap, inner_weight: float) -> Figur
     return figures.cosine_maps(panels, "child's cosine with the parent")
 
 
-@dataclass(frozen=True)
-class LeanCurve:
-    """The children's mean cosine with the parent along a sweep.
+def lean_curves(setup: Setup) -> tuple[list[dict], list[float]]:
+    """The children's mean cosine with the parent along sweeps, from near the truth, as series of a figure.
 
-    Attributes:
-        label: what is swept in.
-        x, values: where, and in every SAE.
-        line_x, line: theory.
-        gap: largest distance of a median over seeds from theory.
+    For 2 to 5 equal children over the probability that any is on; last, for the family of the set-up, over the weight
+    of the inner prefix.
+
+    Returns:
+        The series, for `figures.theory_and_experiment`, and of each the largest distance of a median from theory.
     """
+    p, found, gaps = setup.p, [], []
 
-    label: str
-    x: Float[np.ndarray, " points"]
-    values: Float[Tensor, "points seeds"]
-    line_x: Float[np.ndarray, " fine"]
-    line: Float[np.ndarray, " fine"]
-    gap: float
+    def add(label: str, n: int, x: np.ndarray, fine: np.ndarray, change: Callable, ratio: Callable) -> None:
+        values = setup.fit(setup.close(n + 1), *map(change, x.tolist())).cosines[..., 1:, 0].mean(-1)
+        at, line = (np.array([theory.child_cosines(ratio(one), n)[0] for one in some.tolist()]) for some in (x, fine))
+        found.append({"label": label, "x": x, "points": values, "line_x": fine, "line_y": line})
+        gaps.append(float(np.abs(values.median(-1).values.numpy() - at).max()))
 
-
-def lean_curve(
-    label: str,
-    settings: Sequence[Setting],
-    setup: Setup,
-    x: np.ndarray,
-    fine: np.ndarray,
-    ratio: Callable[[float], float],
-) -> LeanCurve:
-    """Train along a sweep from near the truth; `ratio` gives the parent's ratio t at any x, by theory."""
-    dictionary = settings[0].dictionary
-    run = train(settings, setup.close_start(dictionary), setup.exact)
-    values = metrics.decoder_cosines(run.sae, dictionary)[..., 1:, 0].mean(-1)
-    n = len(dictionary) - 1
-    at, line = (np.array([theory.child_cosines(ratio(at), n)[0] for at in points.tolist()]) for points in (x, fine))
-    return LeanCurve(label, x, values, fine, line, float(np.abs(values.median(-1).values.numpy() - at).max()))
-
-
-def more_children(setup: Setup, generator: torch.Generator) -> list[LeanCurve]:
-    """For 2 to 5 equal children, over the probability that any is on."""
-    p, totals, fine, found = setup.p, np.linspace(0.05, 0.95, setup.p.n_grid), np.linspace(0.001, 0.999, 200), []
     for n in range(2, 6):
-        config = replace(setup.sae, widths=(1, n + 1))
-        dictionary = features.orthonormal_dictionary(n + 1, p.d_model, generator)
-        data = [family(p.parent_probability, total / n, n).states() for total in totals]
-        settings = [Setting(config, states, dictionary) for states in data]
-        ratio = partial(_ratio_of_total, n_children=n, inner_weight=p.inner_weight)
-        found.append(lean_curve(f"{n} children", settings, setup, totals, fine, ratio))
-    return found
+        add(
+            f"{n} children", n, np.linspace(0.05, 0.95, p.n_grid), np.linspace(0.001, 0.999, 200),
+            lambda total, n=n: {"data": family(p.parent_probability, total / n, n).states()},
+            lambda total, n=n: theory.matryoshka_ratio(total / n, n, p.inner_weight),
+        )  # fmt: skip
+    add(
+        "children as in the setup", p.n_children, np.geomspace(0.1, 10, p.n_grid), np.geomspace(0.1, 10, 200),
+        lambda beta: {"weights": (beta, 1.0)},
+        lambda beta: theory.matryoshka_ratio(p.child_probability, p.n_children, beta),
+    )  # fmt: skip
+    return found, gaps
 
 
-def _ratio_of_total(total: float, n_children: int, inner_weight: float) -> float:
-    return theory.matryoshka_ratio(total / n_children, n_children, inner_weight)
-
-
-def by_inner_weight(setup: Setup) -> LeanCurve:
-    """For the family of the set-up, over the weight of the inner prefix."""
-    p, betas, fine = setup.p, np.geomspace(0.1, 10, setup.p.n_grid), np.geomspace(0.1, 10, 200)
-    settings = [Setting(replace(setup.sae, weights=(beta, 1.0)), setup.states, setup.dictionary) for beta in betas]
-    ratio = partial(theory.matryoshka_ratio, p.child_probability, p.n_children)
-    return lean_curve("children as in the setup", settings, setup, betas, fine, ratio)
-
-
-def draw_leans(by_total: Sequence[LeanCurve], by_weight: LeanCurve) -> Figure:
+def draw_leans(series: Sequence[dict]) -> Figure:
     """The children's cosine with the parent, over their total probability and over the inner weight."""
-
-    def series(curve: LeanCurve) -> dict:
-        line = {"line_x": curve.line_x, "line_y": curve.line}
-        return {"label": curve.label, "x": curve.x, "points": curve.values} | line
-
     panels = [
-        {"xlabel": "probability of any child given the parent", "series": [series(curve) for curve in by_total]},
-        {"xlabel": "weight of the inner prefix", "log": True, "series": [series(by_weight)]},
+        {"xlabel": "probability of any child given the parent", "series": series[:-1]},
+        {"xlabel": "weight of the inner prefix", "log": True, "series": series[-1:]},
     ]
     return figures.theory_and_experiment([panel | {"ylabel": "child's cosine with the parent"} for panel in panels])
 
 
-@dataclass(frozen=True)
-class Rare:
-    """One common child and rare siblings, from near the truth.
+def rare_children(setup: Setup) -> tuple[Run, Float[Tensor, " children"]]:
+    """Give the first child nine tenths of the total probability, and share the rest among the others.
 
-    Attributes:
-        run: the trained SAEs, axes (1, seeds).
-        live, fires: whether an SAE has no dead latent, and whether it keeps A4.
-        leans: each child's cosine with the parent; the common child comes first.
-        theory: the same by theory.
+    Returns:
+        The run, from near the truth, and each child's cosine with the parent by theory.
     """
-
-    run: Trained
-    live: Bool[Tensor, " seeds"]
-    fires: Bool[Tensor, " seeds"]
-    leans: Float[Tensor, "seeds children"]
-    theory: Float[Tensor, " children"]
-
-
-def rare_children(setup: Setup) -> Rare:
-    """Give the first child nine tenths of the total probability, and share the rest among the others."""
     p, n = setup.p, setup.p.n_children
     total = min(1.0, n * p.child_probability)
     states = family(p.parent_probability, [0.9 * total] + [0.1 * total / (n - 1)] * (n - 1), n).states()
-    run = train(Setting(setup.sae, states, setup.dictionary), setup.near_start, setup.exact)
     parent = theory.matryoshka_optimum(states, range(n + 1), setup.sae.widths, setup.sae.weights)
-    return Rare(
-        run,
-        metrics.live(run.sae[0].encode(states.inputs(setup.dictionary))).all(-1),
-        keeps_a4(run.sae[0], states, setup.dictionary, torch.arange(n + 1)),
-        metrics.decoder_cosines(run.sae[0], setup.dictionary)[:, 1:, 0],
-        theory.child_decoder(parent, pairs(n))[:, 0],
-    )
+    return setup.fit(setup.near, {"data": states}), theory.child_decoder(parent, pairs(n))[:, 0]
 
 
 # How far the theory reaches
 
 
-@dataclass(frozen=True)
-class Limit:
-    """One assumption broken more and more, for two equal children.
-
-    Attributes:
-        xlabel, x: what is broken, and how much.
-        values: the cosines of `COSINES`, means over the two children; NaN for SAEs left out.
-        lines: the closed forms, which know nothing of it.
-        dashed: the eigenvector in input space, where it is defined.
-    """
-
-    xlabel: str
-    x: Float[np.ndarray, " points"]
-    values: Float[np.ndarray, "3 points seeds"]
-    lines: Float[np.ndarray, "3 points"]
-    dashed: Float[np.ndarray, "3 points"] | None = None
-
-    @property
-    def drift(self) -> float:
-        """Largest distance of a median from its solid line."""
-        return farthest(self.values, self.lines)
-
-
-def farthest(values: Float[np.ndarray, "lines points seeds"], lines: Float[np.ndarray, "lines points"]) -> float:
-    """Largest distance of a median over seeds from its line, NaN left out; NaN where no seed is left."""
-    known = ~np.isnan(values).all(-1)
-    if not known.any():
-        return float("nan")
-    return float(np.abs(np.nanmedian(values[known], -1) - lines[known]).max())
+def farthest(panel: dict, line: str = "line_y") -> float:
+    """Largest distance of a panel's medians over seeds from its lines, NaN left out; NaN where no seed is left."""
+    points, lines = (np.stack([np.asarray(one[key]) for one in panel["series"]]) for key in ("points", line))
+    known = ~np.isnan(points).all(-1)
+    return float(np.abs(np.nanmedian(points[known], -1) - lines[known]).max()) if known.any() else NAN
 
 
 def in_input_space(setting: Setting) -> list[float]:
     """The cosines of `COSINES` by the eigenvector of the re-weighted moment of the inputs, for two children."""
-    basis, data, sae = setting.dictionary, setting.data, setting.sae
+    basis, data, sae = setting.dictionary[0], setting.data, setting.sae  # all seeds' are one another's, turned
     pull = theory.prefix_weights(data, range(3), sae.widths, sae.weights)
     u = theory.top_eigenvector(theory.second_moment(States(data.inputs(basis), data.probs), pull))
     u = u * (basis[0] @ u).sign()
@@ -928,111 +742,68 @@ def in_input_space(setting: Setting) -> list[float]:
     return [float(u @ basis[1]), float(child @ basis[2]), float(child @ basis[0])]
 
 
-def break_assumptions(setup: Setup) -> dict[str, Limit]:
-    """Sweep the penalty, the children's overlap, the angle between directions, and the parent's rate with biases."""
-    p, sae, dictionary = setup.p, setup.pair_sae, setup.pair_dictionary
-    q, pair = p.child_probability, family(p.parent_probability, p.child_probability, 2).states()
-    penalties, overlaps = np.linspace(0, 0.2, p.n_grid), np.linspace(0, 0.9, p.n_grid)
-    slants, rates = np.linspace(0, 0.3, p.n_grid), np.linspace(0.02, 0.98, p.n_grid)
+def break_assumptions(setup: Setup) -> dict[str, dict]:
+    """Break one assumption more and more, for two equal children: panels of `figures.theory_and_experiment`.
+
+    Swept are the penalty, the children's overlap, the angle between directions, and the parent's rate with biases.
+    Points are means over the two children, and solid lines the closed forms, which know nothing of it; dashed is the
+    eigenvector in input space, where it is defined.
+    """
+    p, q, start = setup.p, setup.p.child_probability, setup.close(3)
+    biases = {"encoder_bias": True, "decoder_bias": True}
 
     def oblique(cosine: float) -> Tensor:
-        return features.equal_cosine_dictionary(3, cosine, p.d_model, torch.Generator().manual_seed(p.seed))
+        seeds = setup.seeds[: len(start)]
+        return torch.stack([features.equal_cosine_dictionary(3, cosine, p.d_model, seed) for seed in seeds])
 
-    biased = replace(sae, encoder_bias=True, decoder_bias=True)
     sweeps = {
-        "penalty": ("L1 penalty", penalties, [Setting(replace(sae, l1=at), pair, dictionary) for at in penalties]),
+        "penalty": ("L1 penalty", 0, 0.2, lambda at: {"l1": at}),
         "overlap": (
-            "share of a child's inputs with its sibling",
-            overlaps,
-            [Setting(sae, features.overlapping(p.parent_probability, q, at * q), dictionary) for at in overlaps],
+            "share of a child's inputs with its sibling", 0, 0.9,
+            lambda at: {"data": features.overlapping(p.parent_probability, q, at * q)},
         ),
-        "oblique": ("cosine between features", slants, [Setting(sae, pair, oblique(at)) for at in slants]),
-        "biases": (
-            "parent probability, with biases",
-            rates,
-            [Setting(biased, family(at, q, 2).states(), dictionary) for at in rates.tolist()],
-        ),
-    }
-    lines = np.tile(np.array(three_lines(theory.matryoshka_ratio(q, 2, p.inner_weight), 2))[:, None], p.n_grid)
-    found = {}
-    for key, (xlabel, x, settings) in sweeps.items():
-        run, values, dashed = train(settings, setup.close_start(dictionary), setup.exact), [], None
-        for i, one in enumerate(settings):
-            every, fires = metrics.decoder_cosines(run.sae[i], one.dictionary), torch.tensor(True)
-            if key in ("overlap", "oblique"):  # a penalty and biases may silence a latent, and are shown all the same
-                fires = keeps_a4(run.sae[i], one.data, one.dictionary, torch.arange(3))
-            sibling = (every[..., 1, 2] + every[..., 2, 1]) / 2
-            three = torch.stack([every[..., 0, 1:].mean(-1), sibling, every[..., 1:, 0].mean(-1)])
-            values.append(torch.where(fires, three, torch.nan).numpy())
-        if key in ("overlap", "oblique"):
-            dashed = np.array([in_input_space(one) for one in settings]).T
-        found[key] = Limit(xlabel, x, np.stack(values, 1), lines, dashed)
+        "oblique": ("cosine between features", 0, 0.3, lambda at: {"dictionary": oblique(at)}),
+        "biases": ("parent probability, with biases", 0.02, 0.98, lambda at: biases | {"data": family(at, q).states()}),
+    }  # fmt: skip
+    line = np.array(three_lines(theory.matryoshka_ratio(q, 2, p.inner_weight), 2))
+    pair, found = {"data": family(p.parent_probability, q).states()}, {}
+    for key, (xlabel, low, high, change) in sweeps.items():
+        x = np.linspace(low, high, p.n_grid)
+        run = setup.fit(start, *(pair | change(at) for at in x.tolist()))
+        every, straight = run.cosines, key in ("overlap", "oblique")
+        sibling = (every[..., 1, 2] + every[..., 2, 1]) / 2
+        values = torch.stack([every[..., 0, 1:].mean(-1), sibling, every[..., 1:, 0].mean(-1)])
+        if straight:  # a penalty and biases may silence a latent, and are shown all the same
+            values = torch.where(run.keeps_a4(), values, torch.nan)
+        found[key] = _panel([0, 1, 2], x, values, x, np.tile(line[:, None], p.n_grid)) | {"xlabel": xlabel}
+        dashed = zip(*map(in_input_space, run.settings), strict=True) if straight else ()
+        for series, one in zip(found[key]["series"], dashed, strict=False):
+            series["dashed_y"] = one
     return found
 
 
-@dataclass(frozen=True)
-class Ends:
-    """Where starts end.
-
-    Attributes:
-        noises, reached: noise of starts near the truth, and whether each ends at the theory's solution.
-        random_reached: whether each random start does.
-        lower: whether it ends with a lower loss.
-        drift: its largest distance from the three mixings of theory.
-    """
-
-    noises: Float[np.ndarray, " noises"]
-    reached: Bool[Tensor, "noises seeds"]
-    random_reached: Bool[Tensor, " random"]
-    lower: Bool[Tensor, " random"]
-    drift: Float[Tensor, " random"]
-
-
-def where_starts_end(setup: Setup, near: Trained, random: Trained) -> Ends:
-    """Train from ever noisier starts; `near` and `random` are the main runs, the first of which finds the solution."""
-    p, power = setup.p, setup.states.power
-    noises = np.linspace(0.25, 3, p.n_grid)
-    start = SAE.stack([start_near(setup.dictionary, setup.sweep_seeds, noise) for noise in noises])
-    run = train([Setting(setup.sae, setup.states, setup.dictionary)] * p.n_grid, start, setup.exact)
-    solution, mixing = near.loss[0].median(), setup.read(random.sae[0]).mixing
+def drift(setup: Setup, reading: Reading) -> Float[Tensor, " live_seeds"]:
+    """The largest distance of each live seed from the three mixings of theory."""
+    p, mixing = setup.p, reading.mixing
     lines = three_lines(theory.matryoshka_ratio(p.child_probability, p.n_children, p.inner_weight), p.n_children)
     found = mixing.parent_to_child, mixing.child_to_sibling, mixing.child_to_parent
-    drift = torch.stack([(value - line).abs().amax(-1) for value, line in zip(found, lines, strict=True)]).amax(0)
-    return Ends(
-        noises,
-        metrics.same_loss(run.loss, solution, power),
-        metrics.same_loss(random.loss[0], solution, power),
-        random.loss[0] < solution - 1e-4 * power,
-        drift,
-    )
+    gaps = [(value - line).abs() for value, line in zip(found, lines, strict=True)]
+    return torch.cat(gaps, -1).amax(-1)[reading.all_live]
 
 
-def draw_limits(limits: Mapping[str, Limit], ends: Ends) -> Figure:
-    """The three cosines as each assumption is broken, and the share of starts that reach the solution."""
-    panels = []
-    for limit in limits.values():
-        panel = _panel([0, 1, 2], limit.x, limit.values, limit.x, limit.lines) | {"xlabel": limit.xlabel}
-        for entry, dashed in zip(panel["series"], limit.dashed if limit.dashed is not None else [], strict=False):
-            entry["dashed_y"] = dashed
-        panels.append(panel)
-    level = np.full(len(ends.noises), float(ends.random_reached.double().mean()))
-    series = {
-        "label": "starts near the truth", "x": ends.noises, "points": ends.reached.double().mean(-1, keepdim=True),
-        "line_x": ends.noises, "dashed_y": level,
-    }  # fmt: skip
-    panels.append(
-        {
-            "xlabel": "noise of the start / length of a feature",
-            "ylabel": "share at theory's solution",
-            "series": [series],
-        }
-    )
-    return figures.theory_and_experiment(panels, per_row=2)
+def noisier(setup: Setup, solution: float) -> tuple[Float[np.ndarray, " noises"], Float[Tensor, " noises"]]:
+    """Train from ever noisier starts near the truth: the noises, and the share of starts that end at this loss."""
+    noises, n = np.linspace(0.25, 3, setup.p.n_grid), setup.tree.n_features
+    start = SAE.stack([setup.near_truth(setup.p.n_sweep_seeds, noise, n) for noise in noises.tolist()])
+    loss = setup.fit(start, *[{}] * len(noises)).loss
+    return noises, metrics.same_loss(loss, solution, setup.states.power).double().mean(-1)
 
 
-# What the verdicts ask of all runs
-
-
-def converged(*runs: Trained) -> float:
-    """Share of SAEs that converged, in the run where it is smallest."""
-    return min(float(run.converged.double().mean()) for run in runs)
+def draw_limits(
+    limits: Mapping[str, dict], noises: Float[np.ndarray, " noises"], shares: Float[Tensor, " noises"], level: float
+) -> Figure:
+    """The three cosines as each assumption is broken, and the share of starts at the solution; dashed: random ones."""
+    series = {"label": "starts near the truth", "x": noises, "points": shares[:, None], "line_x": noises}
+    labels = {"xlabel": "noise of the start / length of a feature", "ylabel": "share at theory's solution"}
+    ends = labels | {"series": [series | {"dashed_y": np.full(len(noises), level)}]}
+    return figures.theory_and_experiment([*limits.values(), ends], per_row=2)

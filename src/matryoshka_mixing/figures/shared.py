@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from matryoshka_mixing.figures.style import COLOURS, DIVERGING, MARKERS, SEQUENTIAL
+from matryoshka_mixing.figures.style import COLOURS, DIVERGING, MARKERS, SEQUENTIAL, grid
 from matryoshka_mixing.metrics import Basin
 
 
@@ -38,31 +37,53 @@ def heatmaps(
     deep, across = -(-len(panels) // per_row), min(per_row, len(panels))
     tallest = max(len(matrix) for matrix in panels.values())
     size = (width * len(columns) / 3 * across + 1.4, (0.4 * tallest + 1.25) * deep)
-    figure, axes = plt.subplots(deep, across, figsize=size, squeeze=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    if quantity == "cosine":
-        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(-1, 1), DIVERGING)
-    else:
-        highest = max(float(np.nanmax(matrix)) for matrix in panels.values())
-        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, highest), SEQUENTIAL)
-    for i, (axis, (title, matrix)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
-        matrix = np.asarray(matrix)
-        names = rows or [f"latent {k}" for k in range(len(matrix))]
+    figure, axes = grid(len(panels), per_row, size, figsize=size)
+    cosine = quantity == "cosine"
+    norm = mpl.colors.Normalize(-1 if cosine else 0, 1 if cosine else _highest(panels.values()))
+    scale = mpl.cm.ScalarMappable(norm, DIVERGING if cosine else SEQUENTIAL)
+    for i, (axis, (title, matrix)) in enumerate(zip(axes, panels.items(), strict=True)):
+        matrix = np.asarray(matrix, dtype=float)
         axis.set_facecolor("0.88")
-        sns.heatmap(
-            np.where(np.abs(matrix) < 0.005, 0, matrix),  # no "-0.00"
-            ax=axis, cmap=scale.cmap, vmin=scale.norm.vmin, vmax=scale.norm.vmax, annot=True, fmt=".2f",
-            annot_kws={"size": 9}, linewidths=0.5, cbar=False, xticklabels=columns,
-            yticklabels=names if i % across == 0 else False,
-        )  # fmt: skip
-        axis.set_title(title, fontsize=10)
+        axis.pcolormesh(np.ma.masked_invalid(matrix), cmap=scale.cmap, norm=norm, edgecolors="white", lw=0.5)
+        papers = scale.to_rgba(matrix).tolist()
+        for row, column in np.argwhere(np.isfinite(matrix)):
+            axis.text(
+                column + 0.5, row + 0.5, _short(matrix[row, column]), color=_ink(papers[row][column]), fontsize=9,
+                ha="center", va="center",
+            )  # fmt: skip
+        names = rows or [f"latent {k}" for k in range(len(matrix))]
+        axis.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=30, ha="right")
+        axis.set_yticks(np.arange(len(matrix)) + 0.5, names if i % across == 0 else [""] * len(matrix))
         axis.tick_params(length=0, labelsize=9)
-        axis.set_xticks(axis.get_xticks(), axis.get_xticklabels(), rotation=30, ha="right")
-        axis.set_yticks(axis.get_yticks(), axis.get_yticklabels(), rotation=0)
-    ticks = [-1, 0, 1] if quantity == "cosine" else None
+        axis.spines[:].set_visible(False)
+        axis.invert_yaxis()
+        axis.set_title(title, fontsize=10)
+    ticks = [-1, 0, 1] if cosine else None
     figure.colorbar(scale, ax=axes, label=quantity, shrink=0.9, aspect=14, ticks=ticks, pad=0.015)
     return figure
+
+
+def _highest(tables: Iterable[np.ndarray]) -> float:
+    """The largest size of a finite entry; 1 where there is none but zero."""
+    sizes = [np.abs(table[np.isfinite(table)]).max(initial=0.0) for table in map(np.asarray, tables)]
+    return float(max(sizes, default=0.0)) or 1.0
+
+
+def _short(value: float) -> str:
+    """Two decimals, the same on every CPU, and never "-0.00"."""
+    return f"{round(round(float(value), 9), 2) + 0.0:.2f}"
+
+
+def _ink(paper: Sequence[float]) -> str:
+    """The text colour, nearly black or white, that contrasts more with a colour."""
+    return max(("#111111", "#ffffff"), key=lambda ink: abs(np.log(_brightness(ink) / _brightness(paper))))
+
+
+def _brightness(colour: str | Sequence[float]) -> float:
+    """Relative luminance plus 0.05: the quotient of two is their contrast (WCAG 2)."""
+    parts = np.array(mpl.colors.to_rgb(colour))
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05
 
 
 def slider_heatmaps(
@@ -85,8 +106,8 @@ def slider_heatmaps(
     colours = mpl.colormaps[DIVERGING]
 
     def cell(value: float) -> list[str]:
-        ink = "#fff" if abs(value) > 0.55 else "#111"
-        return [f"{0.0 if abs(value) < 0.005 else value:.2f}", mpl.colors.to_hex(colours((value + 1) / 2)), ink]
+        paper = colours((round(float(value), 9) + 1) / 2)
+        return [_short(value), mpl.colors.to_hex(paper), _ink(paper)]
 
     frames = [[cell(v) for matrix in panels.values() for v in np.ravel(matrix[i])] for i in range(len(stops))]
     head = "<tr><td></td>" + "".join(f"<th>{html.escape(c)}</th>" for c in columns) + "</tr>"
@@ -250,7 +271,7 @@ def cosine_maps(panels: Mapping[str, Mapping], quantity: str) -> Figure:
         quantity: label of the colours.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels) + 0.6, 3.8), squeeze=False)
-    highest = max(float(np.nanmax(np.abs(panel["values"]))) for panel in panels.values())
+    highest = _highest(panel["values"] for panel in panels.values())
     for axis, (title, panel) in zip(axes.flat, panels.items(), strict=True):
         axis.set_facecolor("0.85")
         if panel.get("log"):

@@ -15,6 +15,7 @@ from matryoshka_mixing.features import (
     States,
     equal_cosine_dictionary,
     family,
+    orthonormal_dictionaries,
     orthonormal_dictionary,
     overlapping,
 )
@@ -38,12 +39,12 @@ class Parameters(Chapter):
         # Two exclusive children; and short enough for one line of the notebook's parameter cell.
         "child_probability", 0.4, high=0.5, meaning="probability of a child given the parent"
     )  # fmt: skip
-    inner_weight: float = given("inner_weight", 1.0, high=1000)
+    inner_weight: float = given("inner_weight", 1.0)
     d_model: int = given("d_model", 20, low=11)
     n_seeds: int = given("n_seeds", 192)
     n_sweep_seeds: int = given("n_sweep_seeds", 16)
-    seed: int = given("seed", 7000, high=10**9)
-    start_noise: float = given("start_noise", 0.5, high=10)
+    seed: int = given("seed", 7000)
+    start_noise: float = given("start_noise", 0.5)
     n_steps: int = given("n_steps", 2000)
     batch_size: int = given("batch_size", 200)
     n_grid: int = given("n_grid", 9)
@@ -51,17 +52,21 @@ class Parameters(Chapter):
     @property
     def seeds(self) -> range:
         """The seeds of the base case and of the control."""
-        return range(self.seed, self.seed + self.n_seeds)
+        return self.seeds_from(self.n_seeds)
 
     @property
     def near_seeds(self) -> range:
         """The seeds of the starts near the truth, at each amount of a factor."""
-        return range(self.seed, self.seed + max(1, self.n_sweep_seeds // 2))
+        return self.seeds_from(self.n_sweep_seeds)
 
     @property
     def random_seeds(self) -> range:
         """The seeds of the random starts, at each amount that has them."""
-        return range(self.seed, self.seed + 3 * self.n_sweep_seeds)
+        return self.seeds_from(3 * self.n_sweep_seeds)
+
+    def seeds_from(self, n: int) -> range:
+        """The first `n` seeds."""
+        return range(self.seed, self.seed + n)
 
     @property
     def exact(self) -> TrainConfig:
@@ -130,9 +135,7 @@ def spread_magnitudes(states: States, spread: float) -> States:
     return States(torch.cat(rows), torch.cat(probs))
 
 
-def crowded_dictionary(
-    n_features: int, rank: int, d_model: int, generator: torch.Generator
-) -> Float[Tensor, "features d_model"]:
+def crowded_dictionary(n_features: int, rank: int, d_model: int, seed: int) -> Float[Tensor, "features d_model"]:
     """Random unit directions in a random subspace of dimension `rank`, one row a feature, float64.
 
     With `rank` below `n_features` there are more features than dimensions. A random pair has a cosine of mean 0 and
@@ -141,9 +144,15 @@ def crowded_dictionary(
     Raises:
         ValueError: if `rank` is not from 1 to `d_model`.
     """
-    frame = orthonormal_dictionary(rank, d_model, generator)
-    gaussian = torch.randn(n_features, rank, dtype=torch.float64, generator=generator)
-    return torch.nn.functional.normalize(gaussian, dim=-1) @ frame
+    frame = orthonormal_dictionary(rank, d_model, seed)
+    each = torch.cat([orthonormal_dictionary(1, rank, n_features * seed + i) for i in range(n_features)])
+    # Summed one by one: a matrix product is not the same to the last bit on every CPU.
+    return sum(part[:, None] * direction for part, direction in zip(each.T, frame, strict=True))
+
+
+def first_seeds(setting: Setting, n: int) -> Setting:
+    """The setting with the directions of its first `n` seeds alone."""
+    return replace(setting, dictionary=setting.dictionary[:n])
 
 
 @dataclass(frozen=True)
@@ -152,10 +161,9 @@ class Factor:
 
     Attributes:
         amounts: how much of it, in order; numbers, or names.
-        settings: `copies` of them in a row for each amount; they train together.
+        settings: one for each amount, which train together, with the directions of the random seeds.
         parents: of the features, as from `FeatureTree.parents`.
         pairs: which of the pairs of a kind count in the mean.
-        copies: settings for each amount.
         ranked: whether it has a row in the ranked figure; else it is one more line in a panel.
         covered: whether `pattern_optimum` is the theory of it.
     """
@@ -164,7 +172,6 @@ class Factor:
     settings: list[Setting]
     parents: tuple[int | None, ...] = (None, 0, 0)
     pairs: slice | list[int] = field(default_factory=lambda: slice(None))
-    copies: int = 1
     ranked: bool = True
     covered: bool = True
 
@@ -175,16 +182,19 @@ def vary(base: Setting, amounts: Sequence | np.ndarray, make: Callable[..., dict
     return Factor(plain, [replace(base, **make(amount)) for amount in plain], **more)
 
 
-def base_case(p: Parameters, generator: torch.Generator) -> Setting:
-    """One parent, two exclusive children, orthonormal directions, widths 1 and 3, no penalty and no biases."""
-    dictionary = orthonormal_dictionary(3, p.d_model, generator)
+def base_case(p: Parameters) -> Setting:
+    """One parent, two exclusive children, orthonormal directions, widths 1 and 3, no penalty and no biases.
+
+    It has directions for all seeds that any experiment takes.
+    """
+    dictionary = orthonormal_dictionaries(3, p.d_model, p.seeds_from(max(p.n_seeds, len(p.random_seeds))))
     states = family(p.parent_probability, p.child_probability).states()
     return Setting(SAEConfig(p.d_model, (1, 3), (p.inner_weight, 1.0), **BARE), states, dictionary)
 
 
 def data_factors(p: Parameters, base: Setting) -> dict[str, Factor]:
     """Rates, overlap, unequal children, spread magnitudes and leaning features, by name."""
-    rate, q, n = p.parent_probability, p.child_probability, p.n_grid
+    base, rate, q, n = first_seeds(base, len(p.random_seeds)), p.parent_probability, p.child_probability, p.n_grid
     overlaps = np.linspace(0, 0.9 * q, n)
     between = replace(base.sae, widths=(1, 2, 3), weights=(p.inner_weight, 1.0, 1.0))
 
@@ -193,8 +203,8 @@ def data_factors(p: Parameters, base: Setting) -> dict[str, Factor]:
         return family(rate, (2 * q * ratio / (1 + ratio), 2 * q / (1 + ratio))).states()
 
     def leaning(cosine: float) -> Tensor:
-        """Three features with the same cosine between every two, always in the same frame."""
-        return equal_cosine_dictionary(3, cosine, p.d_model, torch.Generator().manual_seed(p.seed))
+        """Three features with the same cosine between every two, for every seed in a frame of its own."""
+        return torch.stack([equal_cosine_dictionary(3, cosine, p.d_model, seed) for seed in p.random_seeds])
 
     return {
         "child's probability": vary(
@@ -222,7 +232,7 @@ def dynasty(p: Parameters, chance: float) -> FeatureTree:
     return FeatureTree(1.0, (FeatureTree(p.parent_probability, (branch, branch), True),), is_read_out=False)
 
 
-def brood(p: Parameters, n: int, chance: float, dictionary: Float[Tensor, "11 d_model"]) -> Setting:
+def brood(p: Parameters, n: int, chance: float, dictionary: Float[Tensor, "seeds 11 d_model"]) -> Setting:
     """One parent with n of ten children; the others never fire and their latents are in no prefix that weighs."""
     widths = (1, *range(3, 12))
     weights = (p.inner_weight, *(float(width == n + 1) for width in widths[1:]))
@@ -230,36 +240,34 @@ def brood(p: Parameters, n: int, chance: float, dictionary: Float[Tensor, "11 d_
     return Setting(SAEConfig(p.d_model, widths, weights, **BARE), some.states(), dictionary)
 
 
-def tree_factors(p: Parameters, generator: torch.Generator) -> dict[str, Factor]:
+def tree_factors(p: Parameters) -> dict[str, Factor]:
     """A third level, many children, and four families in ever fewer dimensions, by name."""
-    q, n = p.child_probability, p.n_grid
+    q, n, seeds = p.child_probability, p.n_grid, p.random_seeds
     lower = np.linspace(0.05, 0.49, n).tolist()
-    seven = orthonormal_dictionary(7, p.d_model, generator)
+    eleven = orthonormal_dictionaries(11, p.d_model, seeds)
     deep = SAEConfig(p.d_model, (1, 3, 7), (p.inner_weight, 0.5, 0.5), **BARE)
-    levels = [Setting(deep, dynasty(p, chance).states(), seven) for chance in lower]
+    levels = [Setting(deep, dynasty(p, chance).states(), eleven[:, :7]) for chance in lower]
     counts = sorted({round(count) for count in np.linspace(2, 10, n)})
-    eleven, ten = orthonormal_dictionary(11, p.d_model, generator), (None, *[0] * 10)
+    ten = (None, *[0] * 10)
     ranks = sorted({round(rank) for rank in np.geomspace(6, p.d_model, n)}, reverse=True)
     households = FeatureTree(1.0, family(p.parent_probability / 4, q).children * 4, True, is_read_out=False)
     crowd, four = households.states(), SAEConfig(p.d_model, (4, 12), (p.inner_weight, 1.0), **BARE)
     crowds = [
-        Setting(four, crowd, crowded_dictionary(12, rank, p.d_model, generator))
+        Setting(four, crowd, torch.stack([crowded_dictionary(12, rank, p.d_model, seed) for seed in seeds]))
         for rank in ranks
-        for _ in range(p.n_sweep_seeds)
     ]
     return {
         # Its pairs are the two upper ones.
         "a third level": Factor(lower, levels, tuple(dynasty(p, 0.1).parents()), pairs=[0, 3]),
         "number of children": Factor(counts, [brood(p, k, 2 * q / k, eleven) for k in counts], ten),
         "children, each as likely": Factor(counts, [brood(p, k, q / 5, eleven) for k in counts], ten, ranked=False),
-        "dimensions for 12 features": Factor(
-            ranks, crowds, tuple(households.parents()), copies=p.n_sweep_seeds, covered=False
-        ),
+        "dimensions for 12 features": Factor(ranks, crowds, tuple(households.parents()), covered=False),
     }
 
 
 def model_factors(p: Parameters, base: Setting) -> dict[str, Factor]:
-    """Inner weight, L1 penalty, K of BatchTopK, latents to spare and wider inner prefixes, by name."""
+    """Inner weight, L1 penalty, biases, K of BatchTopK, latents to spare and wider inner prefixes, by name."""
+    base = first_seeds(base, len(p.random_seeds))
     true_l0 = p.parent_probability * (1 + 2 * p.child_probability)
 
     def shaped(inner: int, outer: int) -> dict[str, SAEConfig]:
@@ -272,8 +280,13 @@ def model_factors(p: Parameters, base: Setting) -> dict[str, Factor]:
         """BatchTopK whose K is a share of the true mean L0."""
         return {"sae": replace(base.sae, activation="batchtopk", k=min(3.0, share * true_l0))}
 
-    # A penalty, a budget and spare latents are beyond the theory; with an inner prefix of 2 the children's decoders
-    # are not unique.
+    def biased(which: str) -> dict[str, SAEConfig]:
+        """The base case with the biases of that name."""
+        own = {f"{part}_bias": which in (part, "both") for part in ("encoder", "decoder")}
+        return {"sae": replace(base.sae, **own)}
+
+    # A penalty, biases, a budget and spare latents are beyond the theory; with an inner prefix of 2 the children's
+    # decoders are not unique.
     return {
         "inner weight": vary(
             base, np.geomspace(0.1, 10, p.n_grid), lambda w: {"sae": replace(base.sae, weights=(w, 1.0))}
@@ -281,6 +294,7 @@ def model_factors(p: Parameters, base: Setting) -> dict[str, Factor]:
         "L1 penalty": vary(
             base, np.linspace(0, 0.3, p.n_grid), lambda l1: {"sae": replace(base.sae, l1=l1)}, covered=False
         ),
+        "biases": vary(base, ["none", "encoder", "decoder", "both"], biased, covered=False),
         "K of BatchTopK / true L0": vary(base, np.linspace(0.8, 2, p.n_grid), budget, covered=False),
         "number of latents": vary(base, range(3, 9), lambda width: shaped(1, width), covered=False),
         "inner width": vary(base, [1, 2], lambda width: shaped(width, 3), covered=False),
@@ -291,6 +305,8 @@ def model_factors(p: Parameters, base: Setting) -> dict[str, Factor]:
 def pair_settings(p: Parameters, base: Setting, biased: bool) -> tuple[np.ndarray, list[Setting]]:
     """Two features whose firing is correlated, learned by a Matryoshka SAE of widths 1 and 2, and by one latent.
 
+    Settings have the directions of the first `n_sweep_seeds` seeds.
+
     Returns:
         The correlations, and the settings: first all of the Matryoshka SAE, then all of the narrow one, which is the
         same with weight 0 for its outer prefix.
@@ -299,7 +315,8 @@ def pair_settings(p: Parameters, base: Setting, biased: bool) -> tuple[np.ndarra
     sae = pair_sae(p, biased)
     saes = [sae, replace(sae, weights=(1.0, 0.0))]
     data = [correlated_pair(p.likely, rho) for rho in correlations]
-    return correlations, [Setting(sae, states, base.dictionary[:2]) for sae in saes for states in data]
+    two = base.dictionary[: p.n_sweep_seeds, :2]
+    return correlations, [Setting(sae, states, two) for sae in saes for states in data]
 
 
 def pair_sae(p: Parameters, biased: bool) -> SAEConfig:

@@ -19,6 +19,7 @@ from matryoshka_mixing.chapters.how_far.experiments import (
     Explored,
     Pairs,
     Sampled,
+    by_size,
     extent,
     kept,
     own_cosines,
@@ -40,7 +41,7 @@ def draw_ranges(effects: Mapping[str, Effect], reference: Sequence[float]) -> Fi
         effects: by name; NaN is left out.
         reference: the default's values, as dashed lines.
     """
-    order = sorted(effects, key=lambda name: -effects[name].moves)
+    order = by_size(effects)
     figure, axes = figures.grid(3, 3, (4.0, 0.44 * len(effects) + 1.5), sharey=True)
     for column, axis in enumerate(axes):
         axis.axvline(0, color="0.75", lw=0.8, zorder=0)
@@ -53,7 +54,7 @@ def draw_ranges(effects: Mapping[str, Effect], reference: Sequence[float]) -> Fi
             for values, down, width, colour, label in looks:
                 if np.isnan(values).all():
                     continue
-                ends = values[[np.nanargmin(values), np.nanargmax(values)]]
+                ends = np.round([np.nanmin(values), np.nanmax(values)], 6)
                 axis.plot(
                     ends, [place + down] * 2, color=colour, lw=width, solid_capstyle="butt",
                     marker="|", ms=width + 4, mew=1.5, label=label if place == 0 else None,
@@ -74,6 +75,7 @@ def _name_ends(axis: Axes, values: np.ndarray, amounts: Sequence[str], place: in
     """Write the amounts that give the lowest and the highest value beside the ends of a bar."""
     if np.isnan(values).all():
         return
+    values = np.round(values, 4)  # of equal ones the first, on every machine
     low, high = np.nanargmin(values), np.nanargmax(values)
     texts = [(low, "right", -5, amounts[low]), (high, "left", 5, amounts[high])]
     for end, side, gap, text in texts if extent(values) >= 0.005 else [(high, "left", 5, "steady")]:
@@ -116,8 +118,9 @@ def _levels(explored: Explored, theory: Expected) -> list[dict]:
     dictionary, grandchildren = explored.factor.settings[0].dictionary, [2, 3, 5, 6]
     upper = _of_pairs("parent's latent with a child", explored, theory, [0, 3])
     deeper = _of_pairs("child's latent with a grandchild", explored, theory, [1, 2, 4, 5])
-    lines = torch.stack([rows[0] @ dictionary.T for rows in theory.decoders])
-    trained = metrics.decoder_cosines(explored.run.sae, dictionary)[..., 0, grandchildren].mean(-1)
+    lines = torch.stack([rows[0] @ dictionary[0].T for rows in theory.decoders])
+    cosines = metrics.decoder_cosines(explored.run.sae, dictionary[None, : explored.near.shape[1]])
+    trained = cosines[..., 0, grandchildren].mean(-1)
     across = {"points": trained, "line_y": lines[:, grandchildren].mean(-1)}
     return [upper, deeper, upper | {"label": "parent's latent with a grandchild"} | across]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from matryoshka_mixing import metrics, theory
-from matryoshka_mixing.chapters.how_far.data import Factor, Parameters, correlated_pair
+from matryoshka_mixing.chapters.how_far.data import Factor, Parameters, correlated_pair, first_seeds
 from matryoshka_mixing.chapters.how_far.experiments import Explored, kept, measure, places, three
 from matryoshka_mixing.features import States
 from matryoshka_mixing.metrics import Mixing
@@ -89,13 +89,18 @@ class Expected:
 
 
 def expected(factor: Factor) -> Expected:
-    """Theory's decoders of each setting, by `pattern_optimum`, read as if they were an SAE's."""
+    """Theory's decoders of each setting, by `pattern_optimum`, read as if they were an SAE's of the first seed.
+
+    They are the same on every seed's dictionary, up to how it lies in the input.
+    """
     order, rank = places(factor.parents)
     tables, decoders = [], []
-    for s in factor.settings:
-        rows = pattern_optimum(s.data, s.dictionary, rank, s.sae.widths, s.sae.weights)
+    for setting in factor.settings:
+        s = first_seeds(setting, 1)
+        directions = s.dictionary[0]
+        rows = pattern_optimum(s.data, directions, rank, s.sae.widths, s.sae.weights)
         decoder, encoder = torch.zeros(2, s.sae.d_sae, s.sae.d_in, dtype=torch.float64)
-        decoder[: len(rows)], encoder[: len(rows)] = rows[order], s.dictionary[order]
+        decoder[: len(rows)], encoder[: len(rows)] = rows[order], directions[order]
         biases = rows.new_zeros(1, 1, s.sae.d_sae), rows.new_zeros(1, 1, s.sae.d_in)
         tables += measure(SAE(encoder.T[None, None], biases[0], decoder[None, None], biases[1]), [s], factor.parents)
         decoders.append(rows)
@@ -107,7 +112,8 @@ def own_firing(explored: Explored) -> Bool[Tensor, "settings seeds"]:
     rank = torch.tensor(places(explored.factor.parents)[1])
     rows = []
     for i, s in enumerate(explored.factor.settings):
-        acts = explored.run.sae[i].encode(s.data.inputs(s.dictionary), s.data.probs)
+        sae = explored.run.sae[i]
+        acts = sae.encode(s.data.inputs(s.dictionary[: len(sae)]), s.data.probs)
         there = (s.data.acts > 0).any(0)
         rows.append(metrics.each_its_own(acts, rank[there].expand(len(acts), -1), s.data.acts[:, there]))
     return torch.stack(rows)
@@ -128,10 +134,10 @@ def eigen_line(factor: Factor) -> Float[np.ndarray, " amounts"]:
     """The mean cosine with a child of the top eigenvector of the inputs' re-weighted second moment, at each setting."""
     found = []
     for s in factor.settings:
-        pull = theory.prefix_weights(s.data, range(3), s.sae.widths, s.sae.weights)
-        inputs = States(s.data.inputs(s.dictionary), s.data.probs)
+        pull, directions = theory.prefix_weights(s.data, range(3), s.sae.widths, s.sae.weights), s.dictionary[0]
+        inputs = States(s.data.inputs(directions), s.data.probs)
         top = theory.top_eigenvector(theory.second_moment(inputs, pull))
-        cosine = s.dictionary @ top
+        cosine = directions @ top
         found.append((cosine * cosine[0].sign())[1:].mean())
     return torch.stack(found).numpy()
 

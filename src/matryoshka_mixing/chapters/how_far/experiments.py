@@ -18,6 +18,7 @@ from matryoshka_mixing.chapters.how_far.data import (
     Factor,
     Parameters,
     correlated_pair,
+    first_seeds,
     pair_sae,
     pair_settings,
 )
@@ -65,7 +66,7 @@ def match_by_level(
 def excess_mixing(
     sae: SAE,
     states: States,
-    dictionary: Float[Tensor, "features d_in"],
+    dictionary: Float[Tensor, "*#instances features d_in"],
     parents: Sequence[int | None],
     levels: Sequence[int],
 ) -> Mixing:
@@ -85,7 +86,8 @@ def excess_mixing(
     rows = rows * rows.diagonal(dim1=-2, dim2=-1).sign()[..., None]
     rows = rows.masked_fill(dead[..., None], torch.nan).masked_fill(absent[:, None], torch.nan)
     directions = normalize(dictionary, dim=-1)
-    truth = (directions @ directions.T).fill_diagonal_(0)
+    truth = directions @ directions.mT
+    truth.diagonal(dim1=-2, dim2=-1).zero_()
     return metrics.mixing(rows - truth, torch.arange(len(parents)).expand(latents.shape), parents)
 
 
@@ -106,18 +108,19 @@ def places(parents: Sequence[int | None]) -> tuple[list[int], list[int]]:
 def starts(
     settings: Sequence[Setting], parents: Sequence[int | None], seeds: Sequence[int], noise: float | None
 ) -> SAE:
-    """Starts for every setting, with axes (settings, seeds): near the truth with this much noise, or random if None.
+    """Starts near the truth of every setting with this much noise, axes (settings, seeds); or random ones if None.
 
-    Latents to spare start at random beside those near the truth.
+    Random ones are the same for every setting and have the axis (seeds,). Latents to spare start at random beside those
+    near the truth. The settings have directions for as many seeds.
     """
-    found = []
+    if noise is None:
+        return random_start(settings[0].sae, seeds)
+    found, order = [], places(parents)[0]
     for setting in settings:
-        start = random_start(setting.sae, seeds)
-        if noise is not None:
-            near = start_near(setting.dictionary[places(parents)[0]], seeds, noise)
-            start.W_enc[..., : len(parents)], start.W_dec[:, : len(parents)] = near.W_enc, near.W_dec
+        start, near = random_start(setting.sae, seeds), start_near(setting.dictionary[:, order], seeds, noise)
+        start.W_enc[..., : len(parents)], start.W_dec[:, : len(parents)] = near.W_enc, near.W_dec
         found.append(start)
-    return SAE.stack(found)
+    return SAE.stack([one.with_config(settings[0].sae) for one in found])
 
 
 def measure(sae: SAE, settings: Sequence[Setting], parents: Sequence[int | None]) -> list[Mixing]:
@@ -129,11 +132,11 @@ def measure(sae: SAE, settings: Sequence[Setting], parents: Sequence[int | None]
 
 
 def three(tables: Sequence[Mixing], factor: Factor) -> Float[Tensor, "amounts seeds 3"]:
-    """The mean over pairs of each of the three mixings; seeds of an amount's settings stand in a row."""
+    """The mean over pairs of each of the three mixings."""
     means = [
         torch.stack([getattr(table, kind)[..., factor.pairs].nanmean(-1) for kind in KINDS], -1) for table in tables
     ]
-    return torch.cat(means).unflatten(0, (len(tables) // factor.copies, -1))
+    return torch.stack(means)
 
 
 def medians(table: Float[Tensor, "amounts seeds 3"], least: int = 1) -> Float[np.ndarray, "amounts 3"]:
@@ -173,6 +176,11 @@ class Effect:
         return extent(self.near[:, 0])
 
 
+def by_size(effects: Mapping[str, Effect]) -> list[str]:
+    """The names, the largest effect first; effects that are the same to four digits keep their order."""
+    return sorted(effects, key=lambda name: -round(effects[name].moves, 4))
+
+
 @dataclass(frozen=True)
 class Explored:
     """A factor and the SAEs that were trained on it.
@@ -207,29 +215,35 @@ class Explored:
         return full
 
 
+def fit(
+    settings: Sequence[Setting],
+    parents: Sequence[int | None],
+    seeds: Sequence[int],
+    noise: float | None,
+    training: TrainConfig,
+) -> tuple[Trained, list[Mixing]]:
+    """Train settings from the first of their seeds (see `starts`), and measure them."""
+    some = [first_seeds(setting, len(seeds)) for setting in settings]
+    run = train(some, starts(some, parents, seeds, noise), training)
+    return run, measure(run.sae, some, parents)
+
+
 def explore(factor: Factor, p: Parameters) -> Explored:
-    """Train it near the truth at every amount and, if ranked, from random starts at the lowest, middle and highest."""
+    """Train it near the truth at every amount and, if ranked, from random starts at some.
 
-    def trained(chosen: Sequence[int], seeds: range, noise: float | None) -> tuple[Trained, list[Mixing]]:
-        some = [s for i in chosen for s in factor.settings[i * factor.copies :][: factor.copies]]
-        start = starts(some, factor.parents, seeds[: max(1, len(seeds) // factor.copies)], noise)
-        run = train(some, start, p.exact)
-        return run, measure(run.sae, some, factor.parents)
-
-    everywhere = range(len(factor.amounts))
-    run, tables = trained(everywhere, p.near_seeds, p.start_noise)
-    near = three(tables, factor)
+    These are the lowest, the middle and the highest amount, or all where amounts are names.
+    """
+    run, tables = fit(factor.settings, factor.parents, p.near_seeds, p.start_noise, p.exact)
+    near, n = three(tables, factor), len(factor.amounts)
     if not factor.ranked:
         return Explored(factor, run, tables, near, [], near[:0])
-    ends = sorted({0, len(everywhere) // 2, everywhere[-1]})
-    return Explored(factor, run, tables, near, ends, three(trained(ends, p.random_seeds, None)[1], factor))
+    ends = list(range(n)) if isinstance(factor.amounts[0], str) else sorted({0, n // 2, n - 1})
+    _, wild = fit([factor.settings[i] for i in ends], factor.parents, p.random_seeds, None, p.exact)
+    return Explored(factor, run, tables, near, ends, three(wild, factor))
 
 
-VARIANTS = {
-    "none": {}, "encoder": {"b_enc": 1}, "decoder": {"b_dec": 1}, "both": {"b_enc": 1, "b_dec": 1},
-    "tied": {"tied": 1}, "tied, norm 1": {"tied": 1, "unit": 1}, "0.15": {"log": 0.15}, "0.3": {"log": 0.3},
-}  # fmt: skip
-"""Variants of the base case whose losses `train` does not know: biases, tied weights, a logarithmic penalty."""
+VARIANTS = {"tied": {"tied": 1}, "tied, norm 1": {"tied": 1, "unit": 1}, "0.15": {"log": 0.15}, "0.3": {"log": 0.3}}
+"""Variants of the base case whose losses `train` does not know: tied weights, a logarithmic penalty."""
 
 
 def switch(key: str) -> Float[Tensor, "variants 1 1"]:
@@ -238,11 +252,11 @@ def switch(key: str) -> Float[Tensor, "variants 1 1"]:
 
 
 def as_varied(sae: SAE) -> SAE:
-    """The parameters that count in each variant; the SAE's axes are (variants, seeds)."""
+    """The parameters that count in each variant, none of which has biases; the SAE's axes are (variants, seeds)."""
     lengths = sae.W_dec.norm(dim=-1, keepdim=True)
     W_dec = sae.W_dec / torch.where(switch("unit")[..., None] > 0, lengths, 1)
     W_enc = torch.where(switch("tied")[..., None] > 0, W_dec.mT, sae.W_enc)
-    return SAE(W_enc, sae.b_enc * switch("b_enc"), W_dec, sae.b_dec * switch("b_dec"))
+    return SAE(W_enc, sae.b_enc, W_dec, sae.b_dec)
 
 
 def varied_loss(sae: SAE, base: Setting) -> Float[Tensor, "variants seeds"]:
@@ -250,33 +264,36 @@ def varied_loss(sae: SAE, base: Setting) -> Float[Tensor, "variants seeds"]:
 
     Source of the penalty: Candes, Wakin and Boyd 2008.
     """
-    sae, x, probs = as_varied(sae), base.data.inputs(base.dictionary), base.data.probs
+    sae, x, probs = as_varied(sae), base.data.inputs(base.dictionary)[None], base.data.probs
     sizes = sae.encode(x) * sae.W_dec.norm(dim=-1).unsqueeze(-2)
     costs = (0.1 * torch.log1p(sizes / 0.1)).cumsum(-1)[..., [0, 2]].mT
     terms = sae.errors(x, (1, 3)) + switch("log")[..., None] * costs
     return base.sae.weights[0] * terms[..., 0, :] @ probs + terms[..., 1, :] @ probs
 
 
-def explore_variants(p: Parameters, base: Setting) -> dict[str, Effect]:
-    """Biases, tied weights and the logarithmic penalty, by name."""
-    alike = Factor(list(VARIANTS), [base] * len(VARIANTS))
-    seeds, noises = (p.near_seeds, p.random_seeds[: 2 * p.n_sweep_seeds]), (p.start_noise, None)
-    sides = [starts(alike.settings, alike.parents, some, noise) for some, noise in zip(seeds, noises, strict=True)]
-    joined = SAE.cat(sides, axis=1)
-    run = descend(partial(varied_loss, base=base), joined, p.exact, scale=base.data.power)
+def explore_variants(p: Parameters, base: Setting, plain: Explored) -> dict[str, Effect]:
+    """Tied weights and the logarithmic penalty, by name, in half as many steps; `plain` begins with the base case."""
+    near_seeds, random_seeds = p.near_seeds, p.random_seeds[: 2 * p.n_sweep_seeds]
+    sides = [(near_seeds, p.start_noise), (random_seeds, None)]
+    own = [first_seeds(base, len(seeds)) for seeds, _ in sides]
+    begin = [starts([one] * len(VARIANTS), (None, 0, 0), *side) for one, side in zip(own, sides, strict=True)]
+    begin[1] = SAE.stack([begin[1]] * len(VARIANTS))
+    both = replace(base, dictionary=torch.cat([one.dictionary for one in own]))
+    objective = partial(varied_loss, base=both)
+    # Autograd is slow, and half of the steps are enough.
+    half = TrainConfig(max(1, p.n_steps // 2))
+    run = descend(objective, SAE.cat(begin, axis=1), half, held={"b_enc": ..., "b_dec": ...}, scale=base.data.power)
+    alike = Factor(list(VARIANTS), [both] * len(VARIANTS))
     found = three(measure(as_varied(run.sae), alike.settings, alike.parents), alike)
 
     def effect(chosen: Sequence[str], names: Sequence[str]) -> Effect:
         rows = found[[alike.amounts.index(one) for one in chosen]]
-        near, wild = rows[:, : len(p.near_seeds)], rows[:, len(p.near_seeds) :]
-        return Effect(list(names), medians(near), medians(wild, LEAST))
+        near = np.concatenate([medians(plain.near[:1]), medians(rows[:, : len(near_seeds)])])
+        wild = np.concatenate([medians(plain.random[:1], LEAST), medians(rows[:, len(near_seeds) :], LEAST)])
+        return Effect(list(names), near, wild)
 
-    biases, ties, logs = ("none", "encoder", "decoder", "both"), ("tied", "tied, norm 1"), ("0.15", "0.3")
-    return {
-        "biases": effect(biases, biases),
-        "tied weights": effect(("none", *ties), ("free", *ties)),
-        "log penalty": effect(("none", *logs), ("0", *logs)),
-    }
+    ties, logs = ("tied", "tied, norm 1"), ("0.15", "0.3")
+    return {"tied weights": effect(ties, ("free", *ties)), "log penalty": effect(logs, ("0", *logs))}
 
 
 @dataclass(frozen=True)
@@ -292,8 +309,8 @@ def train_base(p: Parameters, base: Setting) -> dict[str, BaseCase]:
     found = {}
     for kind, noise in zip(STARTS, (p.start_noise, None), strict=True):
         one = Factor(["base"], [base])
-        run = train(base, starts([base], one.parents, p.seeds, noise), p.exact)
-        found[kind] = BaseCase(run, three(measure(run.sae, [base], one.parents), one)[0])
+        run, tables = fit([base], one.parents, p.seeds, noise, p.exact)
+        found[kind] = BaseCase(run, three(tables, one)[0])
     return found
 
 
@@ -301,7 +318,7 @@ def own_cosines(
     explored: Explored,
 ) -> tuple[Float[Tensor, "amounts seeds parents"], Float[Tensor, "amounts seeds children"]]:
     """The cosine of each feature's latent with the feature itself: of those without a parent, and of the others."""
-    own = torch.cat([table.own for table in explored.tables]).unflatten(0, (len(explored.factor.amounts), -1))
+    own = torch.stack([table.own for table in explored.tables])
     first = torch.tensor([parent is None for parent in explored.factor.parents])
     return own[..., first], own[..., ~first]
 
@@ -321,7 +338,7 @@ class Pairs:
     biased: bool
     correlations: Float[np.ndarray, " points"]
     near: Float[Tensor, "2 points seeds"]
-    random: Float[Tensor, "2 points random_seeds"]
+    random: Float[Tensor, "2 points seeds"]
 
 
 def other_cosine(sae: SAE, settings: Sequence[Setting]) -> Float[Tensor, "settings seeds"]:
@@ -342,16 +359,16 @@ def other_cosine(sae: SAE, settings: Sequence[Setting]) -> Float[Tensor, "settin
 
 def explore_pairs(p: Parameters, base: Setting, biased: bool) -> Pairs:
     """Train both SAEs at every correlation, from near the truth and from random starts."""
-    correlations, settings = pair_settings(p, base, biased)
-    near = start_near(settings[0].dictionary, p.near_seeds, p.start_noise)
-    wild = random_start(settings[0].sae, p.random_seeds[: p.n_sweep_seeds])
+    (correlations, settings), seeds = pair_settings(p, base, biased), p.near_seeds
+    near = start_near(settings[0].dictionary, seeds, p.start_noise)
+    wild = random_start(settings[0].sae, seeds)
     values = [other_cosine(train(settings, start, p.exact).sae, settings) for start in (near, wild)]
     return Pairs(biased, correlations, *(table.unflatten(0, (2, -1)) for table in values))
 
 
 def train_control(p: Parameters, base: Setting) -> dict[str, Tensor]:
     """Two independent features, with a decoder bias: `other_cosine` in live seeds, by kind of start."""
-    two, sae = base.dictionary[:2], pair_sae(p, biased=True)
+    two, sae = base.dictionary[: p.n_seeds, :2], pair_sae(p, biased=True)
     independent = Setting(sae, correlated_pair(p.likely, 0.0), two)
     begin = (start_near(two, p.seeds, p.start_noise), random_start(sae, p.seeds))
     return {
@@ -383,15 +400,15 @@ def train_sampled(
     }  # fmt: skip
     settings = [base] + [explored[name].factor.settings[end] for name, end in far.values()]
     noisy = TrainConfig(p.n_steps, batch_size=p.batch_size, seed=p.seed)
-    start = start_near(base.dictionary, p.near_seeds, p.start_noise)
-    spread = explored["spread of magnitudes"]
+    spread, parents = explored["spread of magnitudes"], (None, 0, 0)
     normal = family(p.parent_probability, p.child_probability)
     for name in normal.names:
         normal = retuned(normal, name, magnitude_std=float(spread.factor.amounts[-1]))
-    tables = measure(train(settings, start, noisy).sae, settings, (None, 0, 0))
-    some = start[: len(p.near_seeds) // 2 + 1]  # inputs that cannot be listed take longer
-    run = train(Setting(base.sae, normal, base.dictionary), some, noisy)
-    tables += measure(run.sae, [replace(base, data=spread.factor.settings[-1].data)], (None, 0, 0))
+    _, tables = fit(settings, parents, p.near_seeds, p.start_noise, noisy)
+    # Measured on states with the same moments: inputs that cannot be listed.
+    some = first_seeds(base, len(p.near_seeds))
+    run = train(replace(some, data=normal), starts([some], parents, p.near_seeds, p.start_noise), noisy)
+    tables += measure(run.sae, [replace(some, data=spread.factor.settings[-1].data)], parents)
     beside = [exact.mixings[:, 0], *(explored[name].near[end, :, 0] for name, end in far.values())]
     beside.append(spread.near[-1, :, 0])
     return {
@@ -451,4 +468,4 @@ def effect_table(effects: Mapping[str, Effect]) -> pd.DataFrame:
         }
         for name, effect in effects.items()
     }
-    return pd.DataFrame(rows).T.loc[sorted(effects, key=lambda name: effects[name].moves, reverse=True)]
+    return pd.DataFrame(rows).T.loc[by_size(effects)]
