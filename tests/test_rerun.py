@@ -9,7 +9,8 @@ import nbformat
 import papermill
 import pytest
 
-from matryoshka_mixing import claims, theory
+from matryoshka_mixing import claims, figures, notebook, theory
+from matryoshka_mixing.chapters import narrow_sae_mixes
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"n_seeds": 6, "n_sweep_seeds": 1, "n_steps": 300, "n_grid": 3}
@@ -17,11 +18,11 @@ SMALL = {"n_seeds": 6, "n_sweep_seeds": 1, "n_steps": 300, "n_grid": 3}
 
 def rerun(name, folder, **parameters):
     """Run a notebook with papermill in another folder, and return the path of the executed one."""
-    notebook = jupytext.read(ROOT / f"notebooks/{name}.py")
-    notebook.metadata["kernelspec"] = execute.KERNEL
-    small = {key: value for key, value in SMALL.items() if key in execute.declared_parameters(notebook)}
+    source = jupytext.read(ROOT / f"notebooks/{name}.py")
+    source.metadata["kernelspec"] = execute.KERNEL
+    small = {key: value for key, value in SMALL.items() if key in execute.declared_parameters(source)}
     output = folder / f"{name}.ipynb"
-    execute.executed(notebook, str(output), small | parameters, cwd=str(folder))
+    execute.executed(source, str(output), small | parameters, cwd=str(folder))
     return output
 
 
@@ -56,3 +57,13 @@ def test_a_bad_value_stops_before_any_training(parameters, message, tmp_path):
     cells = nbformat.read(tmp_path / "02_narrow_sae_mixes.ipynb", as_version=4).cells
     reached = [cell.source for cell in cells if cell.cell_type == "code" and cell.execution_count]
     assert "notebook.begin(globals())" in reached[-1] and len(reached) == 3, "the cell after both sets of parameters"
+
+
+def test_the_first_call_hands_over_the_chapters_parameters(monkeypatch):
+    called = []
+    monkeypatch.setattr(figures, "use_style", lambda: called.append("style"))
+    chosen = notebook.begin({"chapter": narrow_sae_mixes, "n_seeds": 3})
+    assert chosen == narrow_sae_mixes.Parameters(n_seeds=3) and called == ["style"]
+    for namespace in ({"n_seeds": 3}, {"chapter": claims}):
+        with pytest.raises(ValueError, match="import the chapter's module first"):
+            notebook.begin(namespace)
