@@ -9,8 +9,6 @@ PORT    ?= 8000
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
-# Set to anything, it makes the figures vanish from the outputs.
-unexport MPLBACKEND
 
 PROFILES := $(basename $(notdir $(wildcard notebooks/profiles/*.yml)))
 ifneq ($(words $(PROFILE)) $(filter $(PROFILE),$(PROFILES)),1 $(PROFILE))
@@ -27,7 +25,10 @@ BUILD     := _build/$(PROFILE)
 NAMES     := $(basename $(notdir $(wildcard notebooks/[0-9][0-9]_*.py)))
 EXECUTED  := $(NAMES:%=$(BUILD)/notebooks/%.ipynb)
 README_FIGURE := notebooks/03_matryoshka_inherits.ipynb fig-matryoshka-curve book/_static/readme-figure.png
-PACKAGE   := $(shell find src -name '*.py')
+PACKAGE   := src/matryoshka_mixing
+CHAPTERS  := $(PACKAGE)/chapters
+# What every notebook stands on: code and data of the package, all but the chapters' own modules.
+COMMON    := $(shell find $(PACKAGE) -type f \( -name '*.py' -o -name '*.json' -o -name '*.npz' \) -not -path '$(CHAPTERS)/[!_]*')
 # Folders are listed too: their dates tell of a file that was removed.
 BOOK      := _config.yml _toc.yml benchmarks/. $(wildcard benchmarks/*.py benchmarks/*.json) \
              book/. $(shell find book -mindepth 1 -not -path "*/__pycache__*")
@@ -55,13 +56,14 @@ notebooks: $(INSTALLED) ## refresh the outputs of the committed notebooks
 	done
 	@$(PY) scripts/render.py figure $(README_FIGURE)
 
-test: lint ## run ruff, the unit tests, and nbval over the committed notebooks
-	@$(PY) -m pytest -n $(JOBS) tests
+test: lint ## check style and types, run the unit tests, and nbval over the committed notebooks
+	@$(PY) -m pytest -n $(JOBS) --cov=matryoshka_mixing tests
 	@$(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300 notebooks
 
-lint: $(INSTALLED) ## check style and formatting
+lint: $(INSTALLED) ## check style, formatting and types
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
 
 format: $(INSTALLED) ## repair style and formatting
 	@$(VENV)/bin/ruff check --fix .
@@ -98,9 +100,14 @@ $(INSTALLED) $(BENCHMARK_INSTALLED):
 
 executed: $(EXECUTED)
 
-$(BUILD)/notebooks/%.ipynb: notebooks/%.py notebooks/profiles/$(PROFILE).yml book/claims.yml $(PACKAGE) \
-                            scripts/execute.py requirements.txt | $(INSTALLED)
+$(BUILD)/notebooks/%.ipynb: notebooks/%.py $(COMMON) notebooks/profiles/$(PROFILE).yml book/claims.yml \
+                            scripts/execute.py scripts/kernels.py requirements.txt | $(INSTALLED)
 	@$(PY) scripts/execute.py $< --profile notebooks/profiles/$(PROFILE).yml --output $@
+
+# Notebook NN_name stands on its chapter as well: chapters/name.py, or what the folder chapters/name holds.
+own = $(shell find $(CHAPTERS) -type f \( -path '$(CHAPTERS)/$(1).*' -o -path '$(CHAPTERS)/$(1)/*' \) -not -name '*.pyc')
+name = $(1:$(firstword $(subst _, ,$(1)))_%=%)
+$(foreach notebook,$(NAMES),$(eval $(BUILD)/notebooks/$(notebook).ipynb: $(call own,$(call name,$(notebook)))))
 
 $(BUILD)/ledger.json: $(EXECUTED)
 	@$(PY) -m matryoshka_mixing.claims collect $(EXECUTED) --ledger $@ --table $(BUILD)/verdicts.md

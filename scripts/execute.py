@@ -8,6 +8,7 @@ so that the same code writes the same bytes.
 
 import argparse
 import ast
+import difflib
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 import jupytext
+import kernels
 import nbformat
 import papermill
 import yaml
@@ -26,15 +28,29 @@ STABLE_CELL_METADATA = ("tags", "mystnb", "lines_to_next_cell")
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def load_profile(path):
-    """Return the profile at `path` as a dict; raise ValueError if it is no flat mapping."""
+def load_profile(path, sources):
+    """Return the profile at `path` as a dict; a relative path in it starts from the current folder.
+
+    Raises:
+        ValueError: if it is no flat mapping, or holds a key that is a parameter of none of the notebook `sources`.
+    """
     profile = yaml.safe_load(Path(path).read_text()) or {}
     if not isinstance(profile, dict):
         raise ValueError(f"{path}: a profile is a mapping of parameter names to values, not {profile!r}")
+    known = {name for source in sources for name in declared_parameters(jupytext.read(source))}
     for name, value in profile.items():
         if isinstance(value, dict):
             raise ValueError(f"{path}: {name} must be a plain value or a list, not a mapping")
-    return profile
+        if name not in known:
+            close = difflib.get_close_matches(str(name).lower(), known, n=1)
+            hint = f"Did you mean {close[0]}? " if close else ""
+            raise ValueError(f"{path}: no notebook has a parameter {name}. {hint}There are {', '.join(sorted(known))}")
+    return {name: from_here(name, value) for name, value in profile.items()}
+
+
+def from_here(name, value):
+    """Make the value of a parameter that is a path absolute: the notebook runs in another folder."""
+    return os.path.abspath(value) if name.endswith("_path") and value else value
 
 
 def is_parameters(cell):
@@ -98,14 +114,18 @@ def describe(error, notebook):
     return f"cell [{error.exec_count}] ({lines[0] if lines else 'empty'}): {error.ename}: {error.evalue}"
 
 
-def executed(starts=3, **given):
-    """Call papermill; a kernel that dies at birth, on a port that another took at the same moment, is started again."""
-    for left in reversed(range(starts)):
-        try:
-            return papermill.execute_notebook(**given)
-        except RuntimeError as error:
-            if not left or "before replying to kernel_info" not in str(error):
-                raise
+def executed(notebook, output, parameters, cwd):
+    """Call papermill as every run of the project does, and return the executed notebook."""
+    return papermill.execute_notebook(
+        notebook,
+        output,
+        parameters,
+        cwd=cwd,
+        kernel_manager_class=kernels.AsyncPrivate,
+        progress_bar=False,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=CRITICAL"],
+    )
 
 
 def run(source, output, profile):
@@ -119,15 +139,7 @@ def run(source, output, profile):
     with tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / output.name
         try:
-            executed(
-                input_path=notebook,
-                output_path=draft,
-                parameters=parameters,
-                cwd=scratch,
-                progress_bar=False,
-                coalesce_streams=True,
-                extra_arguments=["--log-level=CRITICAL"],
-            )
+            executed(notebook, draft, parameters, cwd=scratch)
         except Exception as error:
             failed.parent.mkdir(parents=True, exist_ok=True)
             log.write_text(ANSI_COLOUR.sub("", f"{error}\n"))
@@ -150,7 +162,8 @@ def main():
     label, start = f"[{args.source.stem}]", time.monotonic()
     print(f"{label} running…", flush=True)
     try:
-        run(args.source, args.output, load_profile(args.profile) if args.profile else {})
+        chapters = {args.source, *args.source.parent.glob("[0-9][0-9]_*.py")}
+        run(args.source, args.output, load_profile(args.profile, chapters) if args.profile else {})
     except KeyboardInterrupt:
         sys.exit(f"{label} interrupted; nothing was written")
     except (RuntimeError, ValueError, OSError, SyntaxError) as error:

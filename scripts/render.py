@@ -7,6 +7,7 @@ a figure out of an executed notebook, for the README.
 
 import argparse
 import base64
+import importlib
 import json
 import re
 import shutil
@@ -16,8 +17,6 @@ import time
 from pathlib import Path
 
 import yaml
-
-from matryoshka_mixing import parameters
 
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 TRACEBACK = re.compile(r'class="output traceback|Traceback \(most recent call last\)')
@@ -92,10 +91,20 @@ def assemble(source, wanted):
     return afresh
 
 
+def parameters_page(notebooks):
+    """Return one folded table of parameters for each notebook, as its chapter declares them."""
+    parts = []
+    for notebook in notebooks:
+        _, name = notebook.stem.split("_", 1)
+        chapter = importlib.import_module(f"matryoshka_mixing.chapters.{name}")
+        parts.append(f":::{{dropdown}} `{notebook.stem}`\n{chapter.Parameters.table()}:::\n")
+    return "\n".join(parts)
+
+
 def build_site(build, notebooks):
     """Render the site of one profile into `build/_build/html`; `build/rendered` marks success."""
     marker, sphinx_output = build / "rendered", build / "_build"
-    (build / "parameters.md").write_text(parameters.table())
+    (build / "parameters.md").write_text(parameters_page(notebooks))
     shutil.rmtree(build / "speed", ignore_errors=True)
     subprocess.run([sys.executable, "benchmarks/page.py", "benchmarks/results.json", build / "speed"], check=True)
     afresh = assemble(build / "source", wanted_sources(build, notebooks))

@@ -43,6 +43,16 @@ def test_the_picture_in_the_readme_is_the_notebooks_own():
         render.stored_figure(notebook, "fig-none")
 
 
+def test_the_page_on_rerunning_has_a_table_for_each_chapter():
+    notebooks = [Path("_build/report/notebooks/02_narrow_sae_mixes.ipynb"), Path("03_matryoshka_inherits.ipynb")]
+    narrow, inherits = render.parameters_page(notebooks).split("\n\n")
+    assert narrow.startswith(":::{dropdown} `02_narrow_sae_mixes`\n| parameter |") and narrow.endswith("|\n:::")
+    assert "| `n_steps` |" in narrow and "inner_weight" not in narrow
+    assert "`03_matryoshka_inherits`" in inherits and "| `inner_weight` |" in inherits
+    with pytest.raises(ModuleNotFoundError):
+        render.parameters_page([Path("11_of_no_module.ipynb")])
+
+
 @pytest.fixture
 def site(tmp_path):
     (tmp_path / "_toc.yml").write_text(TOC)

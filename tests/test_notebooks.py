@@ -4,10 +4,10 @@ Each check takes notebook objects and returns a list of complaints; the second h
 that every one of them complains about a doctored notebook.
 """
 
-import copy
+import ast
+import importlib
 import re
-import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import execute
@@ -17,6 +17,8 @@ import papermill
 import pytest
 from jupytext.config import load_jupytext_configuration_file
 
+from matryoshka_mixing.parameters import Chapter, given
+
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -24,7 +26,12 @@ PROFILES = sorted((ROOT / "notebooks/profiles").glob("*.yml"))
 PAIRING = load_jupytext_configuration_file(str(ROOT / "pyproject.toml"))
 MACHINE_PATH = re.compile(r"(?:/home/|/Users/|/root/|/tmp/|/usr/lib/|site-packages|[A-Z]:\\\\)")
 
+HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+LONGEST_VISIBLE, LONGEST_HIDDEN, WIDEST = 12, 25, 120  # lines, lines, columns
+NESTING = (ast.Dict, ast.DictComp, ast.List, ast.ListComp)
+
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 
 
 def read(path):
@@ -87,11 +94,48 @@ def is_glued_only(cell):
     return all("scrapbook" in output.get("metadata", {}) for output in cell.outputs if "data" in output)
 
 
-def check_parameters(notebook):
-    cells = [cell for cell in notebook.cells if execute.is_parameters(cell)]
-    if len(cells) != 1:
-        return [f"{len(cells)} cells are tagged parameters, not one"]
-    return [f"no comment: {line}" for line in cells[0].source.splitlines() if line.strip() and "#" not in line]
+def check_parameters(notebook, parameters):
+    """The cell is the one that the chapter's `parameters` write, and the next code cell checks it."""
+    cells = code_cells(notebook)
+    tagged = [number for number, cell in enumerate(cells) if execute.is_parameters(cell)]
+    if len(tagged) != 1:
+        return [f"{len(tagged)} cells are tagged parameters, not one"]
+    complaints = []
+    if cells[tagged[0]].source != parameters.cell():
+        complaints.append(f"the parameters cell is not Parameters.cell():\n{parameters.cell()}")
+    following = cells[tagged[0] + 1].source if tagged[0] + 1 < len(cells) else ""
+    calls = [ast.unparse(node) for node in ast.walk(ast.parse(following)) if isinstance(node, ast.Call)]
+    if "notebook.begin(globals())" not in calls:
+        complaints.append("the first code cell after the parameters does not call notebook.begin(globals())")
+    return complaints
+
+
+def check_cells(notebook):
+    """Cells are short, and what a chapter computes and draws stands in its module."""
+    complaints = []
+    for cell in code_cells(notebook):
+        lines, tree = cell.source.splitlines(), ast.parse(cell.source)
+        most = LONGEST_HIDDEN if HIDDEN & set(cell.metadata.get("tags", [])) else LONGEST_VISIBLE
+        if len(lines) > most and not execute.is_parameters(cell):
+            complaints.append(f"{len(lines)} lines, where at most {most} are allowed: {lines[0]}")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+                complaints.append(f"belongs into the chapter's module: {lines[node.lineno - 1]}")
+            if isinstance(node, NESTING) and any(isinstance(part, ast.Dict | ast.DictComp) for part in parts(node)):
+                complaints.append(f"a nested dictionary belongs into the chapter's module: {lines[node.lineno - 1]}")
+    return complaints
+
+
+def parts(node):
+    return [each for each in ast.walk(node) if each is not node]
+
+
+def check_width(notebook):
+    """Lines of the .py; headers of cells and rows of Markdown tables cannot be broken."""
+    lines = as_text(notebook).splitlines()
+    return [
+        f"{len(line)} columns: {line}" for line in lines if len(line) > WIDEST and not line.startswith(("# %%", "# |"))
+    ]
 
 
 def check_stable(notebook):
@@ -117,15 +161,13 @@ def texts(notebook):
     return "\n".join(parts)
 
 
-def check_profile(profile, defaults, agree):
-    """Complain of keys that no notebook declares and, where they must `agree`, of other values."""
-    complaints = [f"no notebook has a parameter {key}" for key in profile if not any(key in own for own in defaults)]
-    if agree:
-        for own in defaults:
-            complaints += [
-                f"{key}: {value}, but a default is {own[key]}" for key, value in execute.overrides(own, profile).items()
-            ]
-    return complaints
+def check_agreement(profile, defaults):
+    """Complain of values that differ from the notebooks' own `defaults`."""
+    return [
+        f"{key}: {value}, but a default is {own[key]}"
+        for own in defaults
+        for key, value in execute.overrides(own, profile).items()
+    ]
 
 
 # The notebooks as they are committed
@@ -142,9 +184,21 @@ def test_paired(path):
 
 
 @each_notebook
-@pytest.mark.parametrize("check", [check_executed, check_figures, check_parameters, check_stable])
+@pytest.mark.parametrize("check", [check_executed, check_figures, check_stable])
 def test_notebook(path, check):
     assert check(read(path)) == []
+
+
+@each_source
+@pytest.mark.parametrize("check", [check_cells, check_width])
+def test_source(path, check):
+    assert check(jupytext.read(path)) == []
+
+
+@each_source
+def test_parameters(path):
+    chapter = importlib.import_module(f"matryoshka_mixing.chapters.{path.stem.split('_', 1)[1]}")
+    assert check_parameters(jupytext.read(path), chapter.Parameters) == []
 
 
 @each_notebook
@@ -156,8 +210,9 @@ def test_papermill_understands_every_parameter(path):
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_profile(path):
-    defaults = [execute.declared_parameters(jupytext.read(source)) for source in SOURCES]
-    assert check_profile(execute.load_profile(path), defaults, agree=path.stem == "report") == []
+    profile = execute.load_profile(path, SOURCES)
+    if path.stem == "report":
+        assert check_agreement(profile, [execute.declared_parameters(jupytext.read(path)) for path in SOURCES]) == []
 
 
 # The checks complain when they should
@@ -168,14 +223,25 @@ SOURCE = """\
 # # A notebook
 
 # %% tags=["parameters"]
-width = 3  # latents, 1 or more
+n_children = 3  # number of mutually exclusive children: a whole number from 2 to 12
+
+# %% tags=["hide-input"]
+from matryoshka_mixing import notebook
+from matryoshka_mixing.chapters import tiny as chapter
+
+p = notebook.begin(globals())
 
 # %%
-print(width)
+print(p.n_children)
 
 # %% mystnb={"figure": {"name": "fig-one", "caption": "One."}, "image": {"alt": "A line."}}
 draw()
 """
+
+
+@dataclass(frozen=True)
+class Parameters(Chapter):
+    n_children: int = given("n_children", 3)
 
 
 @pytest.fixture
@@ -184,15 +250,19 @@ def good():
     cells = code_cells(notebook)
     for count, cell in enumerate(cells, start=1):
         cell.execution_count = count
-    cells[1].outputs = [nbformat.v4.new_output("stream", name="stdout", text="3\n")]
-    cells[2].outputs = [nbformat.v4.new_output("display_data", data={"image/png": "aGVsbG8="})]
+    cells[2].outputs = [nbformat.v4.new_output("stream", name="stdout", text="3\n")]
+    cells[3].outputs = [nbformat.v4.new_output("display_data", data={"image/png": "aGVsbG8="})]
     execute.clean(notebook)
     return notebook
 
 
+def check_own_parameters(notebook):
+    return check_parameters(notebook, Parameters)
+
+
 def all_complaints(notebook):
-    complaints = check_paired(notebook, SOURCE)
-    for check in (check_executed, check_figures, check_parameters, check_stable):
+    complaints = check_paired(notebook, SOURCE) + check_own_parameters(notebook)
+    for check in (check_executed, check_figures, check_stable, check_cells, check_width):
         complaints += check(notebook)
     return complaints
 
@@ -203,27 +273,27 @@ def strip_outputs(notebook):
 
 
 def store_an_error(notebook):
-    notebook.cells[2].outputs = [nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])]
+    notebook.cells[3].outputs = [nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])]
 
 
 def write_to_stderr(notebook):
-    notebook.cells[2].outputs[0].name = "stderr"
+    notebook.cells[3].outputs[0].name = "stderr"
 
 
 def change_the_source(notebook):
-    notebook.cells[2].source = "print(width + 1)"
+    notebook.cells[3].source = "print(p.n_children + 1)"
 
 
 def lose_the_image(notebook):
-    notebook.cells[3].outputs = []
+    notebook.cells[4].outputs = []
 
 
 def lose_the_alt_text(notebook):
-    notebook.cells[3].metadata.mystnb.image.alt = ""
+    notebook.cells[4].metadata.mystnb.image.alt = ""
 
 
 def show_an_image_without_caption(notebook):
-    notebook.cells[2].outputs = notebook.cells[3].outputs
+    notebook.cells[3].outputs = notebook.cells[4].outputs
 
 
 def lose_the_parameters(notebook):
@@ -231,11 +301,63 @@ def lose_the_parameters(notebook):
 
 
 def lose_a_comment(notebook):
-    notebook.cells[1].source = "width = 3"
+    notebook.cells[1].source = "n_children = 3"
+
+
+def change_a_default(notebook):
+    notebook.cells[1].source = Parameters.cell().replace("3", "4", 1)
+
+
+def begin_late(notebook):
+    notebook.cells[2], notebook.cells[3] = notebook.cells[3], notebook.cells[2]
+
+
+def begin_with_nothing(notebook):
+    notebook.cells[2].source = "p = notebook.begin({})"
+
+
+def end_with_the_parameters(notebook):
+    notebook.cells = notebook.cells[:2]
+
+
+def write_a_long_cell(notebook):
+    notebook.cells[3].source = "\n".join(["print(3)"] * 13)
+
+
+def write_a_long_hidden_cell(notebook):
+    notebook.cells[2].source = "\n".join(["print(3)"] * 26)
+
+
+def define_a_function(notebook):
+    notebook.cells[3].source = "def f():\n    return 3"
+
+
+def define_a_class(notebook):
+    notebook.cells[3].source = "class A:\n    pass"
+
+
+def define_a_lambda(notebook):
+    notebook.cells[3].source = "f = lambda: 3"
+
+
+def nest_a_dictionary(notebook):
+    notebook.cells[4].source = 'draw({"a": {"x": 1}})'
+
+
+def list_dictionaries(notebook):
+    notebook.cells[4].source = 'draw([{"x": x} for x in range(3)])'
+
+
+def write_a_wide_line_of_code(notebook):
+    notebook.cells[3].source = f"print({'1' * 114})"
+
+
+def write_a_wide_line_of_prose(notebook):
+    notebook.cells[0].source = "# A notebook\n\n" + "a" * 119
 
 
 def keep_the_times(notebook):
-    notebook.cells[2].metadata["execution"] = {"iopub.execute_input": "2020-01-01T00:00:00"}
+    notebook.cells[3].metadata["execution"] = {"iopub.execute_input": "2020-01-01T00:00:00"}
 
 
 def keep_the_versions(notebook):
@@ -243,11 +365,11 @@ def keep_the_versions(notebook):
 
 
 def inject_parameters(notebook):
-    notebook.cells[2].metadata["tags"] = ["injected-parameters"]
+    notebook.cells[3].metadata["tags"] = ["injected-parameters"]
 
 
 def print_a_path(notebook):
-    notebook.cells[2].outputs[0].text = "/home/someone/matryoshka\n"
+    notebook.cells[3].outputs[0].text = "/home/someone/matryoshka\n"
 
 
 def test_a_good_notebook_passes_every_check(good):
@@ -263,8 +385,21 @@ def test_a_good_notebook_passes_every_check(good):
         (check_figures, lose_the_image),
         (check_figures, lose_the_alt_text),
         (check_figures, show_an_image_without_caption),
-        (check_parameters, lose_the_parameters),
-        (check_parameters, lose_a_comment),
+        (check_own_parameters, lose_the_parameters),
+        (check_own_parameters, lose_a_comment),
+        (check_own_parameters, change_a_default),
+        (check_own_parameters, begin_late),
+        (check_own_parameters, begin_with_nothing),
+        (check_own_parameters, end_with_the_parameters),
+        (check_cells, write_a_long_cell),
+        (check_cells, write_a_long_hidden_cell),
+        (check_cells, define_a_function),
+        (check_cells, define_a_class),
+        (check_cells, define_a_lambda),
+        (check_cells, nest_a_dictionary),
+        (check_cells, list_dictionaries),
+        (check_width, write_a_wide_line_of_code),
+        (check_width, write_a_wide_line_of_prose),
         (check_stable, keep_the_times),
         (check_stable, keep_the_versions),
         (check_stable, inject_parameters),
@@ -276,94 +411,25 @@ def test_a_doctored_notebook_is_caught(good, check, doctor):
     assert check(good)
 
 
+def test_what_the_limits_allow_passes(good):
+    good.cells[0].source = "# A notebook\n\n" + "a" * 118 + "\n\n| " + "a" * 200 + " |"
+    good.cells[2].source += "\nprint(3)" * 21
+    good.cells[3].source = "\n".join([f"print({'1' * 113})"] * 11 + ['measured = {"a": [1, 2], "b": (3, 4)}'])
+    assert check_cells(good) + check_width(good) + check_own_parameters(good) == []
+
+
 def test_a_changed_source_is_caught(good):
     change_the_source(good)
     assert check_paired(good, SOURCE)
 
 
-def test_a_wrong_profile_is_caught():
-    assert check_profile({"height": 1}, [{"width": 3}], agree=False)
-    assert check_profile({"width": 4}, [{"width": 3}], agree=True)
-    assert not check_profile({"width": 4}, [{"width": 3}], agree=False)
+def test_a_profile_that_disagrees_is_caught():
+    assert check_agreement({"width": 4, "height": 1}, [{"width": 3}])
+    assert not check_agreement({"width": 3, "height": 1}, [{"width": 3}])
 
 
 def test_a_tuple_default_equals_the_list_of_a_profile():
-    declared = execute.declared_parameters(jupytext.reads(SOURCE.replace("width = 3", "width = (1, 3)"), "py:percent"))
+    source = '# %% tags=["parameters"]\nwidth = (1, 3)\n'
+    declared = execute.declared_parameters(jupytext.reads(source, "py:percent"))
     assert execute.overrides(declared, {"width": [1, 3]}) == {}
     assert execute.overrides(declared, {"width": [1, 4]}) == {"width": [1, 4]}
-
-
-# Running a notebook
-
-
-def nbval(path):
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval",
-        "--nbval-current-env",
-        "-q",
-        "-c",
-        "/dev/null",
-        str(path),
-    ]
-    return subprocess.run(command, cwd=path.parent, capture_output=True, text=True)
-
-
-def test_nbval_sees_a_changed_number(tmp_path):
-    source, path = tmp_path / "tiny.py", tmp_path / "tiny.ipynb"
-    source.write_text('# %% tags=["parameters"]\nwidth = 3  # latents\n\n# %%\nprint(width)\n')
-    execute.run(source, path, {})
-    unchanged = nbval(path)
-    assert unchanged.returncode == 0, unchanged.stdout
-
-    doctored = copy.deepcopy(read(path))
-    doctored.cells[1].outputs[0].text = "4\n"
-    nbformat.write(doctored, path)
-    assert nbval(path).returncode == 1
-
-
-def test_a_failing_notebook_leaves_its_traceback_and_no_output(tmp_path):
-    source, path = tmp_path / "bad.py", tmp_path / "bad.ipynb"
-    source.write_text('# %%\nraise ValueError("width must be 1 or more, not 0")\n')
-    with pytest.raises(RuntimeError, match=r"cell \[1\].*ValueError: width must be 1 or more"):
-        execute.run(source, path, {})
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "bad.failed.ipynb",
-        "bad.failed.log",
-        "bad.py",
-    ]
-
-
-@pytest.mark.parametrize(("births", "message", "calls"), [(2, "Kernel died before replying to kernel_info", 3),
-                                                          (3, "Kernel died before replying to kernel_info", 3),
-                                                          (1, "something else", 1)])  # fmt: skip
-def test_a_kernel_that_dies_at_birth_is_started_again_and_nothing_else_is(births, message, calls, monkeypatch):
-    tries = []
-
-    def flaky(**given):
-        tries.append(given)
-        if len(tries) <= births:
-            raise RuntimeError(message)
-        return "notebook"
-
-    monkeypatch.setattr(execute.papermill, "execute_notebook", flaky)
-    if births == 2:
-        assert execute.executed(input_path="x") == "notebook"
-    else:
-        with pytest.raises(RuntimeError, match=message):
-            execute.executed(input_path="x")
-    assert tries == [{"input_path": "x"}] * calls
-
-
-def test_two_runs_write_the_same_bytes_and_follow_the_profile(tmp_path):
-    source = tmp_path / "tiny.py"
-    source.write_text('# %% tags=["parameters"]\nwidth = 3  # latents\n\n# %%\nprint(width)\n')
-    execute.run(source, tmp_path / "one.ipynb", {"width": 3})
-    execute.run(source, tmp_path / "two.ipynb", {"unknown": 1})
-    execute.run(source, tmp_path / "other.ipynb", {"width": 5})
-    assert (tmp_path / "one.ipynb").read_bytes() == (tmp_path / "two.ipynb").read_bytes()
-    other = read(tmp_path / "other.ipynb")
-    assert other.cells[-1].outputs[0].text == "5\n"
-    assert other.cells[1].metadata.tags == ["injected-parameters", "remove-cell"]
