@@ -157,24 +157,22 @@ class TrainConfig:
             if not holds:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {allowed}.")
 
-    def learning_rate(self, step: int) -> float:
-        """Learning rate of update number `step` (from 0).
+    def learning_rate(self, step: int | np.ndarray) -> float | np.ndarray:
+        """Learning rate of update number `step` (from 0), or of many updates.
 
         The cool-down follows 3 u^2 - 2 u^3 with u from 1 to 0: the shape of half a cosine from products and sums alone,
         which every system rounds alike.
         """
-        return float(self._rates(np.array([step]))[0])
-
-    def _rates(self, step: np.ndarray) -> np.ndarray:
         warm, cool = self.warmup * self.steps, self.cooldown * self.steps
         rise = np.minimum(1.0, (step + 1) / warm) if warm else 1.0
-        left = np.minimum(1.0, (self.steps - step) / cool) if cool else np.ones(step.shape)
-        return self.lr * rise * left * left * (3.0 - 2.0 * left)
+        left = np.minimum(1.0, (self.steps - step) / cool) if cool else 1.0
+        rate = self.lr * rise * left * left * (3.0 - 2.0 * left)
+        return rate * np.ones(len(step)) if isinstance(step, np.ndarray) else float(rate)
 
     @cached_property
     def rates(self) -> np.ndarray:
         """The learning rate of every update."""
-        return self._rates(np.arange(self.steps))
+        return np.asarray(self.learning_rate(np.arange(self.steps)))
 
     @property
     def recorded(self) -> list[int]:
