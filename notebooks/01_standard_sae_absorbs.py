@@ -140,8 +140,8 @@ figure = chapter.draw_seeds(exact, sampled, biased, control)
 # %% [markdown]
 # **A decoder bias** changes the picture. The same {glue:text}`n_seeds` random starts with one leave
 # {glue:text}`bias_live` live seeds; in {glue:text}`bias_absorbed` of them both thresholds are met, and in
-# {glue:text}`bias_complement` the parent's latent is a *complement*: the bias carries the parent, and the latent takes it
-# away where the parent is absent. The verdict above is for SAEs without biases.
+# {glue:text}`bias_complement` the parent's latent is a *complement*: the bias carries the parent, and the latent takes
+# it away where the parent is absent. The verdict above is for SAEs without biases.
 #
 # **Basins.** {numref}`fig-absorb-basins` shows the solutions that the {glue:text}`n_seeds` random seeds reached. In
 # {glue:text}`n_live` of them all latents fire. In the others at least one is *dead*: mostly it is negative on every

@@ -113,8 +113,8 @@ figure = chapter.draw_walk(walk)
 # %% [markdown]
 # ## How robust
 #
-# **Rare families.** The parent's own probability should not matter. Over the sweep in {numref}`fig-narrow-robust` (left)
-# the largest shift of any cosine is {glue:text}`parent_probability_gap`.
+# **Rare families.** The parent's own probability should not matter. Over the sweep in {numref}`fig-narrow-robust`
+# (left) the largest shift of any cosine is {glue:text}`parent_probability_gap`.
 #
 # **An L1 penalty** (right) shrinks activations. Over its sweep the cosine with a child moves by at most
 # {glue:text}`penalty_shift`.
@@ -132,8 +132,8 @@ figure = chapter.draw_robustness(robust, p.cosines)
 # batches of {glue:text}`batch_size` inputs beside the exact loss: they scatter around the same value.
 #
 # **Control.** Independent features that fire as often as these, and a decoder bias: without one, even independent
-# features pull a single latent toward their common mean. Nothing should be mixed in. So that like is compared with like,
-# the hierarchy is trained with a decoder bias too.
+# features pull a single latent toward their common mean. Nothing should be mixed in. So that like is compared with
+# like, the hierarchy is trained with a decoder bias too.
 
 # %%
 sampled = setup.fit_both(sampled=True)

@@ -2,9 +2,9 @@
 # # A Matryoshka SAE inherits the mixing
 #
 # **Claims.** A Matryoshka SAE of widths 1 and $n+1$ learns a mixed parent, as the narrow SAE inside it does, and its
-# children's latents carry a negative part of each sibling. Their decoders also have a very small negative cosine
-# with the parent, which the thread left unexplained; {doc}`04_why_it_happens` explains it and gives the verdict. Source: the simplified experiment and the hypothesis in the
-# comment thread {cite:p}`chanind2024thread`.
+# children's latents carry a negative part of each sibling. Their decoders also have a very small negative cosine with
+# the parent, which the thread left unexplained; {doc}`04_why_it_happens` explains it and gives the verdict. Source:
+# the simplified experiment and the hypothesis in the comment thread {cite:p}`chanind2024thread`.
 #
 # {glue:}`matryoshka-mixing`
 
@@ -21,7 +21,8 @@
 # On parent + child, the inner prefix fixes the activation of the parent's latent, and the child's decoder is what is
 # left over. Up to scale it holds
 #
-# $$ \frac{t\,(nt - 1)}{1 + n t^2} \text{ of the parent}, \qquad -\frac{t\,(1 + t)}{1 + n t^2} \text{ of each sibling.} $$ (child-ratio)
+# $$ \frac{t\,(nt - 1)}{1 + n t^2} \text{ of the parent}, \qquad
+# -\frac{t\,(1 + t)}{1 + n t^2} \text{ of each sibling.} $$ (child-ratio)
 #
 # The sibling's part is always negative. The parent's part is negative whenever $t < 1/n$: the mixed latent
 # over-shoots the parent, and the child takes the excess back.
@@ -104,11 +105,12 @@ figure = chapter.draw_sweep(swept, p)
 HTML(chapter.slider(swept, p, tree.names))
 
 # %% [markdown]
-# In {glue:text}`n_stray` of {glue:text}`n_swept` runs from near the truth a child's latent fires on a sibling as well, and the
-# children's decoders are then not unique: without a penalty that costs nothing. (In all runs, those included, the
-# largest distance of the loss from its setting's median is {glue:text}`loss_spread`, and of the parent's decoder from
-# its line {glue:text}`parent_gap`.) The formula for the children assumes that each latent fires only with its own
-# feature; the figure shows the runs in which it does, and the ledger's criterion was narrowed to them after the first run.
+# In {glue:text}`n_stray` of {glue:text}`n_swept` runs from near the truth a child's latent fires on a sibling as well,
+# and the children's decoders are then not unique: without a penalty that costs nothing. (In all runs, those included,
+# the largest distance of the loss from its setting's median is {glue:text}`loss_spread`, and of the parent's decoder
+# from its line {glue:text}`parent_gap`.) The formula for the children assumes that each latent fires only with its own
+# feature; the figure shows the runs in which it does, and the ledger's criterion was narrowed to them after the first
+# run.
 #
 # {numref}`fig-matryoshka-heatmaps` is the picture that the thread drew: decoder and encoder beside the theory, for
 # the seed of median loss from near the truth.
@@ -135,10 +137,10 @@ figure = chapter.draw_walk(walk)
 #
 # **Basins.** From random initialisation all latents fire in {glue:text}`n_live` of {glue:text}`n_seeds` seeds; in the
 # others at least one is *dead*, mostly because it is negative on every input from the start.
-# {glue:text}`n_parent_first` seeds reach the solution above, and {glue:text}`n_below` a lower loss: there, the children's
-# latents fire together on the parent alone and cancel. That loss sinks toward a limit which no SAE has, so such seeds do not
-# converge ({doc}`09_basins`). {numref}`fig-matryoshka-basins` shows where the others end. A start near the truth would hide
-# all of this.
+# {glue:text}`n_parent_first` seeds reach the solution above, and {glue:text}`n_below` a lower loss: there, the
+# children's latents fire together on the parent alone and cancel. That loss sinks toward a limit which no SAE has, so
+# such seeds do not converge ({doc}`09_basins`). {numref}`fig-matryoshka-basins` shows where the others end. A start
+# near the truth would hide all of this.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The most frequent of the {glue:text}`n_basins` distinct solutions of random seeds, lowest loss first, with their shares. Decoder cosines of the first seed in each; grey rows are dead latents.", "name": "fig-matryoshka-basins"}, "image": {"alt": "Small heat maps, one for each basin, among them the mixed parent-first solution and several with dead latents."}}
 found = metrics.basins(random.loss, random.reading.live, states.power)
@@ -161,11 +163,11 @@ claims.glue(lean_first=float(lean[0].median()), lean_last=float(lean[-1].median(
 figure = chapter.draw_penalised(penalised, p)
 
 # %% [markdown]
-# **Sampled batches** of {glue:text}`batch_size` inputs beside the exact loss; the hierarchy with a **decoder bias**; and in
-# that same architecture the **control**: independent features
-# that fire as often, with a decoder bias, where nothing should mix. From near the truth the control's first latent
-# has a foreign cosine above 0.1 in {glue:text}`n_control_near` seeds; from random initialisation in
-# {glue:text}`n_control_random` of {glue:text}`n_control_live`, since random starts find poor minima there too.
+# **Sampled batches** of {glue:text}`batch_size` inputs beside the exact loss; the hierarchy with a **decoder bias**;
+# and in that same architecture the **control**: independent features that fire as often, with a decoder bias, where
+# nothing should mix. From near the truth the control's first latent has a foreign cosine above 0.1 in
+# {glue:text}`n_control_near` seeds; from random initialisation in {glue:text}`n_control_random` of
+# {glue:text}`n_control_live`, since random starts find poor minima there too.
 
 # %%
 sampled = setup.fit_both(sampled=True)

@@ -25,8 +25,8 @@
 #
 # ## Setup
 #
-# The three-feature hierarchy of {doc}`03_matryoshka_inherits`: no biases, no penalty unless said, exact states, float64.
-# Each intervention changes the weight of single terms, or holds one decoder row still, and trains again.
+# The three-feature hierarchy of {doc}`03_matryoshka_inherits`: no biases, no penalty unless said, exact states,
+# float64. Each intervention changes the weight of single terms, or holds one decoder row still, and trains again.
 
 # %% tags=["parameters"]
 parent_probability = 0.3  # probability that the parent fires: a number from 1e-06 to 1
@@ -60,9 +60,9 @@ tree, states, matryoshka = setup.tree, setup.states, setup.sae
 terms, blamed = setup.terms, setup.blamed
 
 # %% [markdown]
-# A random seed draws the directions of its features and its start. Interventions start from {glue:text}`n_near` seeds near the
-# truth (noise of {glue:text}`start_noise:.2f` times a feature's length) and from {glue:text}`n_tried` random ones. The verdicts
-# below ask of each group of runs what share has converged, and show the smallest.
+# A random seed draws the directions of its features and its start. Interventions start from {glue:text}`n_near` seeds
+# near the truth (noise of {glue:text}`start_noise:.2f` times a feature's length) and from {glue:text}`n_tried` random
+# ones. The verdicts below ask of each group of runs what share has converged, and show the smallest.
 
 # %% tags=["remove-cell"]
 n_near, n_tried = map(len, setup.tried.values())
@@ -88,16 +88,17 @@ chapter.both_sides(
 )
 
 # %% [markdown]
-# **Step 2: most terms do not care about the parent's decoder.** Features are orthonormal, with magnitude 1. Assume (A1) no
-# penalty, (A2) no biases, (A3) at most one child active, (A4) each latent fires with its own feature and with no other,
-# (A5) a prefix that holds a child's latent holds its parent's. Let the parent's decoder be *any* unit vector $u$. In a prefix that holds the parent's latent and not the active child's, the best activation is the
-# projection $x_s \cdot u$. In a prefix that holds both, let the child's latent carry exactly what is then missing:
-# the error is zero, whatever $u$ is. What is left of the loss is
+# **Step 2: most terms do not care about the parent's decoder.** Features are orthonormal, with magnitude 1. Assume
+# (A1) no penalty, (A2) no biases, (A3) at most one child active, (A4) each latent fires with its own feature and with
+# no other, (A5) a prefix that holds a child's latent holds its parent's. Let the parent's decoder be *any* unit vector
+# $u$. In a prefix that holds the parent's latent and not the active child's, the best activation is the projection
+# $x_s \cdot u$. In a prefix that holds both, let the child's latent carry exactly what is then missing: the error is
+# zero, whatever $u$ is. What is left of the loss is
 #
 # $$ L(u) = \sum_s \omega_s\, p_s \bigl( \lVert x_s \rVert^2 - (x_s \cdot u)^2 \bigr), $$ (pull-loss)
 #
-# where $\omega_s$ is the weight of the prefixes that hold the parent's latent and miss the active child's (of all
-# that hold the parent's latent, for the parent alone). For any $u$ with non-negative entries this SAE can be written down:
+# where $\omega_s$ is the weight of the prefixes that hold the parent's latent and miss the active child's (of all that
+# hold the parent's latent, for the parent alone). For any $u$ with non-negative entries this SAE can be written down:
 
 # %%
 u = normalize(torch.rand(20, tree.n_features, generator=generator).double(), dim=-1)
@@ -132,9 +133,10 @@ chapter.both_sides(
 # $$ t_i = \frac{\alpha_i}{\lambda - \alpha_i}, \qquad
 #    \lambda = \alpha_0 + \sum_i \alpha_i + \sum_i \frac{\alpha_i^2}{\lambda - \alpha_i} , $$ (arrow)
 #
-# where $\lambda$ is the largest root. For $n$ equal children of probability $q$ and widths $(1, n+1)$ this is the quadratic of chapter
-# {doc}`03_matryoshka_inherits`. Two consequences: **the more blamed weight a child has, the more of it is mixed in**,
-# and random prefixes act only through the *expected* weight of each prefix, since the expected loss is linear in the weights.
+# where $\lambda$ is the largest root. For $n$ equal children of probability $q$ and widths $(1, n+1)$ this is the
+# quadratic of chapter {doc}`03_matryoshka_inherits`. Two consequences: **the more blamed weight a child has, the more
+# of it is mixed in**, and random prefixes act only through the *expected* weight of each prefix, since the expected
+# loss is linear in the weights.
 
 # %%
 t = theory.unequal_ratios(*chapter.arrow(moment))
@@ -231,8 +233,8 @@ figure = chapter.draw_balance(chapter.group_pulls(setup, pulls[median]), tree.na
 # ## Intervention (b): remove the blamed terms, or others that weigh the same
 #
 # The first control removes the same weight from the same inputs, in the outer prefix. The second takes it evenly from
-# every term on the parent that is not blamed. A control is judged only where there is as much weight to remove: the first
-# can remove {glue:text}`same_factor:.2f` of the blamed weight here, the second {glue:text}`even_factor:.2f`.
+# every term on the parent that is not blamed. A control is judged only where there is as much weight to remove: the
+# first can remove {glue:text}`same_factor:.2f` of the blamed weight here, the second {glue:text}`even_factor:.2f`.
 
 # %%
 removals, possible = chapter.removals(setup)
@@ -247,21 +249,21 @@ claims.glue(
     kept_near=told(kept, torch.min),
     removed_random=told(chapter.mixed_in(clean["random"])),
 )
-figure = chapter.draw_removed({"whole loss": {"near": near, "random": random}} | without)
+figure = chapter.draw_removed(chapter.beside_whole(near, random, without))
 
 # %% [markdown]
 # ### What else happens: absorption comes back
 #
-# Nothing is free. Without the blamed terms nothing asks the parent's latent to fire beside a child any more. With no penalty
-# the loss is then zero for a whole family of solutions, clean and absorbing alike (the trained child cosines with the
-# parent lie between {glue:text}`lean_low` and {glue:text}`lean_high`). A small penalty decides between
-# them: with an L1 penalty of {glue:text}`l1:.3f`, on the whole loss, the median absorption rate is
+# Nothing is free. Without the blamed terms nothing asks the parent's latent to fire beside a child any more. With no
+# penalty the loss is then zero for a whole family of solutions, clean and absorbing alike (the trained child cosines
+# with the parent lie between {glue:text}`lean_low` and {glue:text}`lean_high`). A small penalty decides between them:
+# with an L1 penalty of {glue:text}`l1:.3f`, on the whole loss, the median absorption rate is
 # {glue:text}`absorption_whole:.2f` from near the truth; without the blamed terms, and their part of the penalty, it is
 # {glue:text}`absorption_removed:.2f`.
 #
-# So **the terms that mix are the terms that prevent absorption**. They act on two things: on the encoder (fire beside the child)
-# and on the decoder (lean toward the child). These can be told apart: let the blamed terms reach the encoder only, or
-# the decoder only.
+# So **the terms that mix are the terms that prevent absorption**. They act on two things: on the encoder (fire beside
+# the child) and on the decoder (lean toward the child). These can be told apart: let the blamed terms reach the
+# encoder only, or the decoder only.
 
 # %%
 limited, reach = chapter.intervene(setup, chapter.reaches(setup))
@@ -298,15 +300,16 @@ figure = chapter.draw_reach(limited["near"], reach, tree.names)
 # %% [markdown]
 # ## Intervention (c): hold the parent's decoder
 #
-# Hold the decoder of the parent's latent at $f_0 + t_1 f_1 + \dots + t_n f_n$ (of length 1) and train everything else. At the truth,
+# Hold the decoder of the parent's latent at $f_0 + t_1 f_1 + \dots + t_n f_n$ (of length 1) and train everything else.
+# At the truth,
 # $t = 0$, the siblings' parts must vanish. At a mixture they must follow {eq}`child-parts`, also where the children are
 # mixed in unequally (child 1 with $t$, the others with a third of it).
 #
 # Without a penalty a child's latent may fire on its sibling at no cost (A4 fails), and the children's decoders are not
-# unique: {glue:text}`free_clean` of {glue:text}`n_near` seeds from near the truth then have clean siblings. The decisive
-# criterion was first written for these runs, **and failed**. The penalty of {glue:text}`l1:.3f` that makes the solution
-# unique was added after that; the criterion without it stands in the ledger as a supporting one. The curves of
-# {numref}`fig-why-held` have no penalty, and show the SAEs that keep A4.
+# unique: {glue:text}`free_clean` of {glue:text}`n_near` seeds from near the truth then have clean siblings. The
+# decisive criterion was first written for these runs, **and failed**. The penalty of {glue:text}`l1:.3f` that makes
+# the solution unique was added after that; the criterion without it stands in the ledger as a supporting one. The
+# curves of {numref}`fig-why-held` have no penalty, and show the SAEs that keep A4.
 
 # %%
 two = torch.tensor([[0.0], [0.5]], dtype=torch.float64).expand(-1, p.n_children)
@@ -332,9 +335,9 @@ figure = chapter.draw_held(held_sweep, mixtures)
 # ## A later child is mixed in more, and random prefixes act through their expected weights
 #
 # With more prefixes, a child that enters later is missed by more of them, so it has more blamed weight. Five equal
-# children with total probability {glue:text}`rank_total:.2f`, six latents: once with every prefix in every step, once with the full width and two
-# prefixes drawn at random in every step, short ones preferred (chances falling with length). Theory uses the
-# *expected* weight of each prefix, exactly computed.
+# children with total probability {glue:text}`rank_total:.2f`, six latents: once with every prefix in every step, once
+# with the full width and two prefixes drawn at random in every step, short ones preferred (chances falling with
+# length). Theory uses the *expected* weight of each prefix, exactly computed.
 
 # %%
 ranks = chapter.by_rank(setup)
@@ -356,8 +359,8 @@ figure = chapter.draw_ranks(ranks)
 # writes more than one unit of the parent, and the child's decoder takes the excess back.
 #
 # In symbols: on parent + child $i$ it writes $(1 + t_i)/N^2$ of the parent, which exceeds 1 where
-# $t_i > \sum_j t_j^2$. For $n$ equal children that is $t < 1/n$, which always holds while $q < 1/n$: the cosine is negative. For unequal children it need
-# not be. A rare child is hardly mixed in, so it does not make the latent over-shoot, but its common sibling
+# $t_i > \sum_j t_j^2$. For $n$ equal children that is $t < 1/n$, which always holds while $q < 1/n$: the cosine is
+# negative. For unequal children it need not be. A rare child is hardly mixed in, so it does not make the latent over-shoot, but its common sibling
 # has shortened the parent's part of the decoder: the latent writes too little of the parent and **the rare
 # child's cosine with the parent is positive**. A penalty does the same by shrinking the activation, and its sign line
 # too has a closed form (`lean_boundary` in the chapter's module).
@@ -389,10 +392,10 @@ claims.glue(many_gap=told(max(gaps)))
 figure = chapter.draw_leans(leans)
 
 # %% [markdown]
-# **The positive case, shown.** One common child with nine tenths of the default total probability, and the rest shared by
-# the others: theory gives a rare child a cosine of {glue:text}`rare_theory:+.3f` with the parent. Trained, from near the
-# truth, the median over rare children is {glue:text}`rare_trained` in the {glue:text}`n_rare` of {glue:text}`n_near`
-# seeds that keep A4, and the common child's is {glue:text}`common_trained`.
+# **The positive case, shown.** One common child with nine tenths of the default total probability, and the rest shared
+# by the others: theory gives a rare child a cosine of {glue:text}`rare_theory:+.3f` with the parent. Trained, from
+# near the truth, the median over rare children is {glue:text}`rare_trained` in the {glue:text}`n_rare` of
+# {glue:text}`n_near` seeds that keep A4, and the common child's is {glue:text}`common_trained`.
 
 # %%
 rare_run, rare_theory = chapter.rare_children(setup)
@@ -409,10 +412,10 @@ claims.glue(
 # %% [markdown]
 # ## Limits: how far the theory reaches
 #
-# Each panel of {numref}`fig-why-limits` breaks one assumption more and more, for two equal children. Solid lines are the
-# closed forms as they stand, which know nothing of it; the drift is the largest distance of a median from its line. Two
-# of the limits belong to the closed forms and not to the theory: where directions are not orthogonal, or two children
-# overlap, the eigenvector of the re-weighted moment of the inputs (dashed) is still defined.
+# Each panel of {numref}`fig-why-limits` breaks one assumption more and more, for two equal children. Solid lines are
+# the closed forms as they stand, which know nothing of it; the drift is the largest distance of a median from its
+# line. Two of the limits belong to the closed forms and not to the theory: where directions are not orthogonal, or two
+# children overlap, the eigenvector of the re-weighted moment of the inputs (dashed) is still defined.
 
 # %% tags=["hide-input"]
 limits = chapter.break_assumptions(setup)
@@ -437,14 +440,15 @@ claims.glue(
 figure = chapter.draw_limits(limits, noises, reached_near, float(reached.mean()))
 
 # %% [markdown]
-# A **penalty** shrinks activations, so a child takes back less of the parent. **Two children that overlap** and come in
-# together keep the dashed lines, up to overlap {glue:text}`overlap_up_to:.1f` to {glue:text}`overlap_gap`: in the outer prefix
-# their two decoders span what is missing from the joint input as well. (With equal weights on both prefixes the overlap
-# even drops out of the eigenvector.) With a prefix between the two, or three at once, the theory says nothing, and
-# `theory.prefix_weights` refuses. **Oblique directions** keep the dashed lines to {glue:text}`oblique_gap`. **Biases** add
-# little while the parent is rare; a decoder bias can carry a parent that fires more often than not. **Random
-# starts** break A4: of {glue:text}`n_random`, {glue:text}`n_random_live` have no dead latent; of those a share of
-# {glue:text}`reached_live` ends at the theory's solution, and the median distance from its mixings is {glue:text}`drift_random`.
+# A **penalty** shrinks activations, so a child takes back less of the parent. **Two children that overlap** and come
+# in together keep the dashed lines, up to overlap {glue:text}`overlap_up_to:.1f` to {glue:text}`overlap_gap`: in the
+# outer prefix their two decoders span what is missing from the joint input as well. (With equal weights on both
+# prefixes the overlap even drops out of the eigenvector.) With a prefix between the two, or three at once, the theory
+# says nothing, and `theory.prefix_weights` refuses. **Oblique directions** keep the dashed lines to
+# {glue:text}`oblique_gap`. **Biases** add little while the parent is rare; a decoder bias can carry a parent that
+# fires more often than not. **Random starts** break A4: of {glue:text}`n_random`, {glue:text}`n_random_live` have no
+# dead latent; of those a share of {glue:text}`reached_live` ends at the theory's solution, and the median distance
+# from its mixings is {glue:text}`drift_random`.
 
 # %% [markdown]
 # ## The verdicts
@@ -490,7 +494,8 @@ sibling_undo
 
 # %% [markdown]
 # Random seeds for the last claim: the first {glue:text}`n_first` left its criterion undecided in the first run of this
-# chapter (here {glue:text}`first_lean` of {glue:text}`first_live` live ones pass), so it is judged on {glue:text}`n_fresh` fresh ones.
+# chapter (here {glue:text}`first_lean` of {glue:text}`first_live` live ones pass), so it is judged on
+# {glue:text}`n_fresh` fresh ones.
 
 # %% tags=["hide-input"]
 independent = features.without_hierarchy(tree).states()
@@ -533,9 +538,9 @@ claims.glue(
 # ## What would change our mind
 #
 # A parent that stays mixed without the blamed terms, or loses its mixing without equally heavy others; pulls toward a
-# child from other terms; a sibling's part in children of a clean parent (without a
-# penalty that is what many seeds show, and it is why the second verdict is what it is); a sign on the wrong side of the line. Each is a
-# criterion above.
+# child from other terms; a sibling's part in children of a clean parent (without a penalty that is what many seeds
+# show, and it is why the second verdict is what it is); a sign on the wrong side of the line. Each is a criterion
+# above.
 #
 # ## Rerun it
 #

@@ -3,7 +3,8 @@
 #
 # **Claims.** Mixing is not an artefact of sampling prefixes: with every prefix in every batch it remains. And
 # Matryoshka training is nevertheless a large improvement over the standard SAE for absorption. Source: a question, its
-# answer and the first comment in the thread {cite:p}`chanind2024thread`; the answer there rests on one picture, the better of two runs.
+# answer and the first comment in the thread {cite:p}`chanind2024thread`; the answer there rests on one picture, the
+# better of two runs.
 #
 # {glue:}`not-sampling`
 #
@@ -13,14 +14,15 @@
 # ## What was predicted
 #
 # {doc}`04_why_it_happens` found what mixes a child into its parent: the weight of the prefixes that hold the parent's
-# latent and miss the child's. Call it *blamed*, and the weight of all prefixes that hold the parent's latent *alone*. If
-# that is all, random prefixes act only through their expected weights. The original law of ten sampled prefixes has
-# expected weights close to those of all twenty, so both should mix alike, by a cosine of about 0.18 where children share
-# the later ranks evenly. Thresholds: a median cosine of at least 0.1 with all prefixes, and medians that are equal to
-# within 0.03.
+# latent and miss the child's. Call it *blamed*, and the weight of all prefixes that hold the parent's latent *alone*.
+# If that is all, random prefixes act only through their expected weights. The original law of ten sampled prefixes has
+# expected weights close to those of all twenty, so both should mix alike, by a cosine of about 0.18 where children
+# share the later ranks evenly. Thresholds: a median cosine of at least 0.1 with all prefixes, and medians that are
+# equal to within 0.03.
 #
-# For absorption the prediction is that of {doc}`01_standard_sae_absorbs`: the standard SAE absorbs, and a short prefix that holds the
-# parent and no child keeps the parent's latent firing. Threshold: absorption rates that differ by at least 0.25.
+# For absorption the prediction is that of {doc}`01_standard_sae_absorbs`: the standard SAE absorbs, and a short prefix
+# that holds the parent and no child keeps the parent's latent firing. Threshold: absorption rates that differ by at
+# least 0.25.
 #
 # ## Setup
 #
@@ -29,9 +31,10 @@
 # and the features' norms are jittered by 5%.
 #
 # Training follows the original code {cite:p}`nabeshima2024code`: batches of 200, inputs normalised by a running mean
-# norm, gradients clipped at 1, Adam with its settings and schedule, latents re-sorted at every step, and a penalty that
-# is steered toward a mean L0 of 1.2338, which lies above the tree's own. One thing differs. The original's
-# encoder does not subtract the decoder bias, ours does; both can represent the same functions, the paths of training differ.
+# norm, gradients clipped at 1, Adam with its settings and schedule, latents re-sorted at every step, and a penalty
+# that is steered toward a mean L0 of 1.2338, which lies above the tree's own. One thing differs. The original's
+# encoder does not subtract the decoder bias, ours does; both can represent the same functions, the paths of training
+# differ.
 #
 # The arms: the standard SAE; ten *sampled* prefixes, nine drawn by the original's law and the full width; *all
 # prefixes* in every batch; and a *few* fixed ones, a quarter, a half and all of the latents. All see the same batches
@@ -40,10 +43,10 @@
 
 # %% tags=["parameters"]
 tree_path = ""  # tree file of your own, in place of that of the chapter: the path of a JSON file, or empty
-n_sweep_seeds = 16  # random seeds of the run on this page: a whole number of at least 1
-n_steps = 2000  # training steps of the run on this page: a whole number of at least 50
-batch_size = 200  # inputs in a batch: a whole number of at least 1
-seed = 0  # number of the first seed: a whole number from 0 to 1e+09
+n_sweep_seeds = 16  # random seeds of the run on this page: a whole number from 1 to 10000
+n_steps = 2000  # training steps of the run on this page: a whole number from 50 to 1000000
+batch_size = 200  # inputs in a batch: a whole number from 1 to 1000000
+seed = 0  # number of the first seed: a whole number from 0 to 1000000000
 
 # %% tags=["hide-input"]
 from IPython.display import HTML
@@ -58,10 +61,11 @@ toy = chapter.toy(p)
 print(toy.summary())
 
 # %% [markdown]
-# The original trains for 40,000 steps. All arms at that length take long, so their numbers are stored beside the code, and
-# `python -m matryoshka_mixing.original` computes them again. This page trains the three main arms anew, for
-# {glue:text}`n_steps` steps and {glue:text}`n_live` seeds, as a check on what is stored. With a tree of your own everything is
-# trained on the page and nothing stored is used. The figures and verdicts below come from {glue:text}`origin`.
+# The original trains for 40,000 steps. All arms at that length take long, so their numbers are stored beside the code,
+# and `python -m matryoshka_mixing.original` computes them again. This page trains the three main arms anew, for
+# {glue:text}`n_steps` steps and {glue:text}`n_live` seeds, as a check on what is stored. With a tree of your own
+# everything is trained on the page and nothing stored is used. The figures and verdicts below come from
+# {glue:text}`origin`.
 
 # %%
 live = chapter.run_here(toy)
@@ -79,12 +83,13 @@ figure = chapter.draw_mixing(results, live)
 
 # %% [markdown]
 # With all prefixes in every batch the median cosine is {glue:text}`all_median:.3f`, with sampled ones
-# {glue:text}`sampled_median:.3f`, where theory expects {glue:text}`expected:.3f`. The difference of the medians lies between
-# {glue:text}`gap_low:.3f` and {glue:text}`gap_high:.3f` (95% bootstrap interval over seeds).
+# {glue:text}`sampled_median:.3f`, where theory expects {glue:text}`expected:.3f`. The difference of the medians lies
+# between {glue:text}`gap_low:.3f` and {glue:text}`gap_high:.3f` (95% bootstrap interval over seeds).
 #
-# {numref}`fig-tree-cosines` is the picture that readers of the post know, for the first seed. Latents are in the order of
-# the features they match; without mixing and absorption each panel would be a diagonal. A parent's row shows what it holds of its children;
-# a child's row what it takes off its siblings, or in the standard SAE what it took from its parent.
+# {numref}`fig-tree-cosines` is the picture that readers of the post know, for the first seed. Latents are in the order
+# of the features they match; without mixing and absorption each panel would be a diagonal. A parent's row shows what
+# it holds of its children; a child's row what it takes off its siblings, or in the standard SAE what it took from its
+# parent.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder (top) and encoder (bottom) cosines with the true features, first seed. Rows are latents, each beside the feature that it matches.", "name": "fig-tree-cosines"}, "image": {"alt": "Six matrices of cosines. In the standard SAE the children's rows hold their parent. In both Matryoshka SAEs the parents' rows hold a little of each child and the children's rows a negative part of their siblings."}}
 figure = chapter.draw_cosines(results)
@@ -96,8 +101,9 @@ figure = chapter.draw_activations(results)
 # ## The numbers
 #
 # Medians over seeds with 95% bootstrap intervals; *missing* is the mean number of features that no latent represents
-# (best cosine below one half, or dead), with the share of seeds that miss any; *error* is the squared error of the full width, as a share of the
-# inputs' power; *penalty* is in units of the features. Latents are matched to features one to one by their decoder cosines (the original's figures match by activations).
+# (best cosine below one half, or dead), with the share of seeds that miss any; *error* is the squared error of the
+# full width, as a share of the inputs' power; *penalty* is in units of the features. Latents are matched to features
+# one to one by their decoder cosines (the original's figures match by activations).
 
 # %% tags=["hide-input"]
 HTML(chapter.table(results))
@@ -111,8 +117,8 @@ HTML(chapter.table(results))
 # Steering cannot make the L0 of both kinds equal. An SAE that absorbs completely reconstructs everything with an L0 of
 # {glue:text}`absorbed_l0:.2f`, so however far its penalty falls nothing asks for more active latents. The standard SAE
 # ends at an L0 of {glue:text}`standard_l0:.3f` and the sampled Matryoshka SAE at {glue:text}`sampled_l0:.3f`, with the
-# same target of {glue:text}`target_l0:.3f`. So there are four comparisons: penalties *steered alike* toward that target;
-# *equal penalties*; steered to the *true L0* of the tree, {glue:text}`true_l0:.2f`; and *equal L0*, steered to
+# same target of {glue:text}`target_l0:.3f`. So there are four comparisons: penalties *steered alike* toward that
+# target; *equal penalties*; steered to the *true L0* of the tree, {glue:text}`true_l0:.2f`; and *equal L0*, steered to
 # {glue:text}`absorbed_l0:.2f`, which both can reach.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Absorption rate: the share of inputs with parent and child on which the parent's latent is silent, every seed a point. Steered alike, the medians are {glue:text}`standard_absorption:.3f` for the standard SAE and {glue:text}`sampled_absorption:.3f` for sampled prefixes; at equal L0, {glue:text}`standard_absorption_equal:.3f` and {glue:text}`sampled_absorption_equal:.3f`.", "name": "fig-tree-absorption"}, "image": {"alt": "Strips of points. The absorption rate of standard SAEs is high in every comparison, that of Matryoshka SAEs lower, by how much depends on the comparison."}}
@@ -122,11 +128,11 @@ figure = chapter.draw_absorption(results)
 # At equal L0 the gain is {glue:text}`equal_gain:.3f` (median) and reaches 0.25 in {glue:text}`n_equal_gain` of
 # {glue:text}`n_shown` seeds; a rate moves by steps of one pair in {glue:text}`n_pairs`.
 #
-# At an L0 of {glue:text}`absorbed_l0:.2f` a Matryoshka SAE cannot keep its parents' latents firing beside the children's: it has to absorb
-# or to leave features out. With sampled prefixes it misses {glue:text}`equal_missing:.1f` features there (mean over seeds; the
-# standard SAE {glue:text}`equal_missing_standard:.1f`), with an error of {glue:text}`equal_error:.1%`. Steered alike, its error is
-# {glue:text}`sampled_error:.1%` and that of the standard SAE {glue:text}`standard_error` of the inputs' power:
-# to absorb does not keep an SAE from reconstructing everything.
+# At an L0 of {glue:text}`absorbed_l0:.2f` a Matryoshka SAE cannot keep its parents' latents firing beside the
+# children's: it has to absorb or to leave features out. With sampled prefixes it misses {glue:text}`equal_missing:.1f`
+# features there (mean over seeds; the standard SAE {glue:text}`equal_missing_standard:.1f`), with an error of
+# {glue:text}`equal_error:.1%`. Steered alike, its error is {glue:text}`sampled_error:.1%` and that of the standard SAE
+# {glue:text}`standard_error` of the inputs' power: to absorb does not keep an SAE from reconstructing everything.
 
 # %% [markdown]
 # ## A later child is mixed in more
@@ -140,41 +146,45 @@ figure = chapter.draw_absorption(results)
 figure = chapter.draw_theory(against)
 
 # %% [markdown]
-# Sampled and all prefixes are held against the same theory, each through its expected weights. With the original sorting
-# the median distance is {glue:text}`gap_original:.3f` and the correlation {glue:text}`correlation_original:.2f`; with the mended sorting,
-# under which ranks settle and spread, {glue:text}`gap_mended:.3f` and {glue:text}`correlation_mended:.2f`. Part of the scatter is the shuffling.
-# The slope of measured on predicted cosines is {glue:text}`slope_original:.2f` and {glue:text}`slope_mended:.2f`, where theory has 1. We did not find
-# what makes it differ.
+# Sampled and all prefixes are held against the same theory, each through its expected weights. With the original
+# sorting the median distance is {glue:text}`gap_original:.3f` and the correlation
+# {glue:text}`correlation_original:.2f`; with the mended sorting, under which ranks settle and spread,
+# {glue:text}`gap_mended:.3f` and {glue:text}`correlation_mended:.2f`. Part of the scatter is the shuffling. The slope
+# of measured on predicted cosines is {glue:text}`slope_original:.2f` and {glue:text}`slope_mended:.2f`, where theory
+# has 1. We did not find what makes it differ.
 #
-# **Where it fails.** Theory assumes that a latent fires only with its own feature. We looked for what the distance from
-# theory goes with, over all Matryoshka arms on the hierarchy except those that an L0 of {glue:text}`absorbed_l0:.2f` forces to absorb:
+# **Where it fails.** Theory assumes that a latent fires only with its own feature. We looked for what the distance
+# from theory goes with, over all Matryoshka arms on the hierarchy except those that an L0 of
+# {glue:text}`absorbed_l0:.2f` forces to absorb:
 #
-# - *Firing for other features.* In the {glue:text}`n_strict` SAEs whose L0 is at most 0.02 above that of the tree the median
-#   distance is {glue:text}`gap_strict:.3f`. In the other {glue:text}`n_stray`, whose latents must fire for features not their own,
-#   it is {glue:text}`gap_stray:.3f`; {glue:text}`n_stray_equal` of those are trained at equal penalty. There the sampled arm
-#   misses {glue:text}`missing_equal:.1f` features (mean over seeds). In one such SAE that we opened, the latent that should
-#   hold a child held its siblings' negatives and part of its parent instead.
-# - *The penalty itself.* Sampled prefixes steered to the true L0 end at a penalty of {glue:text}`penalty_true:.3f` in units of
-#   the features (median), with a distance of {glue:text}`gap_true:.3f`. At equal penalty these are
+# - *Firing for other features.* In the {glue:text}`n_strict` SAEs whose L0 is at most 0.02 above that of the tree the
+#   median distance is {glue:text}`gap_strict:.3f`. In the other {glue:text}`n_stray`, whose latents must fire for
+#   features not their own, it is {glue:text}`gap_stray:.3f`; {glue:text}`n_stray_equal` of those are trained at equal
+#   penalty. There the sampled arm misses {glue:text}`missing_equal:.1f` features (mean over seeds). In one such SAE
+#   that we opened, the latent that should hold a child held its siblings' negatives and part of its parent instead.
+# - *The penalty itself.* Sampled prefixes steered to the true L0 end at a penalty of {glue:text}`penalty_true:.3f` in
+#   units of the features (median), with a distance of {glue:text}`gap_true:.3f`. At equal penalty these are
 #   {glue:text}`penalty_equal:.3f` and {glue:text}`gap_equal:.3f`. The distance does not simply follow the penalty.
-# - *Features that fire at the same time by chance, and the biases.* They would show as parts of unrelated features in the
-#   parent's decoder. In the first seed of the two main Matryoshka arms the largest such cosine is
+# - *Features that fire at the same time by chance, and the biases.* They would show as parts of unrelated features in
+#   the parent's decoder. In the first seed of the two main Matryoshka arms the largest such cosine is
 #   {glue:text}`unrelated:.3f` in size.
 
 # %% [markdown]
 # ## How robust
 #
-# **Sorting.** In the original code the optimiser's moments are meant to follow the latents when these are sorted, and do
-# not; nor does the running mean by which they are sorted. With the moments following, the median cosine of sampled
-# prefixes is {glue:text}`moments_median:.3f`; with both, {glue:text}`mended_median:.3f`; as in the original, {glue:text}`sampled_median:.3f`.
-# It does not decide whether latents mix. It does decide how much ranks shuffle, and so how evenly children are mixed in.
+# **Sorting.** In the original code the optimiser's moments are meant to follow the latents when these are sorted, and
+# do not; nor does the running mean by which they are sorted. With the moments following, the median cosine of sampled
+# prefixes is {glue:text}`moments_median:.3f`; with both, {glue:text}`mended_median:.3f`; as in the original,
+# {glue:text}`sampled_median:.3f`. It does not decide whether latents mix. It does decide how much ranks shuffle, and
+# so how evenly children are mixed in.
 #
-# **Control.** On independent features that fire as often, with every prefix in every batch, the same pairs have a median
-# cosine of {glue:text}`control_median`; and the standard SAE's absorption rate there is {glue:text}`control_absorption_median:.3f`.
+# **Control.** On independent features that fire as often, with every prefix in every batch, the same pairs have a
+# median cosine of {glue:text}`control_median`; and the standard SAE's absorption rate there is
+# {glue:text}`control_absorption_median:.3f`.
 #
 # **Children.** In the steered arms a child's decoder has a small negative cosine with its parent
-# ({glue:text}`lean_sampled:.3f` for sampled prefixes). Steered to the true L0 the penalty is larger, and it is {glue:text}`lean_true:.3f`, as
-# {doc}`04_why_it_happens` predicts of a penalty.
+# ({glue:text}`lean_sampled:.3f` for sampled prefixes). Steered to the true L0 the penalty is larger, and it is
+# {glue:text}`lean_true:.3f`, as {doc}`04_why_it_happens` predicts of a penalty.
 #
 # **Length.** {numref}`fig-tree-history` shows the three main arms.
 
@@ -182,22 +192,22 @@ figure = chapter.draw_theory(against)
 figure = chapter.draw_histories(results)
 
 # %% [markdown]
-# The cosine is within 0.02 of its last value from step {glue:text}`settled` on, in the median of the sampled arm; the rest is
-# the steering of the penalty. The run on this page, shorter than the original's by far, ends at {glue:text}`live_sampled:.2f` for sampled
-# and {glue:text}`live_all:.2f` for all prefixes.
+# The cosine is within 0.02 of its last value from step {glue:text}`settled` on, in the median of the sampled arm; the
+# rest is the steering of the penalty. The run on this page, shorter than the original's by far, ends at
+# {glue:text}`live_sampled:.2f` for sampled and {glue:text}`live_all:.2f` for all prefixes.
 #
 # **Mixing or absorption.** Steered to an L0 of {glue:text}`absorbed_l0:.2f`, the sampled arm absorbs, at a rate of
-# {glue:text}`sampled_absorption_equal:.3f`, and its parents have a median cosine of {glue:text}`equal_cosine:.3f` with their children: a parent's
-# latent that is silent beside a child has nothing of the child to carry.
+# {glue:text}`sampled_absorption_equal:.3f`, and its parents have a median cosine of {glue:text}`equal_cosine:.3f` with
+# their children: a parent's latent that is silent beside a child has nothing of the child to carry.
 #
 # ## The verdicts
 #
 # All thresholds come from the ledger, `book/claims.yml`. A criterion over seeds is met when the 95% Wilson interval
 # of the share that passes lies above the share asked for {cite:p}`wilson1927probable`.
 #
-# Two criteria of `improves-on-standard` lie close to their thresholds: the gain at equal L0, and the missing features. In an
-# earlier run of the stored seeds with other batches the first was undecided and the second came out differently; the
-# ledger gives the counts.
+# Two criteria of `improves-on-standard` lie close to their thresholds: the gain at equal L0, and the missing features.
+# In an earlier run of the stored seeds with other batches the first was undecided and the second came out differently;
+# the ledger gives the counts.
 
 # %%
 measured, started = chapter.sampling_measured(results, against)
@@ -215,9 +225,9 @@ claims.glue(not_sampling=not_sampling, improves_on_standard=improves_on_standard
 # %% [markdown]
 # ## What would change our mind
 #
-# Sampled and all prefixes whose cosines differ by more than the margin; a Matryoshka SAE trained on all prefixes with clean
-# parents; a mixture in the standard SAE or on independent features; a Matryoshka SAE that absorbs as the standard one does. Each is a
-# criterion above and would change its verdict.
+# Sampled and all prefixes whose cosines differ by more than the margin; a Matryoshka SAE trained on all prefixes with
+# clean parents; a mixture in the standard SAE or on independent features; a Matryoshka SAE that absorbs as the
+# standard one does. Each is a criterion above and would change its verdict.
 #
 # ## Rerun it
 #

@@ -8,7 +8,8 @@
 #
 # Plainly: **rarer families mix as much; rarer children mix less.** Making the whole family 300 times rarer lowers the
 # parent's cosine with a child by {glue:text}`drop_family` (as a share). Making each child 8 times rarer beside its
-# parent lowers it by {glue:text}`drop_child:.0%`. The toy overstates the effect only as far as its children are too common *given their parent*.
+# parent lowers it by {glue:text}`drop_child:.0%`. The toy overstates the effect only as far as its children are too
+# common *given their parent*.
 
 # %% [markdown]
 # ## What was predicted
@@ -117,7 +118,8 @@ claims.glue(verdict=verdict)
 # ## What would change our mind
 #
 # A mixing that follows the family's rate in exact training; a child's rate that does not matter; a measurement of how
-# often features of language models fire *given their parents*: that one number decides how much the toy overstates, and we know of none.
+# often features of language models fire *given their parents*: that one number decides how much the toy overstates,
+# and we know of none.
 #
 # ## Rerun it
 #

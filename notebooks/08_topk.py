@@ -15,10 +15,10 @@
 # ## What was predicted
 #
 # TopK keeps the K largest activations of each input {cite:p}`gao2024scaling`; BatchTopK keeps the largest of a whole
-# batch, K for each input on average {cite:p}`bussmann2024batchtopk`. A Matryoshka BatchTopK SAE chooses once, among all
-# latents, and every prefix uses what was kept {cite:p}`bussmann2025matryoshka`. Neither has a penalty, and the theory of
-# {doc}`03_matryoshka_inherits` needs none. What it needs is that every latent fires with its own feature, and for that
-# the budget must suffice: K of at least the true mean L0 (the mean number of active features, here
+# batch, K for each input on average {cite:p}`bussmann2024batchtopk`. A Matryoshka BatchTopK SAE chooses once, among
+# all latents, and every prefix uses what was kept {cite:p}`bussmann2025matryoshka`. Neither has a penalty, and the
+# theory of {doc}`03_matryoshka_inherits` needs none. What it needs is that every latent fires with its own feature,
+# and for that the budget must suffice: K of at least the true mean L0 (the mean number of active features, here
 # {glue:text}`true_l0:.2f`), or for TopK at least 2, a parent and one child. Then nothing is dropped, and equation
 # {eq}`matryoshka-ratio` holds as it stands.
 #
@@ -32,11 +32,11 @@
 #
 # with $\lambda$ the top eigenvalue of the re-weighted moment. At $s_i = 0$ for all it is the narrow SAE.
 #
-# **In a standard SAE** a small K does what a penalty does. An SAE that absorbs needs one latent an input, fewer than the
-# truth needs, and reconstructs as well. So below the true mean L0 absorbing pays, if training finds the way.
+# **In a standard SAE** a small K does what a penalty does. An SAE that absorbs needs one latent an input, fewer than
+# the truth needs, and reconstructs as well. So below the true mean L0 absorbing pays, if training finds the way.
 #
-# **How the batch is made exact.** An SAE sees a state with its probability, as a batch of very many rows would
-# hold it. Where the budget runs out inside a state, the activation is kept on the right share of its inputs and the loss
+# **How the batch is made exact.** An SAE sees a state with its probability, as a batch of very many rows would hold
+# it. Where the budget runs out inside a state, the activation is kept on the right share of its inputs and the loss
 # averages over both. Latents are compared by activation times decoder norm, which is the same as unit decoders.
 #
 # ## Setup
@@ -65,8 +65,8 @@ p = notebook.begin(globals())
 toy = chapter.Toy.of(p)
 
 # %% [markdown]
-# Every seed draws its own dictionary, start and batches. Thresholds are those of the ReLU chapter, fixed in the ledger before
-# these seeds were run; a trial on others came first.
+# Every seed draws its own dictionary, start and batches. Thresholds are those of the ReLU chapter, fixed in the ledger
+# before these seeds were run; a trial on others came first.
 #
 # ## The decisive figure: every K
 #
@@ -86,9 +86,9 @@ claims.glue(least_over_k=swept.least_median(0.8), **swept.absorbing())
 figure = chapter.draw_sweep(swept)
 
 # %% [markdown]
-# **How to pick K**, then: in the toy the loss shows the true mean L0 as the place where it stops falling. From near the
-# truth a larger K changes nothing, and a smaller one does not clean the parent. Share of seeds that absorb, among those in
-# which the parent's latent fires:
+# **How to pick K**, then: in the toy the loss shows the true mean L0 as the place where it stops falling. From near
+# the truth a larger K changes nothing, and a smaller one does not clean the parent. Share of seeds that absorb, among
+# those in which the parent's latent fires:
 #
 # | | K below the true mean L0 | K from there on |
 # | --- | --- | --- |
@@ -111,10 +111,11 @@ figure = figures.heatmaps(panels, toy.tree.names, per_row=3)
 # %% [markdown]
 # ## The number: random seeds and near the truth
 #
-# BatchTopK at the true mean L0 and TopK with K = 2, beside the ReLU SAE without a penalty. Random seeds that have a dead
-# latent are left out of the verdict: of {glue:text}`n_started` seeds {glue:text}`n_live_batchtopk` are live with BatchTopK,
-# {glue:text}`n_live_topk` with TopK, {glue:text}`n_live_relu` with ReLU. (A run with a quarter as many random seeds left the
-# criterion on the siblings of BatchTopK undecided, so their number was raised; no threshold was moved.)
+# BatchTopK at the true mean L0 and TopK with K = 2, beside the ReLU SAE without a penalty. Random seeds that have a
+# dead latent are left out of the verdict: of {glue:text}`n_started` seeds {glue:text}`n_live_batchtopk` are live with
+# BatchTopK, {glue:text}`n_live_topk` with TopK, {glue:text}`n_live_relu` with ReLU. (A run with a quarter as many
+# random seeds left the criterion on the siblings of BatchTopK undecided, so their number was raised; no threshold was
+# moved.)
 
 # %%
 compared = chapter.compare(toy)
@@ -135,9 +136,9 @@ figure = chapter.draw_comparison(toy, compared)
 # ## How robust: the twenty-feature tree
 #
 # Three parents with three children each and eight loose features {cite:p}`nabeshima2024code`, twenty latents, every
-# prefix in the loss, both biases, sampled batches of {glue:text}`batch_size`; K at 0.9, 1 and 1.5 times the tree's true
-# mean L0 of {glue:text}`tree_l0:.2f`. Theory takes the ranks that the latents ended with: with a parent at rank $r_0$ and a
-# child at rank $r$ of the twenty, the parent alone weighs $20 - r_0$ and parent + child $r - r_0$.
+# prefix in the loss, both biases, sampled batches of {glue:text}`batch_size`; K at 0.9, 1 and 1.5 times the tree's
+# true mean L0 of {glue:text}`tree_l0:.2f`. Theory takes the ranks that the latents ended with: with a parent at rank
+# $r_0$ and a child at rank $r$ of the twenty, the parent alone weighs $20 - r_0$ and parent + child $r - r_0$.
 
 # %%
 trees = chapter.twenty_features(toy)
@@ -154,8 +155,8 @@ claims.glue(tree_large=trees.medians("near the truth", 1.5)[1])
 figure = chapter.draw_tree(trees)
 
 # %% [markdown]
-# With K at 0.9 and 1.5 times the true mean L0 the measured medians from near the truth are {glue:text}`tree_small:.3f` and
-# {glue:text}`tree_large:.3f`; from random starts at the true mean L0 it is {glue:text}`tree_random:.3f`.
+# With K at 0.9 and 1.5 times the true mean L0 the measured medians from near the truth are {glue:text}`tree_small:.3f`
+# and {glue:text}`tree_large:.3f`; from random starts at the true mean L0 it is {glue:text}`tree_random:.3f`.
 #
 # ## Is it the same TopK that others use?
 #
@@ -163,8 +164,8 @@ figure = chapter.draw_tree(trees)
 # ```
 #
 # SAELens rounds K times the batch down to a whole number; here the last activation is shared out, so the comparison
-# uses batches in which both agree. What SAELens adds and we leave out: an auxiliary loss that revives dead latents. Once training
-# is over it puts a threshold in place of the batch; so can ours, but here the batch is exact.
+# uses batches in which both agree. What SAELens adds and we leave out: an auxiliary loss that revives dead latents.
+# Once training is over it puts a threshold in place of the batch; so can ours, but here the batch is exact.
 #
 # ## The verdict
 #

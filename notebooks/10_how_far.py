@@ -10,8 +10,8 @@
 # In one sentence: over {glue:text}`n_factors` factors the parent's latent keeps a positive cosine with its children
 # down to {glue:text}`lowest_near:.3f` (from near the truth, in *{glue:text}`lowest_near_factor`*) and
 # {glue:text}`lowest_random:.3f` (from random starts, in *{glue:text}`lowest_random_factor`*), where the default has
-# {glue:text}`base_near:.3f`. It falls below the 0.1 that the ledger asks for in: *{glue:text}`small_near`* (from near the truth);
-# *{glue:text}`small_random`* (from random starts).
+# {glue:text}`base_near:.3f`. It falls below the 0.1 that the ledger asks for in: *{glue:text}`small_near`* (from near
+# the truth); *{glue:text}`small_random`* (from random starts).
 
 # %% [markdown]
 # ## What was predicted
@@ -20,21 +20,21 @@
 # factor below removes them, so none should remove the mixing; but factors that change how much those terms weigh
 # should change it:
 #
-# - **less**: rarer children ({doc}`07_firing_rates`), and so also the same total shared among many; a light inner prefix.
+# - **less**: rarer children ({doc}`07_firing_rates`), and so also the same total shared among many; a light inner
+#   prefix.
 # - **more**: a wider SAE. A spare latent completes the parent alone in the outer prefix, as the children's latents
 #   complete parent + child. Then only the inner prefix is left to shape the parent's latent, and it learns what a
 #   *narrow* SAE learns, equation {eq}`narrow-ratio`.
-# - **nothing**: tied weights. The best decoders are reached with $W_{enc} = W_{dec}^T$. And, if both prefixes weigh the same,
-#   children that fire together: the overlap drops out of the eigenvector.
+# - **nothing**: tied weights. The best decoders are reached with $W_{enc} = W_{dec}^T$. And, if both prefixes weigh
+#   the same, children that fire together: the overlap drops out of the eigenvector.
 #
-# For sharing the same total among many children, equation {eq}`matryoshka-ratio` lets the cosine with one child fall below 0.1, so
-# that the criteria on size were expected to fail there, and the verdict to be *mixed*.
+# For sharing the same total among many children, equation {eq}`matryoshka-ratio` lets the cosine with one child fall
+# below 0.1, so that the criteria on size were expected to fail there, and the verdict to be *mixed*.
 #
-# Thresholds were fixed in the ledger after a trial on other seeds and before the first run on these. (A second trial with
-# these thresholds failed the criterion on siblings too; it was left as it is. Two factors were added after the first run:
-# the parent's probability and the K of BatchTopK.) *Mixing* is
-# here the mean cosine over all pairs of a kind, less the cosine that the true features have with each other (0 where
-# they are orthogonal).
+# Thresholds were fixed in the ledger after a trial on other seeds and before the first run on these. (A second trial
+# with these thresholds failed the criterion on siblings too; it was left as it is. Two factors were added after the
+# first run: the parent's probability and the K of BatchTopK.) *Mixing* is here the mean cosine over all pairs of a
+# kind, less the cosine that the true features have with each other (0 where they are orthogonal).
 #
 # ## Setup
 #
@@ -68,9 +68,9 @@ base = chapter.data.base_case(p)
 
 # %% [markdown]
 # A factor is a list of settings. All settings of a factor train in one call from near the truth; at its lowest, middle
-# and highest amount they train from random starts as well. Every seed draws its own dictionary, start and batches. Seeds at each
-# point: {glue:text}`n_near` near the truth (noise of {glue:text}`start_noise:.2f` times a feature's length, parent first) and
-# {glue:text}`n_random` random; fewer random ones for tied weights and the logarithm.
+# and highest amount they train from random starts as well. Every seed draws its own dictionary, start and batches.
+# Seeds at each point: {glue:text}`n_near` near the truth (noise of {glue:text}`start_noise:.2f` times a feature's
+# length, parent first) and {glue:text}`n_random` random; fewer random ones for tied weights and the logarithm.
 
 # %% [markdown]
 # **The data.** Children that overlap, that are unequal, that have children themselves, that are many; magnitudes that
@@ -143,15 +143,16 @@ figure = chapter.drawing.draw_ranges(effects, base_median)
 chapter.experiments.effect_table(effects)
 
 # %% [markdown]
-# The same in numbers: the parent's cosine with a child from both kinds of start, then, from near the truth, a child's with a
-# sibling and with the parent.
+# The same in numbers: the parent's cosine with a child from both kinds of start, then, from near the truth, a child's
+# with a sibling and with the parent.
 #
 # ## The data, one factor at a time
 #
 # The lines are theory. Given which latents fire where, the best decoders follow from a small least-squares problem
-# (`chapters.how_far.expectation.pattern_optimum`). It agrees with the closed forms where there are any, and covers three levels as well. In
-# converged seeds whose latents fire with their own features and no others, the largest distance of any of the three
-# mixings from theory is {glue:text}`theory_gap`, over all factors that this theory reaches.
+# (`chapters.how_far.expectation.pattern_optimum`). It agrees with the closed forms where there are any, and covers
+# three levels as well. In converged seeds whose latents fire with their own features and no others, the largest
+# distance of any of the three mixings from theory is {glue:text}`theory_gap`, over all factors that this theory
+# reaches.
 
 # %% tags=["hide-input"]
 covered = {name: factor for name, factor in factors.items() if factor.covered}
@@ -176,14 +177,15 @@ claims.glue(
 figure = chapter.drawing.draw_children(explored, theories, p)
 
 # %% [markdown]
-# - **Overlap** leaves the parent's latent alone where both prefixes weigh the same. The more often both children fire, the
-#   more often the parent is alone, and the re-weighted second moment gains the same along the parent as
-#   along the children's sum: the eigenvector stays. A prefix that ends between the two children holds a part of
-#   what is active, and then overlap does lower the mixing. Random starts also find other solutions, such as one whose second
-#   and third latent complete the parent alone and parent + both children.
+# - **Overlap** leaves the parent's latent alone where both prefixes weigh the same. The more often both children fire,
+#   the more often the parent is alone, and the re-weighted second moment gains the same along the parent as along the
+#   children's sum: the eigenvector stays. A prefix that ends between the two children holds a part of what is active,
+#   and then overlap does lower the mixing. Random starts also find other solutions, such as one whose second and third
+#   latent complete the parent alone and parent + both children.
 # - **Unequal children** trade places: each one's mixing follows its own probability, and the mean moves by
-#   {glue:text}`unequal_moves:.3f` only. The ledger's criteria judge the mean; a rare enough child escapes on its own. Where the rarer child's latent fires on the
-#   parent alone as well, and takes part of it, the commoner child is mixed in more.
+#   {glue:text}`unequal_moves:.3f` only. The ledger's criteria judge the mean; a rare enough child escapes on its own.
+#   Where the rarer child's latent fires on the parent alone as well, and takes part of it, the commoner child is mixed
+#   in more.
 # - **Levels** repeat: every level mixes in the next, and the top one its grandchildren too.
 # - **Many children** that share one total lower the cosine with each. The length of all that is mixed in falls more
 #   slowly, as one over the root of their number.
@@ -206,11 +208,12 @@ figure = chapter.drawing.draw_features(explored, theories["cosine of features"],
 
 # %% [markdown]
 # - **Spread magnitudes** make parent + child more than one direction, so that the outer prefix is exact no longer, and
-#   the argument of {doc}`03_matryoshka_inherits` breaks. The eigenvector is an approximation then; the figure says how good a one.
-# - **Directions.** A common cosine moves the parent's excess by {glue:text}`cosine_moves:.3f` only, and the child's with
-#   its sibling from {glue:text}`sibling_upright:.3f` to {glue:text}`sibling_leaning:.3f`. In
-#   the tightest crowd the parents' latents have a median cosine of {glue:text}`crowd_parents:.2f` with their own features
-#   and the children's {glue:text}`crowd_children:.2f`; the mixing is still there.
+#   the argument of {doc}`03_matryoshka_inherits` breaks. The eigenvector is an approximation then; the figure says how
+#   good a one.
+# - **Directions.** A common cosine moves the parent's excess by {glue:text}`cosine_moves:.3f` only, and the child's
+#   with its sibling from {glue:text}`sibling_upright:.3f` to {glue:text}`sibling_leaning:.3f`. In the tightest crowd
+#   the parents' latents have a median cosine of {glue:text}`crowd_parents:.2f` with their own features and the
+#   children's {glue:text}`crowd_children:.2f`; the mixing is still there.
 #
 # ## The model, one factor at a time
 
@@ -232,20 +235,21 @@ claims.glue(
 figure = chapter.drawing.draw_model(explored, theories["inner weight"], p)
 
 # %% [markdown]
-# **A wider SAE does not heal the mixing; it adds to it,** up to the narrow SAE's. The spare latents sit outside the inner
-# prefix, and cannot help it. **An inner prefix that holds every child** removes the cause, and the mixing goes.
-# (It is then a standard SAE twice, without a penalty, which can be exact on every input; a latent that alone
-# completes the parent's own inputs has the parent's direction.) **Penalties** act on the child's cosine with the parent, as in {doc}`03_matryoshka_inherits`.
-# **Tied weights and biases**: see {numref}`fig-reach-ranges`. The lowest median of the parent's cosine over biases, tied weights and the penalty on the
-# logarithm is {glue:text}`plain_near:.3f` from near the truth and {glue:text}`plain_random:.3f` from random starts.
+# **A wider SAE does not heal the mixing; it adds to it,** up to the narrow SAE's. The spare latents sit outside the
+# inner prefix, and cannot help it. **An inner prefix that holds every child** removes the cause, and the mixing goes.
+# (It is then a standard SAE twice, without a penalty, which can be exact on every input; a latent that alone completes
+# the parent's own inputs has the parent's direction.) **Penalties** act on the child's cosine with the parent, as in
+# {doc}`03_matryoshka_inherits`. **Tied weights and biases**: see {numref}`fig-reach-ranges`. The lowest median of the
+# parent's cosine over biases, tied weights and the penalty on the logarithm is {glue:text}`plain_near:.3f` from near
+# the truth and {glue:text}`plain_random:.3f` from random starts.
 #
 # ## Without a hierarchy
 #
-# Two equally likely features, neither the other's parent, whose firing is correlated. A latent that has to stand
-# for both mixes them at any correlation: the *narrow* SAE of one latent holds both alike, since any correlation
-# turns the top eigenvector by 45 degrees. A Matryoshka SAE of widths 1 and 2 mixes by degrees. Without a decoder bias even
-# independent features mix, because their second moment is not centred; with one, independent features are
-# learned clean (from near the truth) and anti-correlated ones are mixed in with a negative sign.
+# Two equally likely features, neither the other's parent, whose firing is correlated. A latent that has to stand for
+# both mixes them at any correlation: the *narrow* SAE of one latent holds both alike, since any correlation turns the
+# top eigenvector by 45 degrees. A Matryoshka SAE of widths 1 and 2 mixes by degrees. Without a decoder bias even
+# independent features mix, because their second moment is not centred; with one, independent features are learned
+# clean (from near the truth) and anti-correlated ones are mixed in with a negative sign.
 
 # %%
 pairs = [chapter.experiments.explore_pairs(p, base, biased) for biased in (False, True)]
@@ -259,8 +263,8 @@ figure = chapter.drawing.draw_pairs(pairs, p)
 # %% [markdown]
 # ## Sampled batches, and the base case in many seeds
 #
-# Batches of {glue:text}`batch_size` inputs at the far ends of the data's factors, with truly normal magnitudes where they vary;
-# the base case from both kinds of start; and the control: two independent features, with a decoder bias.
+# Batches of {glue:text}`batch_size` inputs at the far ends of the data's factors, with truly normal magnitudes where
+# they vary; the base case from both kinds of start; and the control: two independent features, with a decoder bias.
 
 # %%
 sampled = chapter.experiments.train_sampled(p, base, many["near the truth"], explored)
@@ -317,15 +321,15 @@ for start in ("near", "random"):
     claims.glue(**{f"lowest_{start}_factor": weakest, f"small_{start}": small})
 
 # %% [markdown]
-# The factors that bring the parent's cosine with a child below the threshold are named at the top. The largest median cosine of a child with its sibling is
-# {glue:text}`sibling_largest:.3f`, in *{glue:text}`sibling_factor`*.
+# The factors that bring the parent's cosine with a child below the threshold are named at the top. The largest median
+# cosine of a child with its sibling is {glue:text}`sibling_largest:.3f`, in *{glue:text}`sibling_factor`*.
 #
 # ## What would change our mind
 #
-# A factor that turns the sign, or brings the mixing of two children as common as these near zero, while some prefix holds the
-# parent's latent and misses theirs; a wider SAE whose first latent is cleaner; a control that mixes. We varied one factor
-# at a time: factors that lower the mixing together (rare children and a light inner prefix) lower it further. And
-# every case here has tens of features at most.
+# A factor that turns the sign, or brings the mixing of two children as common as these near zero, while some prefix
+# holds the parent's latent and misses theirs; a wider SAE whose first latent is cleaner; a control that mixes. We
+# varied one factor at a time: factors that lower the mixing together (rare children and a light inner prefix) lower it
+# further. And every case here has tens of features at most.
 #
 # ## Rerun it
 #

@@ -184,7 +184,7 @@ def company():
         Setting(every[0], family(0.3, 0.4).states(), first, held={"b_enc": ...}, drawn=1),
         Setting(every[2], MANY.states(), seventh),
         Setting(every[4], rows),
-        Setting(replace(BARE, widths=(3,), weights=None), MANY, seventh),
+        Setting(replace(BARE, widths=(3,), weights=()), MANY, seventh),
         Setting(every[3], VARYING, torch.stack([orthonormal_dictionary(3, 20, seed) for seed in range(SEEDS)])),
     ]
 

@@ -75,7 +75,7 @@ class Batch(NamedTuple):
     shared: np.ndarray
 
 
-def state_inputs(states: States, dense: bool, width: int, dtype: np.dtype, size: int = 0) -> Inputs:
+def state_inputs(states: States, dense: bool, width: int, dtype: type, size: int = 0) -> Inputs:
     """The arrays of listed states, for batches of `size` (0: all states).
 
     `dense` where the states are the inputs themselves, then padded to `width` numbers.
@@ -100,7 +100,7 @@ def state_inputs(states: States, dense: bool, width: int, dtype: np.dtype, size:
     )  # fmt: skip
 
 
-def tree_inputs(tree: FeatureTree, dtype: np.dtype) -> Inputs:
+def tree_inputs(tree: FeatureTree, dtype: type) -> Inputs:
     """The arrays of a tree whose states are drawn by its own law."""
     none, number, nodes = np.zeros(0, np.int64), np.zeros(0), tree_nodes(tree)
     return Inputs(

@@ -174,7 +174,7 @@ class Room(NamedTuple):
     bound: np.ndarray
 
 
-def make_room(shape: Shape, inputs: int, prefixes: int, dtype: np.dtype) -> Room:
+def make_room(shape: Shape, inputs: int, prefixes: int, dtype: type) -> Room:
     """Room for batches of at most so many distinct inputs."""
     seen, entries = (shape.features or shape.d_in) * shape.line, inputs * shape.d_sae + 1
 

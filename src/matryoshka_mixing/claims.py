@@ -96,7 +96,7 @@ class Outcome:
             return f"no live seed ({self.started} started)" if self.started else "no seed gave a value"
         if not self.total:
             return number(self.value)
-        low, high = number(self.low), number(self.high)
+        low, high = number(self.low or 0.0), number(self.high or 0.0)
         spread = f" ({low} to {high})" if low != high else ""
         return f"{number(self.value)}{spread} in {self.passed} of {self.total}{dropped}"
 
@@ -229,9 +229,9 @@ def _decide(criterion: Criterion, value: object, started: int) -> Outcome:
     passes = values >= criterion.threshold if criterion.op == ">=" else values <= criterion.threshold
     if values.size == 0 or np.isnan(values).all():
         return Outcome(criterion, "undecided", None, None, None, started=started)
-    summary = [_rounded(f(values)) for f in (np.median, np.min, np.max)]
+    middle, least, most = (_rounded(float(f(values))) for f in (np.median, np.min, np.max))
     if criterion.share is None:
-        return Outcome(criterion, "met" if passes else "failed", *summary)
+        return Outcome(criterion, "met" if passes else "failed", middle, least, most)
     passed, total = int(passes.sum()), values.size
     interval = binomtest(passed, total).proportion_ci(method="wilson")
     outcome = "undecided"
@@ -240,7 +240,7 @@ def _decide(criterion: Criterion, value: object, started: int) -> Outcome:
     elif interval.high < criterion.share:
         outcome = "failed"
     bounds = _rounded(interval.low), _rounded(interval.high)
-    return Outcome(criterion, outcome, *summary, passed, total, started, bounds)
+    return Outcome(criterion, outcome, middle, least, most, passed, total, started, bounds)
 
 
 def _rounded(number: float) -> float:
@@ -307,7 +307,7 @@ def table(found: Mapping[str, dict]) -> str:
 
 
 def _label(claim: Claim) -> str:
-    return claim.key.replace("_near_truth", " (near the truth)").replace("_", " ")
+    return (claim.key or "").replace("_near_truth", " (near the truth)").replace("_", " ")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -175,7 +176,7 @@ class FeatureTree:
 
     @property
     def loud_probability(self) -> float:
-        """The chance that the magnitude is above 0: below 1 where it varies and is clipped, 0 where it is 0 always."""
+        """The chance that the magnitude is above 0, which is below 1 where it varies and is clipped."""
         if self.magnitude_std == 0:
             return float(self.magnitude_mean > 0)
         return 0.5 * math.erfc(-self.magnitude_mean / (self.magnitude_std * 2**0.5))
@@ -193,6 +194,8 @@ class FeatureTree:
 
     def count_states(self) -> int:
         """Upper bound on the number of states (before equal ones are merged), without enumerating them."""
+        if not any(node.is_read_out for node in self):
+            return 1
         return self._count_firing() + (self.active_prob < 1)
 
     def can_list(self, limit: int = STATE_LIMIT) -> bool:
@@ -282,7 +285,7 @@ class FeatureTree:
         return data | ({"id": self.id} if self.id else {})
 
     @classmethod
-    def from_dict(cls, data: object) -> FeatureTree:
+    def from_dict(cls, data: Any) -> FeatureTree:
         """The reverse of `to_dict`; only `active_prob` is required of a node.
 
         Raises:
@@ -492,7 +495,7 @@ def equal_cosine_dictionary(
     return torch.linalg.cholesky(gram) @ frame
 
 
-def retuned(tree: FeatureTree, name: str, **changes: float) -> FeatureTree:
+def retuned(tree: FeatureTree, name: str, **changes: Any) -> FeatureTree:
     """The tree with some attributes of the feature of that id changed.
 
     Raises:

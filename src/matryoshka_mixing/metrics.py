@@ -288,8 +288,8 @@ def solutions(
     for group in alike.unique():
         rows = torch.nonzero(alike == group).flatten()
         for table in tables:
-            order = sorted(rows.tolist(), key=lambda row, table=table: table[row].mul(100).round().tolist())
-            table[rows] = table[order]
+            keys = [table[row].mul(100).round().tolist() for row in rows.tolist()]
+            table[rows] = table[rows[sorted(range(len(keys)), key=keys.__getitem__)]]
     groups: list[Basin] = []
     for seed in torch.argsort(loss, stable=True).tolist():
         for group in groups:

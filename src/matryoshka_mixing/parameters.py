@@ -1,6 +1,6 @@
 """The parameters of the notebooks: one name for one thing everywhere, and what each may be.
 
-A chapter declares its parameters once, as a frozen dataclass whose fields come from `given`:
+A chapter declares its parameters once, as a frozen dataclass whose fields come from `given`::
 
     @dataclass(frozen=True)
     class Parameters(Chapter):
@@ -57,7 +57,7 @@ class Parameter:
             return f"{kind} of at least {_plain(self.low)}"
         return f"{kind} from {_plain(self.low)} to {_plain(self.high)}"
 
-    def check(self, name: str, value: object) -> None:
+    def check(self, name: str, value: Any) -> None:
         """Raise ValueError, with what is allowed and what to do, if the value is not."""
         if self.tree_file:
             if not isinstance(value, str) or (value and not Path(value).is_file()):

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, SupportsIndex, get_args
+from typing import Any, Literal, SupportsIndex, get_args
 
 import torch
 from jaxtyping import Float
@@ -44,7 +44,7 @@ class SAEConfig:
         d_in: dimension of the input.
         widths: latents in each prefix, strictly increasing; the last is the number of latents.
             One width makes a standard SAE.
-        weights: weight of each prefix in the loss, at least 0; None gives every prefix weight 1.
+        weights: weight of each prefix in the loss, at least 0; none given, every prefix has weight 1.
         l1: weight of the L1 penalty on decoder-norm-weighted activations, at least 0.
         encoder_bias, decoder_bias: whether the biases are trained; a bias that is not stays 0.
         activation: "relu"; "topk", which keeps the k largest activations of each input; or "batchtopk", which keeps
@@ -60,7 +60,7 @@ class SAEConfig:
 
     d_in: int
     widths: tuple[int, ...]
-    weights: tuple[float, ...] | None = None
+    weights: tuple[float, ...] = ()
     l1: float = 0.0
     encoder_bias: bool = True
     decoder_bias: bool = True
@@ -114,11 +114,11 @@ class SAEConfig:
 
     @property
     def for_decoder(self) -> SAEConfig:
-        """The configuration whose loss the decoder and its bias descend: itself, unless `decoder_weights` are given."""
+        """Itself, unless `decoder_weights` are given; then the configuration whose loss decoder and bias descend."""
         return self if self.decoder_weights is None else replace(self, weights=self.decoder_weights)
 
 
-def _whole(name: str, value: object) -> int:
+def _whole(name: str, value: Any) -> int:
     """A whole number, however it comes (Python's or NumPy's); booleans and fractions are refused."""
     try:
         if isinstance(value, bool):
@@ -181,6 +181,7 @@ class SAE:
 
     @property
     def _each(self) -> tuple[SAEConfig, ...]:
+        assert self.config is not None  # filled in on construction
         return self.config if isinstance(self.config, tuple) else (self.config,)
 
     def encode(
@@ -281,10 +282,10 @@ class SAE:
             config: whose widths, weights and penalty to take; the SAE's own if None.
             terms: by what each term (a prefix on a row) is multiplied; 1 if None.
         """
-        config = config or self.config
-        if isinstance(config, tuple):
-            rows = [(_entry(x, i, 2), _entry(probs, i, 1)) for i in range(len(config))]
+        if config is None and len(self._each) > 1:
+            rows = [(_entry(x, i, 2), _entry(probs, i, 1)) for i in range(len(self._each))]
             return torch.stack([self[i].loss(*some, terms=terms) for i, some in enumerate(rows)])
+        config = config or self._each[0]
         weights = x.new_tensor(config.weights)
         each = self.errors(x, config.widths, probs) + config.l1 * self.penalties(x, config.widths, probs)
         if terms is not None:
@@ -298,7 +299,7 @@ class SAE:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> SAE:
         """A new SAE with `change`, which leaves shapes as they are, applied to every tensor."""
-        changed = {name: change(parameter) for name, parameter in self.parameters.items()}
+        changed: dict[str, Any] = {name: change(parameter) for name, parameter in self.parameters.items()}
         return replace(self, **changed, threshold=None if self.threshold is None else change(self.threshold))
 
     def with_config(self, config: SAEConfig | tuple[SAEConfig, ...]) -> SAE:
@@ -317,12 +318,12 @@ class SAE:
         def cut(config: SAEConfig) -> SAEConfig:
             shorter = [m for m in config.widths if m < width]
 
-            def kept(weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
-                return weights and (*weights[: len(shorter)], sum(weights[len(shorter) :]))
+            def kept(weights: tuple[float, ...]) -> tuple[float, ...]:
+                return *weights[: len(shorter)], sum(weights[len(shorter) :])
 
             return replace(
                 config, widths=(*shorter, width), k=config.k and min(config.k, width),
-                weights=kept(config.weights), decoder_weights=kept(config.decoder_weights),
+                weights=kept(config.weights), decoder_weights=None if config.decoder_weights is None else kept(config.decoder_weights),
             )  # fmt: skip
 
         return SAE(
@@ -333,25 +334,26 @@ class SAE:
     @classmethod
     def stack(cls, saes: Sequence[SAE]) -> SAE:
         """One SAE object of several, along a new first axis; their configurations may differ in all but sizes."""
-        if any(isinstance(sae.config, tuple) for sae in saes) and len({sae.config for sae in saes}) > 1:
-            raise ValueError("these SAEs differ in configuration along two axes; stack those of one setting first.")
-        alike = saes[0].config if len({sae.config for sae in saes}) == 1 else tuple(sae.config for sae in saes)
-        if isinstance(alike, tuple) and isinstance(saes[0].config, tuple):
+        each = [sae._each for sae in saes]
+        if len(set(each)) == 1 and len(each[0]) == 1:
+            return cls._joined(saes, torch.stack, each[0])
+        if any(len(some) > 1 for some in each):
             raise ValueError("configurations may differ along the first axis alone; index the settings first.")
-        return cls._joined(saes, torch.stack, alike)
+        return cls._joined(saes, torch.stack, tuple(some[0] for some in each))
 
     @classmethod
     def cat(cls, saes: Sequence[SAE], axis: int = 0) -> SAE:
         """One SAE object of several, along an axis of their instances; configurations may differ along the first."""
-        config = saes[0].config
+        each = [sae._each for sae in saes]
         if axis == 0:
-            config = tuple(c for sae in saes for c in sae._each * (1 if len(sae._each) > 1 else len(sae)))
-        elif any(sae.config != config for sae in saes):
+            each = [some if len(some) > 1 else some * len(sae) for some, sae in zip(each, saes, strict=True)]
+            return cls._joined(saes, torch.cat, tuple(config for some in each for config in some))
+        if len(set(each)) > 1:
             raise ValueError("configurations may differ along the first axis alone.")
-        return cls._joined(saes, partial(torch.cat, dim=axis), config)
+        return cls._joined(saes, partial(torch.cat, dim=axis), each[0])
 
     @classmethod
-    def _joined(cls, saes: Sequence[SAE], how: Callable, config: SAEConfig | tuple[SAEConfig, ...]) -> SAE:
+    def _joined(cls, saes: Sequence[SAE], how: Callable, config: tuple[SAEConfig, ...]) -> SAE:
         parameters = {name: how([getattr(sae, name) for sae in saes]) for name in TRAINED}
         if all(sae.threshold is None for sae in saes):
             return cls(**parameters, config=config)
@@ -436,7 +438,9 @@ class SAE:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
                 configs = json.loads((file.metadata() or {})["config"])
-            plain = [{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()} for config in configs]
+            plain: list[dict[str, Any]] = []
+            for config in configs:
+                plain.append({k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
             return cls(**tensors, config=tuple(SAEConfig(**config) for config in plain))
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, ValueError) as error:
             raise ValueError(f"{path} holds no SAE that SAE.save wrote, or is damaged: {error}") from None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,16 +53,16 @@ class Setting:
     terms: Float[Tensor, "prefixes states"] | None = None
     decoder_terms: Float[Tensor, "prefixes states"] | None = None
     drawn: int = 0
-    held: Mapping[str, object] = field(default_factory=dict)
+    held: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("dictionary", "terms", "decoder_terms"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, torch.as_tensor(getattr(self, name), dtype=torch.float64))
-        exact = isinstance(self.data, States)
-        features = self.data.acts.shape[1] if exact else self.data.n_features
+        states = len(self.data) if isinstance(self.data, States) else 0
+        features = self.data.acts.shape[1] if isinstance(self.data, States) else self.data.n_features
         if self.dictionary is None:
-            if not exact or features != self.sae.d_in:
+            if not states or features != self.sae.d_in:
                 raise ValueError(
                     f"without a dictionary the data must be States whose rows are inputs of {self.sae.d_in} numbers; "
                     f"give the directions of its {features} features."
@@ -75,7 +75,7 @@ class Setting:
         if self.dictionary is not None and not self.dictionary.isfinite().all():
             raise ValueError("the dictionary holds values that are not finite.")
         for name in ("terms", "decoder_terms"):
-            terms, shape = getattr(self, name), (len(self.sae.widths), len(self.data)) if exact else None
+            terms, shape = getattr(self, name), (len(self.sae.widths), states) if states else None
             if terms is not None and (terms.shape != shape or not ((terms >= 0) & terms.isfinite()).all()):
                 raise ValueError(
                     f"{name} have shape {tuple(terms.shape)}; they must be finite numbers of at least 0, one for "
@@ -191,9 +191,9 @@ class Trained:
         grad_norm: norm of the gradient there, divided by E||x||^2 (by `scale` in `descend`).
         converged: whether that norm is within the tolerance. Sampled batches keep jittering, so
             there it is a measure of noise rather than of failure.
-        history: training loss at each recorded step, shape `(records, *instances)`.
+        history: training loss at each recorded step, with the steps' axis before the instances'.
         steps: the recorded steps.
-        path: the parameters after each of the updates in `snapshots`, with axes (*instances, snapshots).
+        path: the parameters after each of the updates in `snapshots`, whose axis comes after the instances'.
     """
 
     sae: SAE
@@ -308,17 +308,17 @@ class _Job:
         self.shape = shape = _kernel.Shape.of(sae.d_in, sae.d_sae, features)
         self.size = config.batch_size or 0
         listed = data if isinstance(data, States) else _listed(data) if data.can_list() else None
-        if listed is None:
-            self.inputs = _batches.tree_inputs(data, dtype)
-        else:
+        if listed is not None:
             self.inputs = _batches.state_inputs(listed, features == 0, shape.row, dtype, self.size)
+        elif isinstance(data, FeatureTree):
+            self.inputs = _batches.tree_inputs(data, dtype)
         self.exact = isinstance(data, States)
         self.most = self.size if listed is None else max(len(listed), 1) if self.exact or not self.size else min(
             self.size, len(listed)
         )  # fmt: skip
         dictionary = torch.zeros(1, 1, 0) if setting.dictionary is None else setting.dictionary
         dictionary = dictionary if dictionary.ndim == 3 else dictionary[None]
-        self.dictionary = np.ascontiguousarray(dictionary.flatten(1).numpy(), dtype)
+        self.dictionary: np.ndarray = np.ascontiguousarray(dictionary.flatten(1).numpy(), dtype)
         self.loss = _loss(setting)
         free = self.pack(start[number].map(torch.ones_like))
         if setting.held:
@@ -329,7 +329,7 @@ class _Job:
         trained = shape.size if sae.encoder_bias else shape.b_enc if sae.decoder_bias else shape.b_dec
         self.optimiser = _kernel.Optimiser(
             config.rates, config.optimiser == "adam",
-            *(float(beta) for beta in config.betas), float(config.eps), float(config.clip or math.inf),
+            float(config.betas[0]), float(config.betas[1]), float(config.eps), float(config.clip or math.inf),
             free[0], bool(setting.held), steps, trained,
         )  # fmt: skip
         self.recorded = np.zeros(steps, np.uint8)
@@ -341,14 +341,14 @@ class _Job:
             b_dec=start.b_dec[number] * sae.decoder_bias,
         )
         self.theta = self.pack(biased)
-        self.path = np.zeros((self.seeds, len(config.snapshots), shape.size), dtype)
+        self.path: np.ndarray = np.zeros((self.seeds, len(config.snapshots), shape.size), dtype)
         self.history = np.zeros((self.seeds, len(config.recorded)))
         self.final = np.zeros((self.seeds, 3))
         self.streams = [_random.stream(config.seed, seed, _random.BATCHES) for seed in range(self.seeds)]
 
     def pack(self, sae: SAE) -> np.ndarray:
         """Parameters of all seeds in the kernel's layout."""
-        theta = np.zeros((self.seeds, self.shape.size), self.dtype)
+        theta: np.ndarray = np.zeros((self.seeds, self.shape.size), self.dtype)
         for name, view in self.unpack(theta).items():
             view[:] = getattr(sae, name).detach().cpu().numpy()
         return theta
@@ -405,7 +405,7 @@ def _loss(setting: Setting) -> _kernel.Loss:
         return sum(weight * term[:, None] * held for weight, term, held in parts).ravel()
 
     decoder_terms = setting.terms if setting.decoder_terms is None else setting.decoder_terms
-    lines = 1 if setting.terms is decoder_terms is None else len(setting.data)
+    lines = 1 if decoder_terms is None else decoder_terms.shape[1]
     return _kernel.Loss(
         reach(sae.weights, setting.terms), reach(sae.for_decoder.weights, decoder_terms),
         sae.d_sae + 1 if lines > 1 else 0, float(sae.l1), ACTIVATIONS.index(sae.activation), float(sae.k or 0),
@@ -426,9 +426,10 @@ def _run(jobs: Sequence, seeds: int, steps: int, threads: int, progress: bool) -
         last, room = None, ()
         while not done[1]:
             with lock:
-                job, seed = next(work, (None, 0))
-            if job is None:
+                found = next(work, None)
+            if found is None:
                 return
+            job, seed = found
             if job is not last:
                 last, room = job, job.room()
             job.fit(seed, room, done)
@@ -459,7 +460,7 @@ def descend(
     start: SAE,
     config: TrainConfig = TrainConfig(),
     *,
-    held: Mapping[str, object] | None = None,
+    held: Mapping[str, Any] | None = None,
     scale: float | Tensor = 1.0,
 ) -> Trained:
     """Train on any loss: for interventions and losses of your own, which `train` does not know; on any device.
@@ -488,8 +489,8 @@ def descend(
 
     def loss_and_gradient(sae: SAE) -> tuple[Tensor, dict[str, Tensor]]:
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in sae.parameters.items()}
-        losses = objective(replace(sae, **leaves))
-        losses = losses if isinstance(losses, tuple) else (losses,)
+        given = objective(replace(sae, **dict[str, Any](leaves)))
+        losses = given if isinstance(given, tuple) else (given,)
         for loss in losses:
             if loss.shape != instances:
                 raise ValueError(
@@ -522,7 +523,7 @@ def descend(
         if config.clip is not None:
             shorter = (config.clip / (length(gradient) + 1e-6)).clamp_max(1)
             gradient = {name: g * shorter.reshape(*instances, *[1] * (g.ndim - n)) for name, g in gradient.items()}
-        rate, (beta1, beta2) = config.learning_rate(step), config.betas
+        rate, (beta1, beta2) = float(config.rates[step]), config.betas
         for name, parameter in sae.parameters.items():
             now = gradient[name]
             if config.optimiser == "gd":
@@ -568,27 +569,29 @@ def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, devic
         for given in (setting.terms, setting.terms if setting.decoder_terms is None else setting.decoder_terms)
     )
     generator = torch.Generator().manual_seed(config.seed)
-    if states is None:
+    if isinstance(data, FeatureTree) and states is None:
         acts = data.sample(1 << 14, torch.Generator().manual_seed(0))
         power_states = States(acts, torch.full((len(acts),), 1 / len(acts), dtype=torch.float64))
-    else:
+    elif states is not None:
         power_states = states
 
     def inputs(acts: Tensor) -> Tensor:
         return acts.to(**place) if basis is None else acts.to(**place) @ basis
 
     power = (power_states.probs.to(**place) * inputs(power_states.acts).square().sum(-1)).sum(-1)
-    fixed = None if states is None else (inputs(states.acts), states.probs.to(**place))
+    fixed = inputs(power_states.acts), power_states.probs.to(**place)
 
     def batch() -> tuple[Tensor, Tensor]:
         size = config.batch_size
         if size is None:
             return fixed
-        if states is None:
+        if isinstance(data, FeatureTree) and states is None:
             acts = torch.stack([data.sample(size, generator) for _ in seeds])
             return inputs(acts), acts.new_full((len(seeds), size), 1 / size).to(**place)
-        drawn = torch.multinomial(states.probs.expand(len(seeds), -1), size, replacement=True, generator=generator)
-        counts = torch.zeros(len(seeds), len(states), dtype=torch.float64)
+        drawn = torch.multinomial(
+            power_states.probs.expand(len(seeds), -1), size, replacement=True, generator=generator
+        )
+        counts = torch.zeros(len(seeds), len(power_states), dtype=torch.float64)
         counts.scatter_add_(1, drawn, torch.full(drawn.shape, 1 / size, dtype=torch.float64))
         return fixed[0], counts.to(**place)
 

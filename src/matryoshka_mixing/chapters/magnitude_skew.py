@@ -523,7 +523,7 @@ def company_runs(setup: Setup) -> dict[str, Float[Tensor, "live 2"]]:
     standard").
     """
     p, a, b, pair = setup.p, setup.p.parent_magnitude, setup.p.child_magnitude, setup.kinds["Matryoshka"]
-    twenty, wide = features.twenty_feature_tree(), replace(pair, widths=tuple(range(1, 21)), weights=None)
+    twenty, wide = features.twenty_feature_tree(), replace(pair, widths=tuple(range(1, 21)), weights=())
     law = features.family(p.parent_probability, p.child_probability, 1, parent_magnitude=a, child_magnitude=b)
     for name, magnitude in [("parent", a), ("child 1", b)]:
         law = features.retuned(law, name, magnitude_std=SPREAD * magnitude)
@@ -547,7 +547,7 @@ def order_runs(setup: Setup) -> dict[str, Found]:
     """The loud case with more weight on the inner prefix ("heavy"), or with "two" latents in it, from random starts."""
     sae, states = setup.kinds["Matryoshka"], setup.cases["loud"]
     heavy = [(replace(sae, weights=(HEAVY * setup.p.inner_weight, 1.0)), states)]
-    two = [(replace(sae, widths=(2, 3), weights=None, l1=l1), states) for l1 in (0.0, setup.p.l1)]
+    two = [(replace(sae, widths=(2, 3), weights=(), l1=l1), states) for l1 in (0.0, setup.p.l1)]
     heavy, two = (setup.fit(pairs, "random", setup.third, setup.exact) for pairs in (heavy, two))
     return {"heavy": heavy[0], "two": two[0], "two, penalty": two[1]}
 

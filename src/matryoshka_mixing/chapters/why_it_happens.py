@@ -445,6 +445,13 @@ def kept(controls: Sequence[Reading], factors: Sequence[float]) -> Float[Tensor,
     return torch.stack([reading.decoder[:, 0, 1:].amin(-1) for reading in controls]).amin(0)[live]
 
 
+def beside_whole(
+    near: Reading, random: Reading, without: Mapping[str, Mapping[str, Reading]]
+) -> dict[str, Mapping[str, Reading]]:
+    """The readings under the whole loss, and beside them those without some terms."""
+    return {"whole loss": {"near": near, "random": random}, **without}
+
+
 def draw_removed(readings: Mapping[str, Mapping[str, Reading]]) -> Figure:
     """`mixed_in` of every live seed, for every table of terms and kind of start."""
     strips = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -79,9 +80,9 @@ def _ink(paper: Sequence[float]) -> str:
     return max(("#111111", "#ffffff"), key=lambda ink: abs(np.log(_brightness(ink) / _brightness(paper))))
 
 
-def _brightness(colour: str | Sequence[float]) -> float:
+def _brightness(colour: Any) -> float:
     """Relative luminance plus 0.05: the quotient of two is their contrast (WCAG 2)."""
-    parts = np.array(mpl.colors.to_rgb(colour))
+    parts: np.ndarray = np.array(mpl.colors.to_rgb(colour))
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05
 

@@ -187,12 +187,12 @@ class _Run:
         streams = [_random.stream(recipe.seed, name, part) for part in (_random.BATCHES, _random.PREFIXES)]
         steers = arm.target_l0 is not None
         _loop.run(
-            _loop.One(self.theta[seed], *streams, done),
+            _loop.One(self.theta[seed], streams[0], streams[1], done),
             trainer.shape, loss, trainer.inputs, batch, trainer.size, bench.optimiser, step,
             bench.normaliser(seed, self.norm[seed]),
             _loop.Steering(
                 self.l1[seed], recipe.ramp * recipe.steps, steers * recipe.steering / recipe.steps,
-                float(arm.target_l0) if steers else 0.0,
+                float(arm.target_l0 or 0.0),
             ),
             _loop.Sorting(
                 np.zeros(latents), np.zeros(latents), np.arange(latents), self.holder[seed], recipe.sort_memory,

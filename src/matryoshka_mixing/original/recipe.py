@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -159,7 +160,7 @@ def arms(
     sampled = Arm(tuple(law.tolist()), drawn=min(9, latents - 1), target_l0=target_l0)
     every = Arm((1 / latents,) * latents, target_l0=target_l0)
     fixed = replace(every, weights=tuple(float(m in few) / len(few) for m in range(1, latents + 1)))
-    follow = {"moments_follow": True, "mean_follows": True}
+    follow: dict[str, Any] = {"moments_follow": True, "mean_follows": True}
     main = {"standard": standard, "sampled": sampled, "all prefixes": every}
     return {
         **main,

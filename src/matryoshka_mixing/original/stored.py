@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -96,7 +97,7 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     draft = path.with_name(f".{path.name}.partial")
     try:
         with draft.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **dict[str, Any](arrays))
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
