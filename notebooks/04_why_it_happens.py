@@ -360,10 +360,10 @@ figure = chapter.draw_ranks(ranks)
 #
 # In symbols: on parent + child $i$ it writes $(1 + t_i)/N^2$ of the parent, which exceeds 1 where
 # $t_i > \sum_j t_j^2$. For $n$ equal children that is $t < 1/n$, which always holds while $q < 1/n$: the cosine is
-# negative. For unequal children it need not be. A rare child is hardly mixed in, so it does not make the latent over-shoot, but its common sibling
-# has shortened the parent's part of the decoder: the latent writes too little of the parent and **the rare
-# child's cosine with the parent is positive**. A penalty does the same by shrinking the activation, and its sign line
-# too has a closed form (`lean_boundary` in the chapter's module).
+# negative. For unequal children it need not be. A rare child is hardly mixed in, so it does not make the latent
+# over-shoot, but its common sibling has shortened the parent's part of the decoder: the latent writes too little of
+# the parent and **the rare child's cosine with the parent is positive**. A penalty does the same by shrinking the
+# activation, and its sign line too has a closed form (`lean_boundary` in the chapter's module).
 
 # %%
 by_pair = chapter.map_unequal(setup)

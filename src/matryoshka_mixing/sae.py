@@ -323,7 +323,7 @@ class SAE:
 
             return replace(
                 config, widths=(*shorter, width), k=config.k and min(config.k, width),
-                weights=kept(config.weights), decoder_weights=None if config.decoder_weights is None else kept(config.decoder_weights),
+                weights=kept(config.weights), decoder_weights=config.decoder_weights and kept(config.decoder_weights),
             )  # fmt: skip
 
         return SAE(
