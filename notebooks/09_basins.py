@@ -58,9 +58,7 @@ inner_weight = 1.0  # weight of the inner prefix in the loss (the outer one has 
 l1 = 0.03  # weight of the L1 penalty of the main runs: a number from 0 to 10
 d_model = 20  # dimension of the input, with room for parent and children: a whole number from 3 to 1000
 n_seeds = 192  # random seeds; the main run starts twelve times as many: a whole number from 1 to 10000
-n_sweep_seeds = (
-    16  # a quarter of the seeds of a point of a sweep; dictionaries compared: a whole number from 1 to 10000
-)
+n_sweep_seeds = 16  # a quarter of the seeds at a point of a sweep, or dictionaries: a whole number from 1 to 10000
 seed = 6000  # number of the first seed: a whole number from 0 to 1000000000
 start_noise = 0.5  # noise of the starts near the truth, relative to the length of a feature: a number from 0 to 10
 n_steps = 2000  # training steps: a whole number from 1 to 1000000

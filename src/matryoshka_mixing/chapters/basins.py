@@ -43,7 +43,7 @@ class Parameters(Chapter):
     d_model: int = given("d_model", 20, low=3, meaning="dimension of the input, with room for parent and children")
     n_seeds: int = given("n_seeds", 192, meaning="random seeds; the main run starts twelve times as many")
     n_sweep_seeds: int = given(
-        "n_sweep_seeds", 16, meaning="a quarter of the seeds of a point of a sweep; dictionaries compared"
+        "n_sweep_seeds", 16, meaning="a quarter of the seeds at a point of a sweep, or dictionaries"
     )
     seed: int = given("seed", 6000)
     start_noise: float = given("start_noise", 0.5)
