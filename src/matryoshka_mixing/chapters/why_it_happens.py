@@ -549,7 +549,7 @@ def by_rank(setup: Setup) -> list[dict]:
     p, widths, chances = setup.p, (1, 2, 3, 4, 5, 6), np.diff(np.sqrt(np.arange(6))).tolist()
     states = family(p.parent_probability, min(1.0, p.n_children * p.child_probability) / 5, 5).states()
     start, five = setup.close(6, p.n_sweep_seeds), {"widths": widths, "data": states}
-    every = setup.fit(start, five | {"weights": None})
+    every = setup.fit(start, five | {"weights": ()})
     drawn = setup.fit(start, five | {"weights": (*chances, 1.0), "drawn": 2}, lr=0.01, cooldown=0.9)
     full = torch.where(every.keeps_a4()[0, :, None], every.cosines[0, :, 0, 1:], torch.nan)
     x, found = np.arange(1, 6), []
