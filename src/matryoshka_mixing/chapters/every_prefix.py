@@ -158,6 +158,11 @@ class Toy:
     arms: Mapping[str, original.Arm]
 
     @property
+    def shown_names(self) -> list[str]:
+        """The features' names as figures show them."""
+        return [figures.label(name) for name in self.tree.names]
+
+    @property
     def own(self) -> bool:
         """Whether the tree is the reader's."""
         return bool(self.p.tree_path)
@@ -443,7 +448,7 @@ def _breaks(toy: Toy) -> list[int]:
 
 def draw_cosines(results: Results) -> Figure:
     """Decoders and encoders of the first seed against the true features."""
-    names, dictionary = results.toy.tree.names, results.dictionary(results.seeds[0])
+    names, dictionary = results.toy.shown_names, results.dictionary(results.seeds[0])
     panels = {
         f"{name}: {part}": cosines(sae, dictionary)[latents].numpy()
         for part, cosines in [("decoder", metrics.decoder_cosines), ("encoder", metrics.encoder_cosines)]
@@ -471,7 +476,7 @@ def draw_activations(results: Results, per_kind: int = 40) -> Figure:
     panels = {"true features": batch.T.numpy()}
     for name, (sae, latents) in first_seed(results).items():
         panels[name] = (sae.encode(batch @ dictionary) * sae.W_dec.norm(dim=-1))[:, latents].T.numpy()
-    return _images(panels, toy.tree.names, quantity="activation", per_row=2, breaks=_breaks(toy))
+    return _images(panels, toy.shown_names, quantity="activation", per_row=2, breaks=_breaks(toy))
 
 
 def _images(
@@ -629,7 +634,7 @@ def draw_theory(against: Against) -> Figure:
             "groups": {arm: (against.predicted[arm], against.cosine[arm]) for arm in against.cosine},
         } | label,
     ]  # fmt: skip
-    line = f"theory (left: {toy.tree.names[toy.pairs[first][0]]})" if toy.own else "theory"
+    line = f"theory (left: {toy.shown_names[toy.pairs[first][0]]})" if toy.own else "theory"
     return figures.clouds(panels, line)
 
 
