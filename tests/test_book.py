@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import no_value
 import pytest
 import render
+from myst_nb.ext.glue import crossref, roles
 
 ROOT = Path(__file__).parent.parent
 PAGE = '<html><body><a href="https://a.org">link</a><img src="data:image/png;base64,aGVsbG8="></body></html>'
@@ -98,3 +100,25 @@ def test_the_source_of_the_book_holds_what_is_wanted_and_nothing_else(tmp_path):
 
     assert render.assemble(source, {Path("book/other.md"): origin}), "a vanished page asks for a fresh build"
     assert [path.name for path in (source / "book").iterdir()] == ["other.md"]
+
+
+@pytest.mark.parametrize("spec", ["", ".3f", ".0%", "d", ".2e"])
+@pytest.mark.parametrize("text", ["nan", "'nan'"])
+def test_a_number_that_a_run_does_not_have_stands_in_words(text, spec):
+    assert no_value.in_words(text, spec) == no_value.NO_VALUE
+
+
+@pytest.mark.parametrize(
+    ("text", "spec", "shown"),
+    [("0.3254", ".2f", "0.33"), ("7", "d", "7"), ("'below 1e-08'", "", "below 1e-08"), ("'none'", ".1%", "none")],
+)
+def test_numbers_and_words_stand_as_they_are(text, spec, shown):
+    assert no_value.in_words(text, spec) == shown
+
+
+def test_both_roles_ask_for_words(monkeypatch):
+    for module in (crossref, roles):
+        monkeypatch.setattr(module, "format_plain_text", None)
+    monkeypatch.setattr(no_value.variables, "format_plain_text", None)
+    no_value.setup(None)
+    assert crossref.format_plain_text is roles.format_plain_text is no_value.in_words

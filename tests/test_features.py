@@ -143,9 +143,12 @@ def test_a_file_that_is_not_json_is_named(tmp_path):
         ('{"active_prob": 1e999}', "Infinity|inf"),
         ('{"active_prob": 1', "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
+        ('{"active_prob": 1, "active_prob": 0.5}', "active_prob stands twice in one node"),
+        ('{"active_prob": 1, "magnitude_mean": 1e308}', "root.magnitude_mean: 1e.308 is greater than the maximum"),
+        ('{"active_prob": 1}' + " " * 10_000_000, "a tree file may have 10,000,000 at most"),
         ('{"active_prob": 1, "children": [' * 40 + '{"active_prob": 1}' + "]}" * 40, "more than 32 levels deep"),
     ],
-    ids=str.__len__,
+    ids=lambda text: text[:20],
 )
 def test_files_that_are_no_trees(text, message, tmp_path):
     path = tmp_path / "tree.json"

@@ -1,5 +1,6 @@
 import json
 import re
+import warnings
 
 import matplotlib as mpl
 import numpy as np
@@ -135,3 +136,27 @@ def test_clouds_hold_every_point_and_the_line():
     axis = figures.clouds([panel]).axes[0]
     assert [len(points.get_offsets()) for points in axis.collections] == [2, 1]
     assert axis.lines[0].get_ydata().tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dogs",
+        r"$\frac{",
+        "$",
+        "$$",
+        r"\$x$",
+        "a\nb\tc",
+        "<script>alert(1)</script>",
+        "名前 😀",
+        "\u202eabc",
+        "x" * 500,
+        "",
+    ],
+)
+def test_any_name_can_be_drawn_and_none_is_mathematics(name):
+    text = mpl.pyplot.figure().text(0, 0, figures.label(name))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as a box
+        text.figure.canvas.draw()
+    assert len(figures.label(name).replace("\\$", "$")) <= 24 and "\n" not in figures.label(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,10 @@ STATE_LIMIT = 1 << 16
 """How many states `FeatureTree.states` enumerates at most, unless told otherwise (our default)."""
 DEEPEST = 32
 """Levels that a tree file may have at most (our default)."""
+LARGEST_FILE = 10_000_000
+"""Bytes that a tree file may have at most (our default)."""
+LOUDEST = 1e6
+"""The largest magnitude in a tree file (our default); squares of much larger ones overflow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,8 +327,18 @@ class FeatureTree:
         def refuse(constant: str) -> None:
             raise ValueError(f"{constant} is no number")
 
+        def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+            node = dict(pairs)
+            if len(node) < len(pairs):
+                twice = sorted(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+                raise ValueError(f"{', '.join(twice)} stands twice in one node")
+            return node
+
+        if (size := Path(path).stat().st_size) > LARGEST_FILE:
+            raise ValueError(f"{path} has {size:,} bytes; a tree file may have {LARGEST_FILE:,} at most.")
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8-sig"), parse_constant=refuse)
+            text = Path(path).read_text(encoding="utf-8-sig")
+            data = json.loads(text, parse_constant=refuse, object_pairs_hook=once)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not valid JSON: {error}") from None
         try:
@@ -347,8 +362,8 @@ _NODE = {
         "active_prob": {"type": "number", "minimum": 0, "maximum": 1},
         "is_read_out": {"type": "boolean"},
         "mutually_exclusive_children": {"type": "boolean"},
-        "magnitude_mean": {"type": "number", "minimum": 0},
-        "magnitude_std": {"type": "number", "minimum": 0},
+        "magnitude_mean": {"type": "number", "minimum": 0, "maximum": LOUDEST},
+        "magnitude_std": {"type": "number", "minimum": 0, "maximum": LOUDEST},
         "is_binary": {"const": True},
         "children": {"type": "array", "items": {"$ref": "#"}},
         "id": {"type": "string"},

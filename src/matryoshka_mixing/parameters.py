@@ -17,6 +17,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -25,6 +26,11 @@ from typing import Any, TypeVar
 import torch
 
 from matryoshka_mixing.features import FeatureTree, family, orthonormal_dictionary
+
+MOST_WORK = 1e10
+"""How many steps of single SAEs a notebook begins without being urged (our default); about five hours."""
+INSIST = "MATRYOSHKA_INSIST"
+"""The environment variable that, when set, lets more begin."""
 
 _PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, type(None))
 _IPYTHON = {"In", "Out"}
@@ -119,9 +125,21 @@ class Chapter:
             parameter.check(name, getattr(self, name))
         self.check_together()
 
+    @property
+    def work(self) -> float:
+        """How many steps of how many SAEs are asked for, roughly: some runs of all seeds, and some maps of a few."""
+        values = {"n_steps": 1, "n_seeds": 0, "n_grid": 1, "n_sweep_seeds": 0} | dataclasses.asdict(self)
+        return values["n_steps"] * (8 * values["n_seeds"] + values["n_grid"] ** 2 * values["n_sweep_seeds"])
+
     def check_together(self) -> None:
         """Raise ValueError where values that are fine alone do not fit together. Chapters extend it."""
         values = dataclasses.asdict(self)
+        if self.work > MOST_WORK and not os.environ.get(INSIST):
+            counts = ", ".join(f"{key} = {values[key]}" for key in values if key.startswith("n_"))
+            raise ValueError(
+                f"{counts}: together some {self.work:.0e} steps of single SAEs, {self.work * 2e-6 / 3600:,.0f} hours "
+                f"of one core; at most {MOST_WORK:.0e} are begun unasked. Lower one, or set {INSIST}=1 to insist."
+            )
         if {"parent_probability", "child_probability", "n_children"} <= set(values):
             tree = family(*(values[key] for key in ("parent_probability", "child_probability", "n_children")))
             if "d_model" in values:

@@ -16,7 +16,7 @@ import json
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -403,6 +403,10 @@ class SAE:
         if chosen.dtype != torch.int64:
             raise IndexError(f"{index!r} does not select instances.")
         return self._arranged(chosen)
+
+    def __iter__(self) -> Iterator[SAE]:
+        """The instances along the first axis."""
+        return (self[i] for i in range(len(self)))
 
     def _arranged(self, chosen: Tensor) -> SAE:
         """The instances of these numbers, in this arrangement."""

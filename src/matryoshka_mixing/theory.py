@@ -9,6 +9,7 @@ the cosine with that feature. Derived for this project; every statement here is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from matryoshka_mixing.features import States
 
-Number = float | np.ndarray
+Number = TypeVar("Number", float, np.ndarray)
 """A number, or an array of them, element by element."""
 
 
@@ -113,7 +114,7 @@ def matryoshka_optimum(
     return top_eigenvector(second_moment(states, prefix_weights(states, ranks, widths, weights, parent)))
 
 
-def matryoshka_ratio(child_probability: Number, n_children: int, inner_weight: Number = 1.0) -> Number:
+def matryoshka_ratio(child_probability: Number, n_children: int, inner_weight: float | Number = 1.0) -> Number:
     """The ratio t of the parent's decoder in a Matryoshka SAE of widths (1, n + 1) and weights (beta, 1).
 
     The positive root of

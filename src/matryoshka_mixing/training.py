@@ -91,6 +91,33 @@ class Setting:
             raise ValueError("drawn prefixes go neither with terms nor with decoder_weights.")
         _refuse_unknown(self.held)
 
+    @property
+    def states(self) -> States:
+        """The data, where they are states.
+
+        Raises:
+            ValueError: if they are a tree, which is sampled.
+        """
+        if not isinstance(self.data, States):
+            raise ValueError("this setting samples a FeatureTree; only States can be read: give tree.states() as data.")
+        return self.data
+
+    @property
+    def directions(self) -> Float[Tensor, "*seeds features d_in"]:
+        """The dictionary, where there is one.
+
+        Raises:
+            ValueError: if the states are the inputs themselves.
+        """
+        if self.dictionary is None:
+            raise ValueError("this setting has no dictionary: its states are the inputs themselves.")
+        return self.dictionary
+
+    @property
+    def inputs(self) -> Float[Tensor, "*seeds states d_in"]:
+        """Every state as an input; see `States.inputs`."""
+        return self.states.inputs(self.directions)
+
 
 def _refuse_unknown(held: Mapping[str, object]) -> None:
     if unknown := set(held) - set(TRAINED):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -155,6 +156,11 @@ class Toy:
     absorbed_l0: float
     target_l0: float
     arms: Mapping[str, original.Arm]
+
+    @property
+    def shown_names(self) -> list[str]:
+        """The features' names as figures show them."""
+        return [figures.label(name) for name in self.tree.names]
 
     @property
     def own(self) -> bool:
@@ -363,7 +369,7 @@ def in_numbers(results: Results, live: Results, against: Against) -> dict[str, f
     toy, p, here = results.toy, results.toy.p, results is live
     which, steps = ("the run on this page", p.n_steps) if here else ("the stored run", original.Recipe.steps)
     gap, equal_gain = sampling_gap(results), gain(results, "equal L0")
-    numbers = {name: median(results.per_seed(*what)) for name, what in MEDIANS.items()}
+    numbers: dict[str, float | int | str] = {name: median(results.per_seed(*what)) for name, what in MEDIANS.items()}
     numbers |= {name: float(results.of(arm, "missing").mean()) for name, arm in MISSING.items()}
     numbers |= {
         "n_steps": f"{p.n_steps:,}",
@@ -392,7 +398,9 @@ def in_numbers(results: Results, live: Results, against: Against) -> dict[str, f
         numbers[f"slope_{key}"] = against.slope(arms)
     numbers |= failures(results)
     for name, value in numbers.items():
-        if isinstance(value, float) and math.isnan(value):
+        if not isinstance(value, float):
+            continue
+        if math.isnan(value):
             numbers[name] = NO_VALUE
         elif name in TINY:
             numbers[name] = claims.number(value)
@@ -426,7 +434,8 @@ def first_seed(results: Results) -> dict[str, tuple[SAE, Int[Tensor, " features"
     """The main arms' SAEs of the first seed, and the latent that matches each feature."""
     found = {}
     for name in MAIN:
-        sae = SAE(*(torch.from_numpy(results.of(name, f"first_{key}")) for key in TRAINED))
+        parts: dict[str, Any] = {key: torch.from_numpy(results.of(name, f"first_{key}")) for key in TRAINED}
+        sae = SAE(**parts)
         found[name] = sae, metrics.match(metrics.decoder_cosines(sae, results.dictionary(results.seeds[0])))
     return found
 
@@ -439,7 +448,7 @@ def _breaks(toy: Toy) -> list[int]:
 
 def draw_cosines(results: Results) -> Figure:
     """Decoders and encoders of the first seed against the true features."""
-    names, dictionary = results.toy.tree.names, results.dictionary(results.seeds[0])
+    names, dictionary = results.toy.shown_names, results.dictionary(results.seeds[0])
     panels = {
         f"{name}: {part}": cosines(sae, dictionary)[latents].numpy()
         for part, cosines in [("decoder", metrics.decoder_cosines), ("encoder", metrics.encoder_cosines)]
@@ -467,7 +476,7 @@ def draw_activations(results: Results, per_kind: int = 40) -> Figure:
     panels = {"true features": batch.T.numpy()}
     for name, (sae, latents) in first_seed(results).items():
         panels[name] = (sae.encode(batch @ dictionary) * sae.W_dec.norm(dim=-1))[:, latents].T.numpy()
-    return _images(panels, toy.tree.names, quantity="activation", per_row=2, breaks=_breaks(toy))
+    return _images(panels, toy.shown_names, quantity="activation", per_row=2, breaks=_breaks(toy))
 
 
 def _images(
@@ -582,7 +591,7 @@ class Against:
     def slope(self, arms: Sequence[str]) -> float:
         """Slope of measured on predicted cosines; NaN where the predicted do not vary."""
         found = self.both(arms)
-        return float(np.polyfit(*found, 1)[0]) if found.size and np.ptp(found[0]) else math.nan
+        return float(np.polyfit(found[0], found[1], 1)[0]) if found.size and np.ptp(found[0]) else math.nan
 
 
 def against_theory(results: Results, arms: Sequence[str] = STEERED) -> Against:
@@ -615,7 +624,7 @@ def draw_theory(against: Against) -> Figure:
     every = np.concatenate([*against.predicted.values(), *against.cosine.values(), [0.1]])
     ends = (every.min(), every.max())
     label = {"ylabel": "cosine of the parent with a child"}
-    panels = [
+    panels: list[dict] = [
         {
             "xlabel": "blamed weight / alone weight", "curve": (grid[:, 0], even),
             "groups": {arm: (against.share[arm], against.cosine[arm]) for arm in against.cosine},
@@ -625,7 +634,7 @@ def draw_theory(against: Against) -> Figure:
             "groups": {arm: (against.predicted[arm], against.cosine[arm]) for arm in against.cosine},
         } | label,
     ]  # fmt: skip
-    line = f"theory (left: {toy.tree.names[toy.pairs[first][0]]})" if toy.own else "theory"
+    line = f"theory (left: {toy.shown_names[toy.pairs[first][0]]})" if toy.own else "theory"
     return figures.clouds(panels, line)
 
 
@@ -633,11 +642,11 @@ def failures(results: Results) -> dict[str, float | int]:
     """Where theory fails: how many SAEs have an L0 above the tree's, and the median distance from theory by kind."""
     arms = [name for name in results.toy.arms if not name.startswith("standard") and "independent" not in name]
     arms = [name for name in arms if "equal L0" not in name]
-    far = [
+    away = [
         np.where(results.represented(arm), np.abs(results.of(arm, "parent_to_child") - results.theory(arm)), np.nan)
         for arm in arms
     ]
-    far, strays = np.stack(far), np.stack([results.of(arm, "l0") > results.toy.true_l0 + 0.02 for arm in arms])
+    far, strays = np.stack(away), np.stack([results.of(arm, "l0") > results.toy.true_l0 + 0.02 for arm in arms])
     equal = [i for i, arm in enumerate(arms) if arm.endswith("equal penalty")]
     return {
         "gap_true": median(far[arms.index("sampled, true L0")]),
@@ -696,9 +705,10 @@ def draw_histories(results: Results, arms: Sequence[str] = MAIN) -> Figure:
 
 def counted(measured: Mapping[str, float | np.ndarray]) -> tuple[dict[str, float | np.ndarray], dict[str, int]]:
     """What `claims.judge` asks for: seeds without a value are left out, and then so many were started."""
-    values = {name: kept(value) if isinstance(value, np.ndarray) else value for name, value in measured.items()}
-    some = {name: value for name, value in values.items() if isinstance(value, np.ndarray) and len(value)}
-    return values, {name: len(measured[name]) for name, value in some.items() if len(value) < len(measured[name])}
+    by_seed = {name: value for name, value in measured.items() if isinstance(value, np.ndarray)}
+    some = {name: kept(value) for name, value in by_seed.items()}
+    started = {name: len(by_seed[name]) for name, value in some.items() if 0 < len(value) < len(by_seed[name])}
+    return {**measured, **some}, started
 
 
 def sampling_measured(results: Results, against: Against) -> tuple[dict, dict]:

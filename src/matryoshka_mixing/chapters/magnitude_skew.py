@@ -457,7 +457,7 @@ def turns(inner_weight: float) -> dict[str, tuple[Float[np.ndarray, " x"], Float
     """Where the theory's three first latents turn to the child: ratios, and child probabilities at them."""
     fine, beta = np.geomspace(1.001, 16, 400), inner_weight
     weights = {
-        "narrow SAE: $q r^2 = 1$ (the thread)": (1.0, 1.0),
+        "narrow SAE: q r² = 1 (the thread)": (1.0, 1.0),
         "Matryoshka, parent alone completed": (beta, 1 + beta),
         "Matryoshka, sum completed": (1 + beta, beta),
     }

@@ -101,14 +101,14 @@ class Found:
 
 def read_sweep(trained: Trained, settings: Sequence[Setting], parents: Sequence[int | None]) -> Found:
     """Read the five cosines of every trained SAE of a sweep whose settings share their directions."""
-    decoder = metrics.decoder_cosines(trained.sae, settings[0].dictionary)
+    decoder = metrics.decoder_cosines(trained.sae, settings[0].directions)
     latents = metrics.match(decoder)
     mix = metrics.mixing(decoder, latents, parents)
     cosines = [decoder[..., :1, 0], mix.parent_to_child, mix.child_to_parent, mix.own[..., 1:], mix.child_to_sibling]
     alone = []
     for i, setting in enumerate(settings):
-        acts = trained.sae[i].encode(setting.data.inputs(setting.dictionary))
-        alone.append(selective(acts, latents[i], setting.data.acts).all(-1))
+        acts = trained.sae[i].encode(setting.inputs)
+        alone.append(selective(acts, latents[i], setting.states.acts).all(-1))
     return Found(cosines, torch.stack(alone), trained.loss)
 
 
@@ -191,8 +191,8 @@ def sweep(p: Parameters, setup: Setup) -> Sweep:
         torch.tensor([predicted(q, beta, p.n_children) for q, beta in points], dtype=torch.float64).T,
         read_sweep(near, settings, parents),
         read_sweep(random, settings, parents),
-        torch.tensor([setting.data.power for setting in settings], dtype=torch.float64),
-        metrics.decoder_cosines(near.sae, settings[0].dictionary),
+        torch.tensor([setting.states.power for setting in settings], dtype=torch.float64),
+        metrics.decoder_cosines(near.sae, settings[0].directions),
     )
 
 

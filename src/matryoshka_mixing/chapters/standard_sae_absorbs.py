@@ -140,7 +140,7 @@ def sweep(p: Parameters, setup: Setup, kind: str) -> Sweep:
     longer = replace(setup, exact=replace(setup.exact, steps=2 * setup.exact.steps))
     trained, parents = longer.sweep(settings, kind), setup.tree.parents()
     readings = [
-        metrics.read(trained.sae[i], setting.data, setting.dictionary, parents) for i, setting in enumerate(settings)
+        metrics.read(trained.sae[i], setting.states, setting.directions, parents) for i, setting in enumerate(settings)
     ]
     kept = torch.stack([reading.all_live for reading in readings]) & trained.converged
     rate = torch.stack([reading.absorption for reading in readings]).masked_fill(~kept, torch.nan)
@@ -150,8 +150,8 @@ def sweep(p: Parameters, setup: Setup, kind: str) -> Sweep:
 
 def rate_range(*sweeps: Sweep) -> tuple[float, float]:
     """The lowest and highest absorption rate of sweeps; NaN if no SAE is left in them."""
-    rates = torch.cat([one.rate.flatten() for one in sweeps])
-    rates = rates[~rates.isnan()].tolist() or [float("nan")]
+    every = torch.cat([one.rate.flatten() for one in sweeps])
+    rates = every[~every.isnan()].tolist() or [float("nan")]
     return min(rates), max(rates)
 
 

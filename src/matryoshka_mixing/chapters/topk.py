@@ -336,7 +336,8 @@ class Comparison:
         `n_live_...`: live seeds; `median_...`: median of `mean`; `siblings_...`: share of live seeds whose `siblings`
         is at most -0.1.
         """
-        found, means = {}, self.mean()
+        found: dict[str, float] = {}
+        means = self.mean()
         for name in ("ReLU", "BatchTopK", "TopK"):
             found[f"n_live_{name.lower()}"] = int(self.readings[name, RANDOM].all_live.sum())
             found[f"median_{name.lower()}"] = float(means[f"{name}, {RANDOM}"].median())
@@ -347,7 +348,8 @@ class Comparison:
 def compare(toy: Toy) -> Comparison:
     """Train every SAE of `Toy.saes` from both kinds of start."""
     near, random = toy.chosen.n_seeds, MORE * toy.chosen.n_seeds
-    readings, converged = {}, []
+    readings: dict[tuple[str, str], Reading] = {}
+    converged: list[Tensor] = []
 
     def fit(names: Iterable[str], start: str, n: int, training: TrainConfig) -> Iterator[Reading]:
         directions = toy.directions(n)

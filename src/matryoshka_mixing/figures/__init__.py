@@ -10,7 +10,7 @@ from matryoshka_mixing.figures.shared import (
     slider_heatmaps,
     theory_and_experiment,
 )
-from matryoshka_mixing.figures.style import COLOURS, DIVERGING, MARKERS, SEQUENTIAL, grid, use_style
+from matryoshka_mixing.figures.style import COLOURS, DIVERGING, MARKERS, SEQUENTIAL, grid, label, use_style
 
 __all__ = [
     "COLOURS",
@@ -22,6 +22,7 @@ __all__ = [
     "cosine_maps",
     "grid",
     "heatmaps",
+    "label",
     "loss_path",
     "seed_strips",
     "slider_heatmaps",

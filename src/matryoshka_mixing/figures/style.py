@@ -36,6 +36,18 @@ def use_style() -> None:
     }
 
 
+def label(name: str, longest: int = 24) -> str:
+    """A name of somebody else's, such as a tree file's, as text of a figure: one line, not too long, never mathematics.
+
+    Args:
+        name: any text.
+        longest: how many characters are shown at most; what is cut away is marked.
+    """
+    shown = "".join(char if char.isprintable() else " " for char in name)
+    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    return shown.replace("$", r"\$")
+
+
 def grid(n: int, per_row: int, size: tuple[float, float], **options) -> tuple[Figure, list[Axes]]:
     """A figure of `n` panels, `per_row` in a row, and their axes in reading order; places left over stay empty.
 
