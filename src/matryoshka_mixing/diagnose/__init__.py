@@ -328,7 +328,8 @@ def batches(rows: Any, size: int, dtype: torch.dtype, progress: bool = False) ->
 
     with tqdm(total=len(rows), disable=not progress, unit="row", unit_scale=True) as bar:
         for first in range(0, len(rows), size):
-            x = torch.as_tensor(rows[first : first + size])
+            part = rows[first : first + size]
+            x = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # a copy, of a memory map too
             if not x.is_floating_point():
                 raise ValueError(
                     f"the activations are {x.dtype}; they must be floating-point numbers. Scale and convert them first."

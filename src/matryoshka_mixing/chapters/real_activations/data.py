@@ -1,7 +1,7 @@
 """Activations of a language model, with families of features planted into them, and SAEs trained on them.
 
-The rows are noun glosses of WordNet 3.0 after the last layer of all-MiniLM-L6-v2 (`scripts/gloss_activations.py` builds
-the file; NOTICE has both licences).
+The rows are noun glosses of WordNet 3.0 after the last layer of all-MiniLM-L6-v2; `benchmarks/gloss_activations.py`
+builds the file, and NOTICE has both licences.
 """
 
 from __future__ import annotations

