@@ -13,6 +13,7 @@ own: `exchange` (files of other libraries) and `diagnose` (do its latents mix?).
     run = mm.train(setting, mm.random_start(config, range(64)))
 """
 
+from matryoshka_mixing import exchange
 from matryoshka_mixing.diagnose import Diagnosis, diagnose
 from matryoshka_mixing.features import (
     FeatureTree,
@@ -42,6 +43,7 @@ __all__ = [
     "Trained",
     "descend",
     "diagnose",
+    "exchange",
     "family",
     "independent",
     "orthonormal_dictionaries",

@@ -78,7 +78,13 @@ def html(found: Diagnosis, name: str) -> str:
         found: from `diagnose`.
         name: of the SAE, for the title.
     """
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "diagnosis", "font.size": 11}):
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "diagnosis",
+        "font.size": 11,
+        "figure.constrained_layout.use": True,
+    }
+    with plt.rc_context(style):
         figure, buffer = draw(found), io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
         plt.close(figure)
