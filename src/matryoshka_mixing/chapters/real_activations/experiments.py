@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from matryoshka_mixing import metrics, theory
@@ -37,7 +37,7 @@ SEEDS = (100, 101, 102, 103, 104)
 DIAGNOSED = ("movement", "chance", "along", "permuted", "lean", "bound", "predicted", "agreement", "leans", "judged")
 
 
-def predicted_cosines(places: Float[Tensor, "families three"]) -> Float[Tensor, "families children"]:
+def predicted_cosines(places: Int[Tensor, "families three"]) -> Float[Tensor, "families children"]:
     """Cosines of a parent's latent with its children, by the re-weighted second moment of its family.
 
     A parent's latent in prefix i is drawn by every prefix that holds it and misses the child (`theory.unequal_ratios`,
