@@ -597,7 +597,7 @@ def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, devic
     )
     generator = torch.Generator().manual_seed(config.seed)
     if isinstance(data, FeatureTree) and states is None:
-        acts = data.sample(1 << 14, torch.Generator().manual_seed(0))
+        acts = data.sample(1 << 14, 0)
         power_states = States(acts, torch.full((len(acts),), 1 / len(acts), dtype=torch.float64))
     elif states is not None:
         power_states = states

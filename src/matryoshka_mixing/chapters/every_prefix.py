@@ -465,7 +465,7 @@ def draw_activations(results: Results, per_kind: int = 40) -> Figure:
         per_kind: how many inputs that hold a child, and how many others that hold something, at most.
     """
     toy, dictionary = results.toy, results.dictionary(results.seeds[0])
-    acts, children = toy.tree.sample(4000, torch.Generator().manual_seed(0)), [c for _, c in toy.pairs]
+    acts, children = toy.tree.sample(4000, 0), [c for _, c in toy.pairs]
     holds_child = (acts[:, children] > 0).any(-1)
     batch = torch.cat([acts[holds_child][:per_kind], acts[~holds_child & (acts > 0).any(-1)][:per_kind]])
     if not len(batch):

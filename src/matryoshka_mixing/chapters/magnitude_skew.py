@@ -537,7 +537,7 @@ def company_runs(setup: Setup) -> dict[str, Float[Tensor, "live 2"]]:
     for name, (sae, tree) in runs.items():
         dictionary = features.orthonormal_dictionaries(tree.n_features, p.d_model, setup.sweep_seeds)
         run = train(Setting(sae, tree, dictionary), random_start(sae, setup.sweep_seeds), setup.sampled)
-        acts = tree.sample(4000, torch.Generator().manual_seed(p.seed))
+        acts = tree.sample(4000, p.seed)
         states = States(acts, torch.full((len(acts),), 1 / len(acts), dtype=torch.float64))
         results[name] = silenced(run.sae[0], states, dictionary, tree.parents())
     return results
