@@ -71,6 +71,7 @@ format: $(INSTALLED) ## repair style and formatting
 
 benchmark: $(BENCHMARK_INSTALLED) ## measure the speed beside JAX, SAELens and a plain loop (own environment, some 15 minutes)
 	@$(BENCHMARK_PY) benchmarks/agreement.py
+	@$(BENCHMARK_PY) benchmarks/exchange.py
 	@$(BENCHMARK_PY) benchmarks/run.py --output benchmarks/results.json
 
 serve: ## show _build/html at http://localhost:8000 (PORT=... for another)

@@ -296,6 +296,11 @@ def _fitting(settings: list[Setting], start: SAE, config: TrainConfig, dtype: to
             raise ValueError(
                 f"settings trained together must share d_in and the number of latents; got {first} and {setting.sae}."
             )
+        if setting.sae.activation == "jumprelu":
+            raise ValueError(
+                "train does not train JumpReLU SAEs: their thresholds have no gradient. Train with batchtopk, whose "
+                "threshold makes a JumpReLU SAE (see `exchange`), or pass a loss of your own to descend."
+            )
         if config.batch_size is None and isinstance(setting.data, FeatureTree):
             raise ValueError("a FeatureTree can only be sampled; give batch_size, or pass tree.states() as data.")
     if dtype not in (torch.float64, torch.float32):
@@ -576,7 +581,10 @@ def _along(path: list[SAE], like: SAE) -> SAE:
         else parameter.unsqueeze(n)[(*[slice(None)] * n, slice(0))]
         for name, parameter in like.parameters.items()
     }
-    return SAE(**parameters, config=like.config)
+    threshold = None
+    if like.threshold is not None and like.threshold.ndim > n:  # JumpReLU's, which training leaves as they are
+        threshold = like.threshold.unsqueeze(n).expand(*like.instances, len(path), -1)
+    return SAE(**parameters, config=like.config, threshold=threshold)
 
 
 def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, device: str = "cpu", dtype=torch.float64):
