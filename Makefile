@@ -36,7 +36,7 @@ PARALLEL   = $(MAKE) --silent --no-print-directory --jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book notebooks executed test lint format benchmark serve clean distclean
+.PHONY: help book pdf browser notebooks executed test lint format benchmark serve clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ help: ## list the targets
 book: $(INSTALLED) ## run every notebook and render the site into _build/html
 	@$(PARALLEL) $(BUILD)/rendered
 	@$(PY) scripts/render.py publish $(BUILD) _build/html
+
+pdf: book ## print the whole book into _build/html/matryoshka-mixing.pdf (needs Debian's chromium)
+	@$(PY) scripts/render.py pdf $(BUILD) _build/html
+
+browser: $(INSTALLED) ## look at every page of _build/html in a real browser (needs Debian's chromium)
+	@$(PY) -m pytest tests/browser
 
 notebooks: $(INSTALLED) ## refresh the outputs of the committed notebooks
 	@$(PARALLEL) PROFILE=report executed
@@ -57,7 +63,7 @@ notebooks: $(INSTALLED) ## refresh the outputs of the committed notebooks
 	@$(PY) scripts/render.py figure $(README_FIGURE)
 
 test: lint ## check style and types, run the unit tests, and nbval over the committed notebooks
-	@$(PY) -m pytest -n $(JOBS) --cov=matryoshka_mixing tests
+	@$(PY) -m pytest -n $(JOBS) --cov=matryoshka_mixing --ignore tests/browser tests
 	@$(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300 notebooks
 
 lint: $(INSTALLED) ## check style, formatting and types

@@ -98,11 +98,10 @@ claims.glue(n_swept=selective.numel(), n_stray=int((~selective).sum()))
 figure = chapter.draw_sweep(swept, p)
 
 # %% [markdown]
-# Move the slider: theory on the left, a trained SAE on the right (the first selective seed at each child probability).
-
+# Move it: the arrows follow the closed forms. The small dots are the trained SAEs of this run.
 
 # %% tags=["hide-input"]
-HTML(chapter.slider(swept, p, tree.names))
+HTML(chapter.explorable(swept, p))
 
 # %% [markdown]
 # In {glue:text}`n_stray` of {glue:text}`n_swept` runs from near the truth a child's latent fires on a sibling as well,

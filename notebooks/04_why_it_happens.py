@@ -208,10 +208,10 @@ claims.glue(
 figure = chapter.draw_doses(setup, factors, [doses, open_doses])
 
 # %% [markdown]
-# Move the slider: theory on the left; on the right the trained SAE whose loss is the median of its seeds.
+# Move it: the lines are the closed forms; the small dots are the trained SAEs whose loss is the median of their seeds.
 
 # %% tags=["hide-input"]
-HTML(chapter.dose_slider(setup, factors, dosed["near"]))
+HTML(chapter.dose_explorable(setup, factors, dosed["near"]))
 
 # %% [markdown]
 # ## Intervention (a): which terms pull, and which hold back

@@ -112,18 +112,12 @@ def test_strips_and_paths():
     assert texts(path) == ["here"]
 
 
-def test_a_slider_holds_every_frame_and_nothing_from_outside():
-    panels = {"theory": np.array([[[1.0, 0.2]], [[0.9, -0.001]]]), "trained <1>": np.zeros((2, 1, 2))}
-    page = figures.slider_heatmaps("a-slider", "q", [0.1, 0.25], panels, ["x", "y"], ["latent 0"])
-    data = json.loads(re.search(r"data = (\{.*\});", page)[1])
-    assert data["stops"] == ["0.1", "0.25"]
-    assert [[text for text, _, _ in frame] for frame in data["frames"]] == [
-        ["1.00", "0.20", "0.00", "0.00"],
-        ["0.90", "0.00", "0.00", "0.00"],
-    ]
-    assert data["frames"][0][0][1] == mpl.colors.to_hex(mpl.colormaps[figures.DIVERGING](1.0))
-    assert page.count("class=cosine") == 4 and 'max="1"' in page
-    assert "trained &lt;1&gt;" in page and "http" not in page
+def test_what_a_reader_moves_carries_its_data_and_nothing_from_outside():
+    page = figures.explorable("an-id", {"q": 0.2, "n": 3}, [[0.1, 0.25, np.nan]], notebook="<03>")
+    data = json.loads(re.search(r"json\">(\{.*\})<", page)[1])
+    assert data["dots"] == [[0.1, 0.25, None]] and data["notebook"] == "<03>"
+    assert data["start"] == {"q": 0.2, "n": 3} and data["run"] == {"n": 3}, "what is swept is not compared"
+    assert 'id="an-id"' in page and "http" not in page and "<03>" not in page
 
 
 def test_clouds_hold_every_point_and_the_line():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -87,53 +86,28 @@ def _brightness(colour: Any) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05
 
 
-def slider_heatmaps(
-    name: str,
-    label: str,
-    stops: Sequence[float],
-    panels: Mapping[str, np.ndarray],
-    columns: Sequence[str],
-    rows: Sequence[str],
-) -> str:
-    """Heat maps of cosines that a reader moves with a slider, as self-contained HTML.
+def explorable(name: str, start: Mapping[str, float], dots: Sequence[Sequence[float]], **config: Any) -> str:
+    """What a reader moves on the page of a chapter, as HTML: the closed forms live, trained SAEs as dots over them.
+
+    `book/_static/explorable.js` brings it to life; without it a sentence says where it is.
 
     Args:
         name: of the element on the page; letters and hyphens, unique on it.
-        label: what the slider changes.
-        stops: its values.
-        panels: title of each panel and its cosines at every stop, shape (stops, rows, columns).
-        columns, rows: their names.
+        start: values that it starts with and that the dots were trained at: `q`, `n`, `beta`, `l1`, as far as they are
+            not the defaults (0.4, 2, 1, 0).
+        dots: of each setting trained the amount swept, the parent's latent's cosine with a child and a child's latent's
+            with its sibling; NaN where there is none.
+        config: `x`, the amount swept ("q", or "blamed": a factor on the terms that mix, then `most`, its largest
+            value), `controls` (which of "q", "n", "beta", "l1", "blamed", "turn"), `modes` (False: no choice of what
+            trains it), `notebook` (the one that its command runs).
     """
-    colours = mpl.colormaps[DIVERGING]
-
-    def cell(value: float) -> list[str]:
-        paper = colours((round(float(value), 9) + 1) / 2)
-        return [_short(value), mpl.colors.to_hex(paper), _ink(paper)]
-
-    frames = [[cell(v) for matrix in panels.values() for v in np.ravel(matrix[i])] for i in range(len(stops))]
-    head = "<tr><td></td>" + "".join(f"<th>{html.escape(c)}</th>" for c in columns) + "</tr>"
-    body = "".join(f"<tr><th>{html.escape(r)}</th>{'<td class=cosine></td>' * len(columns)}</tr>" for r in rows)
-    tables = "".join(f"<table><caption>{html.escape(t)}</caption>{head}{body}</table>" for t in panels)
-    data = json.dumps({"stops": [f"{stop:.3g}" for stop in stops], "frames": frames})
-    return f"""<div class="slider-figure" id="{name}">
-<label>{html.escape(label)}: <output></output>
-<input type="range" min="0" max="{len(stops) - 1}" value="{len(stops) // 2}"></label>
-<div class="slider-tables">{tables}</div>
-<script>(() => {{
-  const root = document.getElementById("{name}"), data = {data};
-  const input = root.querySelector("input"), cells = root.querySelectorAll(".cosine");
-  const show = () => {{
-    root.querySelector("output").textContent = data.stops[input.value];
-    data.frames[input.value].forEach(([text, paper, ink], i) => {{
-      cells[i].textContent = text;
-      cells[i].style.background = paper;
-      cells[i].style.color = ink;
-    }});
-  }};
-  input.addEventListener("input", show);
-  show();
-}})();</script>
-</div>"""
+    known = [[None if np.isnan(value) else round(float(value), 4) for value in dot] for dot in dots]
+    run = {key: value for key, value in start.items() if key != config.get("x", "q")}
+    data = json.dumps({"start": dict(start), "run": run, "dots": known} | config).replace("<", "\\u003c")
+    return (
+        f'<div class="explorable" id="{name}"><script type="application/json">{data}</script>'
+        "<p>On the page of the book, with JavaScript, this is a picture that can be moved.</p></div>"
+    )
 
 
 def basin_heatmaps(
