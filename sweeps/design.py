@@ -96,7 +96,9 @@ def _expanded(name: str, sheet: Any) -> Sweep:
         raise ValueError(f"unfit is {unfit!r}; it must be refuse or skip.")
     profile = {key: value for key, value in _profile(sheet.get("profile")).items() if key in known}
     varied, points = _points(sheet["design"], known)
-    seeds = sheet.get("seeds", [fixed.get("seed", profile.get("seed", chapter().seed if "seed" in known else None))])
+    for name in {*varied, *fixed} - set(known):
+        chapter.of({name: 0})  # raises: there is no such parameter
+    seeds = sheet.get("seeds", [None])
     if twice := set(varied) & set(fixed) or {"seed"} & {*varied, *(fixed if "seeds" in sheet else ())}:
         raise ValueError(f"{', '.join(sorted(twice))}: given twice. Say it under design, fixed or seeds, and once.")
     base = profile | fixed

@@ -21,6 +21,7 @@ from matryoshka_mixing.sae import SAE
 from matryoshka_mixing.training import Setting, TrainConfig, Trained, train
 
 _NUMBERS = ("loss", "grad_norm", "converged", "history")
+_USUAL = TrainConfig()
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Stored:
 def stream(
     settings: Iterable[Setting],
     start: SAE,
-    config: TrainConfig = TrainConfig(),
+    config: TrainConfig = _USUAL,
     *,
     folder: str | Path,
     chunk: int = 64,
