@@ -21,6 +21,9 @@ INSTALLED := $(VENV)/installed
 BENCHMARK_VENV      := .venv-benchmark
 BENCHMARK_PY        := $(BENCHMARK_VENV)/bin/python
 BENCHMARK_INSTALLED := $(BENCHMARK_VENV)/installed
+SWEEP_VENV      := .venv-sweep
+SWEEP_INSTALLED := $(SWEEP_VENV)/installed
+SWEEPS          := $(basename $(notdir $(wildcard sweeps/*.yml)))
 BUILD     := _build/$(PROFILE)
 NAMES     := $(basename $(notdir $(wildcard notebooks/[0-9][0-9]_*.py)))
 EXECUTED  := $(NAMES:%=$(BUILD)/notebooks/%.ipynb)
@@ -36,7 +39,7 @@ PARALLEL   = $(MAKE) --silent --no-print-directory --jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book pdf browser notebooks executed test lint format benchmark serve clean distclean
+.PHONY: help book pdf browser notebooks executed test lint format benchmark sweep serve clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +83,13 @@ benchmark: $(BENCHMARK_INSTALLED) ## measure the speed beside JAX, SAELens and a
 	@$(BENCHMARK_PY) benchmarks/exchange.py
 	@$(BENCHMARK_PY) benchmarks/run.py --output benchmarks/results.json
 
+sweep: ## run the notebook of sweeps/SWEEP.yml at every point of its design, or what is missing (own environment)
+	@case " $(SWEEPS) " in *" $(SWEEP) "*) ;; *) \
+	  echo "error: SWEEP=$(SWEEP) is unknown; choose one of: $(SWEEPS), or write sweeps/NAME.yml" >&2; exit 1;; esac
+	@$(MAKE) --no-print-directory $(SWEEP_INSTALLED)
+	@$(SWEEP_VENV)/bin/snakemake --snakefile sweeps/Snakefile --config sweep=sweeps/$(SWEEP).yml --cores $(JOBS)
+	@echo "[sweep] table: _build/sweeps/$(SWEEP)/table.csv"
+
 serve: ## show _build/html at http://localhost:8000 (PORT=... for another)
 	@test -f _build/html/index.html || { echo "nothing to show yet: run 'make book' first" >&2; exit 1; }
 	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
@@ -88,12 +98,13 @@ clean: ## remove everything that was built
 	rm -rf _build
 
 distclean: clean ## remove the installed packages as well
-	rm -rf $(VENV) $(BENCHMARK_VENV)
+	rm -rf $(VENV) $(BENCHMARK_VENV) $(SWEEP_VENV)
 
-# One recipe for both environments: the report's, and the benchmark's with what it is compared to.
+# One recipe for all environments: the report's, the benchmark's with what it is compared to, and that of the sweeps.
 $(INSTALLED): requirements.txt pyproject.toml
 $(BENCHMARK_INSTALLED): benchmarks/requirements.txt pyproject.toml
-$(INSTALLED) $(BENCHMARK_INSTALLED):
+$(SWEEP_INSTALLED): sweeps/requirements.txt pyproject.toml
+$(INSTALLED) $(BENCHMARK_INSTALLED) $(SWEEP_INSTALLED):
 	@command -v $(PYTHON) > /dev/null || { echo "error: no $(PYTHON) found; name one with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version); name another with PYTHON=..." >&2; exit 1; }
