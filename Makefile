@@ -35,11 +35,14 @@ COMMON    := $(shell find $(PACKAGE) -type f \( -name '*.py' -o -name '*.json' -
 # Folders are listed too: their dates tell of a file that was removed.
 BOOK      := _config.yml _toc.yml benchmarks/. $(wildcard benchmarks/*.py benchmarks/*.json) \
              book/. $(shell find book -mindepth 1 -not -path "*/__pycache__*")
+# What makes torch, NumPy and numba take the paths of another, older CPU.
+ELSEWHERE := MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Prescott \
+             NUMBA_CPU_NAME=nehalem NUMBA_CPU_FEATURES=+sse4.2,+popcnt
 PARALLEL   = $(MAKE) --silent --no-print-directory --jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book pdf browser notebooks executed test lint format benchmark sweep serve clean distclean
+.PHONY: help book pdf browser notebooks executed test elsewhere release-check lint format benchmark sweep serve clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +71,12 @@ notebooks: $(INSTALLED) ## refresh the outputs of the committed notebooks
 test: lint ## check style and types, run the unit tests, and nbval over the committed notebooks
 	@$(PY) -m pytest -n $(JOBS) --cov=matryoshka_mixing --ignore tests/browser tests
 	@$(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300 notebooks
+
+elsewhere: $(INSTALLED) ## nbval once more, as on another CPU: other BLAS kernels, and compiled code for an old processor
+	@$(ELSEWHERE) $(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300 notebooks
+
+release-check: $(INSTALLED) ## build wheel and sdist, install the wheel into an environment of its own, and use it there
+	@$(PY) scripts/release_check.py
 
 lint: $(INSTALLED) ## check style, formatting and types
 	@$(VENV)/bin/ruff check .
