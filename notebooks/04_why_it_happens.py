@@ -11,6 +11,8 @@
 # {glue:}`sibling-undo`
 #
 # {glue:}`child-to-parent`
+#
+# {glue:}`unequal-children`
 
 # %% [markdown]
 # ## What was predicted
@@ -454,8 +456,8 @@ figure = chapter.draw_limits(limits, noises, reached_near, float(reached.mean())
 # ## The verdicts
 #
 # All thresholds come from the ledger, `book/claims.yml`. A criterion over seeds is met when the 95% Wilson interval
-# of the share that passes lies above the share asked for {cite:p}`wilson1927probable`. The control of the last claim
-# is as in {doc}`03_matryoshka_inherits`: independent features with a decoder bias.
+# of the share that passes lies above the share asked for {cite:p}`wilson1927probable`. The control of the last two
+# claims is as in {doc}`03_matryoshka_inherits`: independent features with a decoder bias.
 
 # %% tags=["hide-input"]
 ledger = claims.load()
@@ -465,7 +467,6 @@ prefix_pull = claims.judge(
         "pull_share": share,
         "child_cosine_without_the_terms_near_truth": chapter.mixed_in(clean["near"]),
         "child_cosine_without_the_terms": chapter.mixed_in(clean["random"]),
-        "imbalance": imbalance,
         "dose_gap": dose_gap,
         "child_cosine_without_others": kept,
         "converged": chapter.converged(near_run, random_run, *removed.values(), *dosed.values()),
@@ -493,7 +494,7 @@ sibling_undo = claims.judge(
 sibling_undo
 
 # %% [markdown]
-# Random seeds for the last claim: the first {glue:text}`n_first` left its criterion undecided in the first run of this
+# Random seeds for the claim on equal children: the first {glue:text}`n_first` left its criterion undecided in the first run of this
 # chapter (here {glue:text}`first_lean` of {glue:text}`first_live` live ones pass), so it is judged on
 # {glue:text}`n_fresh` fresh ones.
 
@@ -512,15 +513,26 @@ child_to_parent = claims.judge(
         "child_to_parent": leaning.amax(-1),
         "child_to_parent_size": leaning.abs().amax(-1) / chapter.siblings(near, in_size=False).abs(),
         "child_to_parent_random": random_lean[random.all_live & fresh],
+        "control_child_to_parent": control_lean.abs().amax(-1),
+        "converged": chapter.converged(near_run, random_run, control_run),
+    },
+    started={"child_to_parent_random": int(fresh.sum())},
+)
+child_to_parent
+
+# %% tags=["hide-input"]
+unequal_children = claims.judge(
+    ledger["unequal-children"],
+    {
         "sign_agreement": by_pair.agreement,
         "positive_case": rare_leans[metrics.live(rare_run.acts[0]).all(-1), 1:].amin(-1),
         "theory_gap": by_pair.gap,
         "control_child_to_parent": control_lean.abs().amax(-1),
-        "converged": chapter.converged(near_run, random_run, control_run, by_pair.run, rare_run),
+        "converged": chapter.converged(control_run, by_pair.run, rare_run),
     },
-    started={"child_to_parent_random": int(fresh.sum()), "positive_case": n_near},
+    started={"positive_case": n_near},
 )
-child_to_parent
+unequal_children
 
 # %% tags=["remove-cell"]
 first = random_lean[random.all_live & ~fresh]
@@ -532,6 +544,7 @@ claims.glue(
     prefix_pull=prefix_pull,
     sibling_undo=sibling_undo,
     child_to_parent=child_to_parent,
+    unequal_children=unequal_children,
 )
 
 # %% [markdown]

@@ -121,12 +121,12 @@ HTML(chapter.table(results))
 # target; *equal penalties*; steered to the *true L0* of the tree, {glue:text}`true_l0:.2f`; and *equal L0*, steered to
 # {glue:text}`absorbed_l0:.2f`, which both can reach.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Absorption rate: the share of inputs with parent and child on which the parent's latent is silent, every seed a point. Steered alike, the medians are {glue:text}`standard_absorption:.3f` for the standard SAE and {glue:text}`sampled_absorption:.3f` for sampled prefixes; at equal L0, {glue:text}`standard_absorption_equal:.3f` and {glue:text}`sampled_absorption_equal:.3f`.", "name": "fig-tree-absorption"}, "image": {"alt": "Strips of points. The absorption rate of standard SAEs is high in every comparison, that of Matryoshka SAEs lower, by how much depends on the comparison."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Absorption: how much of the parents other latents write on inputs with parent and child, every seed a point. Steered alike, the medians are {glue:text}`standard_absorption:.3f` for the standard SAE and {glue:text}`sampled_absorption:.3f` for sampled prefixes; at equal L0, {glue:text}`standard_absorption_equal:.3f` and {glue:text}`sampled_absorption_equal:.3f`.", "name": "fig-tree-absorption"}, "image": {"alt": "Strips of points. The absorption of standard SAEs is high in every comparison, that of Matryoshka SAEs lower, by how much depends on the comparison."}}
 figure = chapter.draw_absorption(results)
 
 # %% [markdown]
 # At equal L0 the gain is {glue:text}`equal_gain:.3f` (median) and reaches 0.25 in {glue:text}`n_equal_gain` of
-# {glue:text}`n_shown` seeds; a rate moves by steps of one pair in {glue:text}`n_pairs`.
+# {glue:text}`n_shown` seeds.
 #
 # At an L0 of {glue:text}`absorbed_l0:.2f` a Matryoshka SAE cannot keep its parents' latents firing beside the
 # children's: it has to absorb or to leave features out. With sampled prefixes it misses {glue:text}`equal_missing:.1f`
@@ -179,7 +179,7 @@ figure = chapter.draw_theory(against)
 # so how evenly children are mixed in.
 #
 # **Control.** On independent features that fire as often, with every prefix in every batch, the same pairs have a
-# median cosine of {glue:text}`control_median`; and the standard SAE's absorption rate there is
+# median cosine of {glue:text}`control_median`; and the standard SAE's absorption there is
 # {glue:text}`control_absorption_median:.3f`.
 #
 # **Children.** In the steered arms a child's decoder has a small negative cosine with its parent
@@ -196,7 +196,7 @@ figure = chapter.draw_histories(results)
 # rest is the steering of the penalty. The run on this page, shorter than the original's by far, ends at
 # {glue:text}`live_sampled:.2f` for sampled and {glue:text}`live_all:.2f` for all prefixes.
 #
-# **Mixing or absorption.** Steered to an L0 of {glue:text}`absorbed_l0:.2f`, the sampled arm absorbs, at a rate of
+# **Mixing or absorption.** Steered to an L0 of {glue:text}`absorbed_l0:.2f`, the sampled arm absorbs, by
 # {glue:text}`sampled_absorption_equal:.3f`, and its parents have a median cosine of {glue:text}`equal_cosine:.3f` with
 # their children: a parent's latent that is silent beside a child has nothing of the child to carry.
 #
