@@ -257,11 +257,11 @@ figure = chapter.draw_removed(chapter.beside_whole(near, random, without))
 # ### What else happens: absorption comes back
 #
 # Nothing is free. Without the blamed terms nothing asks the parent's latent to fire beside a child any more. With no
-# penalty the loss is then zero for a whole family of solutions, clean and absorbing alike (the trained child cosines
-# with the parent lie between {glue:text}`lean_low` and {glue:text}`lean_high`). A small penalty decides between them:
-# with an L1 penalty of {glue:text}`l1:.3f`, on the whole loss, the median absorption rate is
-# {glue:text}`absorption_whole:.2f` from near the truth; without the blamed terms, and their part of the penalty, it is
-# {glue:text}`absorption_removed:.2f`.
+# penalty the loss is then zero for a whole family of solutions, clean and absorbing alike.
+#
+# A small penalty decides between them: with an L1 penalty of {glue:text}`l1:.3f`, on the whole loss, the median
+# absorption is {glue:text}`absorption_whole:.2f` from near the truth; without the blamed terms, and their part of the
+# penalty, it is {glue:text}`absorption_removed:.2f`.
 #
 # So **the terms that mix are the terms that prevent absorption**. They act on two things: on the encoder (fire beside
 # the child) and on the decoder (lean toward the child). These can be told apart: let the blamed terms reach the
@@ -291,13 +291,14 @@ claims.glue(
 figure = chapter.draw_reach(limited["near"], reach, tree.names)
 
 # %% [markdown]
-# Where the terms reach the decoder alone the absorption rate is {glue:text}`absorption_decoder`: a latent that the
-# penalty has silenced beside the child is not pulled at all.
-# With the encoder alone reached, the smallest cosine of a latent with its own feature is {glue:text}`own_encoder`
-# (median over seeds from near the truth) at an absorption rate of {glue:text}`absorption_encoder`. From random
-# initialisation, over the {glue:text}`n_partial_live` live of {glue:text}`n_partial` seeds, the medians are
-# {glue:text}`own_encoder_random` and {glue:text}`absorption_encoder_random`. This tests the mechanism;
-# it is not yet a remedy, since it takes the knowledge of which latents are children.
+# Where the terms reach the decoder alone the absorption is {glue:text}`absorption_decoder`: a latent that the penalty
+# has silenced beside the child is not pulled at all. With the encoder alone reached, the smallest cosine of a latent
+# with its own feature is {glue:text}`own_encoder` (median over seeds from near the truth) at an absorption of
+# {glue:text}`absorption_encoder`.
+#
+# From random initialisation, over {glue:text}`n_partial_live` live seeds, the medians are
+# {glue:text}`own_encoder_random` and {glue:text}`absorption_encoder_random`. This tests the mechanism; it is not yet
+# a remedy, since it takes the knowledge of which latents are children.
 
 # %% [markdown]
 # ## Intervention (c): hold the parent's decoder
@@ -394,10 +395,10 @@ claims.glue(many_gap=told(max(gaps)))
 figure = chapter.draw_leans(leans)
 
 # %% [markdown]
-# **The positive case, shown.** One common child with nine tenths of the default total probability, and the rest shared
-# by the others: theory gives a rare child a cosine of {glue:text}`rare_theory:+.3f` with the parent. Trained, from
-# near the truth, the median over rare children is {glue:text}`rare_trained` in the {glue:text}`n_rare` of
-# {glue:text}`n_near` seeds that keep A4, and the common child's is {glue:text}`common_trained`.
+# **The positive case, shown.** One common child with nine tenths of the default total probability, and the rest
+# shared by the others: theory gives a rare child a cosine of {glue:text}`rare_theory:+.3f` with the parent. Trained,
+# from near the truth, the median over rare children is {glue:text}`rare_trained` in the seeds that keep A4, and the
+# common child's is {glue:text}`common_trained`.
 
 # %%
 rare_run, rare_theory = chapter.rare_children(setup)
@@ -443,14 +444,14 @@ figure = chapter.draw_limits(limits, noises, reached_near, float(reached.mean())
 
 # %% [markdown]
 # A **penalty** shrinks activations, so a child takes back less of the parent. **Two children that overlap** and come
-# in together keep the dashed lines, up to overlap {glue:text}`overlap_up_to:.1f` to {glue:text}`overlap_gap`: in the
-# outer prefix their two decoders span what is missing from the joint input as well. (With equal weights on both
-# prefixes the overlap even drops out of the eigenvector.) With a prefix between the two, or three at once, the theory
-# says nothing, and `theory.prefix_weights` refuses. **Oblique directions** keep the dashed lines to
-# {glue:text}`oblique_gap`. **Biases** add little while the parent is rare; a decoder bias can carry a parent that
-# fires more often than not. **Random starts** break A4: of {glue:text}`n_random`, {glue:text}`n_random_live` have no
-# dead latent; of those a share of {glue:text}`reached_live` ends at the theory's solution, and the median distance
-# from its mixings is {glue:text}`drift_random`.
+# in together keep the dashed lines, to {glue:text}`overlap_gap`: in the outer prefix their two decoders span what is
+# missing from the joint input as well. (With equal weights on both prefixes the overlap even drops out of the
+# eigenvector.) With a prefix between the two, or three at once, the theory says nothing, and `theory.prefix_weights`
+# refuses. **Oblique directions** keep the dashed lines to {glue:text}`oblique_gap`.
+#
+# **Biases** add little while the parent is rare; a decoder bias can carry a parent that fires more often than not.
+# **Random starts** break A4: of those without a dead latent a share of {glue:text}`reached_live` ends at the theory's
+# solution, and the median distance from its mixings is {glue:text}`drift_random`.
 
 # %% [markdown]
 # ## The verdicts
@@ -494,7 +495,7 @@ sibling_undo = claims.judge(
 sibling_undo
 
 # %% [markdown]
-# Random seeds for the claim on equal children: the first {glue:text}`n_first` left its criterion undecided in the first run of this
+# Random seeds for the claim on equal children: the first ones left its criterion undecided in the first run of this
 # chapter (here {glue:text}`first_lean` of {glue:text}`first_live` live ones pass), so it is judged on
 # {glue:text}`n_fresh` fresh ones.
 

@@ -7,11 +7,11 @@
 #
 # {glue:}`beyond-the-toy`
 #
-# In one sentence: over {glue:text}`n_factors` factors the parent's latent keeps a positive cosine with its children
-# down to {glue:text}`lowest_near:.3f` (from near the truth, in *{glue:text}`lowest_near_factor`*) and
-# {glue:text}`lowest_random:.3f` (from random starts, in *{glue:text}`lowest_random_factor`*), where the default has
-# {glue:text}`base_near:.3f`. It falls below the 0.1 that the ledger asks for in: *{glue:text}`small_near`* (from near
-# the truth); *{glue:text}`small_random`* (from random starts).
+# In one sentence: over {glue:text}`n_factors` factors the parent's latent keeps a positive cosine with its children,
+# from near the truth down to {glue:text}`lowest_near:.3f`, where the default has {glue:text}`base_near:.3f`.
+#
+# It falls below the 0.1 that the ledger asks for in: *{glue:text}`small_near`* (from near the truth);
+# *{glue:text}`small_random`* (from random starts).
 
 # %% [markdown]
 # ## What was predicted
@@ -211,9 +211,9 @@ figure = chapter.drawing.draw_features(explored, theories["cosine of features"],
 #   the argument of {doc}`03_matryoshka_inherits` breaks. The eigenvector is an approximation then; the figure says how
 #   good a one.
 # - **Directions.** A common cosine moves the parent's excess by {glue:text}`cosine_moves:.3f` only, and the child's
-#   with its sibling from {glue:text}`sibling_upright:.3f` to {glue:text}`sibling_leaning:.3f`. In the tightest crowd
-#   the parents' latents have a median cosine of {glue:text}`crowd_parents:.2f` with their own features and the
-#   children's {glue:text}`crowd_children:.2f`; the mixing is still there.
+#   with its sibling from {glue:text}`sibling_upright:.3f` to {glue:text}`sibling_leaning:.3f`.
+# - **Crowds.** In the tightest crowd the parents' latents have a median cosine of {glue:text}`crowd_parents:.2f` with
+#   their own features and the children's {glue:text}`crowd_children:.2f`; the mixing is still there.
 #
 # ## The model, one factor at a time
 

@@ -298,6 +298,11 @@ def told(value: float | Tensor, form: str = ".0%") -> str:
     return "none" if math.isnan(value) else f"{value:{form}}" if form else claims.number(value)
 
 
+def part(holds: Bool[Tensor, " some"]) -> str:
+    """How many of some seeds, in words: "3 of 4"."""
+    return f"{int(holds.sum())} of {len(holds)}"
+
+
 def typical(seeds: Found) -> int:
     """The first seed of the most frequent solution, by which latent fires where, among live seeds if there are any."""
     pool = torch.nonzero(seeds.live)[:, 0]
