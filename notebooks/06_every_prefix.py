@@ -125,7 +125,7 @@ HTML(chapter.table(results))
 # *equal penalties*; steered to the *true L0* of the tree, {glue:text}`true_l0:.2f`; and *equal L0*, steered to
 # {glue:text}`absorbed_l0:.2f`, which both can reach.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Absorption: how much of the parents other latents write on inputs with parent and child, every seed a point. Steered alike, the medians are {glue:text}`standard_absorption:.3f` for the standard SAE and {glue:text}`sampled_absorption:.3f` for sampled prefixes; at equal L0, {glue:text}`standard_absorption_equal:.3f` and {glue:text}`sampled_absorption_equal:.3f`.", "name": "fig-tree-absorption"}, "image": {"alt": "Strips of points. The absorption of standard SAEs is high in every comparison, that of Matryoshka SAEs lower, by how much depends on the comparison."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Absorption: how much of the parents other latents write on inputs with parent and child, every seed a point. Steered alike, the medians are {glue:text}`standard_absorption:.3f` for the standard SAE and {glue:text}`sampled_absorption:.3f` for sampled prefixes. Seeds in which every parent is missing are left out, most at equal L0.", "name": "fig-tree-absorption"}, "image": {"alt": "Strips of points. The absorption of standard SAEs is high in every comparison, that of Matryoshka SAEs lower, by how much depends on the comparison."}}
 figure = chapter.draw_absorption(results)
 
 # %% [markdown]

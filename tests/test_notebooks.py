@@ -132,15 +132,15 @@ def parts(node):
 
 
 def check_numbers(notebook):
-    """Return the paragraphs and list items with more than three inserted numbers; tables may hold any."""
-    found = []
+    """Return the paragraphs, list items and captions with more than three inserted numbers; tables may hold any."""
+    parts = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             prose = re.sub(r"(?m)^\|.*$", "", cell.source)
-            for paragraph in re.split(r"\n\s*\n|\n(?=(?:[-*]|\d+\.) )", prose):
-                if len(re.findall(r"\{glue:text\}`", paragraph)) > MOST_NUMBERS:
-                    found.append(f"more than {MOST_NUMBERS} inserted numbers: {paragraph.strip()[:60]}")
-    return found
+            parts += re.split(r"\n\s*\n|\n(?=(?:[-*]|\d+\.) )", prose)
+        parts.append(cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", ""))
+    many = [part for part in parts if len(re.findall(r"\{glue:text\}`", part)) > MOST_NUMBERS]
+    return [f"more than {MOST_NUMBERS} inserted numbers: {part.strip()[:60]}" for part in many]
 
 
 def check_width(notebook):
@@ -377,6 +377,10 @@ def insert_many_numbers_in_an_item(notebook):
     notebook.cells[0].source = "- one {glue:text}`n`\n- " + "of {glue:text}`n:.2f` " * 4
 
 
+def insert_many_numbers_in_a_caption(notebook):
+    notebook.cells[4].metadata["mystnb"]["figure"]["caption"] = 4 * "of {glue:text}`n` "
+
+
 def keep_the_times(notebook):
     notebook.cells[3].metadata["execution"] = {"iopub.execute_input": "2020-01-01T00:00:00"}
 
@@ -423,6 +427,7 @@ def test_a_good_notebook_passes_every_check(good):
         (check_width, write_a_wide_line_of_prose),
         (check_numbers, insert_many_numbers),
         (check_numbers, insert_many_numbers_in_an_item),
+        (check_numbers, insert_many_numbers_in_a_caption),
         (check_stable, keep_the_times),
         (check_stable, keep_the_versions),
         (check_stable, inject_parameters),
