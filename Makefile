@@ -137,7 +137,8 @@ name = $(1:$(firstword $(subst _, ,$(1)))_%=%)
 $(foreach notebook,$(NAMES),$(eval $(BUILD)/notebooks/$(notebook).ipynb: $(call own,$(call name,$(notebook)))))
 
 $(BUILD)/ledger.json: $(EXECUTED)
-	@$(PY) -m matryoshka_mixing.claims collect $(EXECUTED) --ledger $@ --table $(BUILD)/verdicts.md
+	@$(PY) -m matryoshka_mixing.claims collect $(EXECUTED) --ledger $@ --table $(BUILD)/verdicts.md \
+		--page $(BUILD)/criteria.md
 
 $(BUILD)/rendered: $(BUILD)/ledger.json $(BOOK) scripts/render.py
 	@$(PY) scripts/render.py build $(BUILD) $(EXECUTED)

@@ -67,7 +67,7 @@ def wanted_sources(build, notebooks):
     """Return where each file of the book's source comes from: path inside the source -> path here."""
     prose = [path for path in Path("book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     wanted = {path: path for path in [Path("_config.yml"), Path("_toc.yml"), *prose]}
-    for generated in ("verdicts.md", "parameters.md", "explorable.html"):
+    for generated in ("verdicts.md", "criteria.md", "parameters.md", "explorable.html"):
         wanted[Path("book") / generated] = build / generated
     # The page on speed comes with figures, unless no benchmark was run.
     wanted |= {Path("book") / path.name: path for path in (build / "speed").glob("*")}

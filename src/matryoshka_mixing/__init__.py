@@ -22,13 +22,14 @@ from matryoshka_mixing.features import (
     twenty_feature_tree,
     without_hierarchy,
 )
-from matryoshka_mixing.metrics import Mixing, Reading, read
+from matryoshka_mixing.metrics import Edges, Mixing, Reading, read
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, Trained, descend, train
 
 __version__ = "0.1.0"
 __all__ = [
     "SAE",
+    "Edges",
     "FeatureTree",
     "Mixing",
     "Reading",

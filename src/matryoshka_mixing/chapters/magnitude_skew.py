@@ -32,7 +32,7 @@ STATES = ["nothing", "parent", "parent + child"]
 ALONE, SUM = 1, 2
 """Places of the two states that hold anything."""
 ABSORBED = 0.9
-"""An SAE has absorbed its parent where the parent's latent is silent on this share of the child's inputs."""
+"""An SAE has absorbed its parent from this much of it on; see `metrics.Reading.absorption`."""
 LEARNED = 0.9
 """A feature is learned once this share of its expected square is reconstructed."""
 HEAVY = 16
@@ -219,7 +219,7 @@ class Found:
     Attributes:
         decoder: cosines of each latent with each feature.
         acts: activations on every state.
-        absorption: share of the child's inputs that leave the parent's latent silent; NaN where it has none.
+        absorption: how much of the parent other latents write beside the child; NaN where the parent is missing.
         converged: whether training has converged.
         path: the SAEs at every snapshot, which are the last axis.
         dictionary: directions of parent and child.
@@ -243,13 +243,13 @@ class Found:
 
     @property
     def absorbs(self) -> Bool[Tensor, "*instances"]:
-        """Whether the latent that matches the parent is silent on (nearly) all inputs with the child."""
+        """Whether the parent is absorbed: other latents write (nearly) all of it beside the child."""
         return self.absorption >= ABSORBED
 
     @property
     def rates(self) -> Float[Tensor, " live"]:
-        """Share of the child's inputs on which the parent's latent is silent, in each live SAE."""
-        return self.absorption[self.live]
+        """The absorption of each live SAE in which the parent is not missing."""
+        return self.absorption[self.live & ~self.absorption.isnan()]
 
     @property
     def share(self) -> float:
@@ -296,6 +296,11 @@ def told(value: float | Tensor, form: str = ".0%") -> str:
     """A number for prose, in this form ("" as in `claims.number`); NaN, which is that of no seed, is "none"."""
     value = float(value)
     return "none" if math.isnan(value) else f"{value:{form}}" if form else claims.number(value)
+
+
+def part(holds: Bool[Tensor, " some"]) -> str:
+    """How many of some seeds, in words: "3 of 4"."""
+    return f"{int(holds.sum())} of {len(holds)}"
 
 
 def typical(seeds: Found) -> int:
@@ -412,6 +417,19 @@ def fresh_run(setup: Setup) -> tuple[Found, Bool[Tensor, " seeds"]]:
     begun, dictionary = setup.begun(sae, "random", setup.fresh)
     alone = fires_only_on(begun.encode(states.inputs(dictionary)), ALONE).any(-1)
     return trained([Setting(sae, states, dictionary)], begun, setup.beginning)[0], alone
+
+
+def descent_run(setup: Setup) -> Found:
+    """The Matryoshka on the loud case from random starts, by gradient descent at a constant rate."""
+    how = setup.law_schedules["gradient descent"]
+    return setup.fit([(setup.kinds["Matryoshka"], setup.cases["loud"])], "random", setup.seeds, how)[0]
+
+
+def order(seeds: Found, states: States, steps: Sequence[int]) -> tuple[Float[Tensor, " live"], Float[Tensor, " late"]]:
+    """By how much the child comes first in each live seed (see `leads`), and the absorption where it does not."""
+    lead = leads(when_learned(learned(seeds, states), steps))
+    late = seeds.absorption[seeds.live][lead <= 1]
+    return lead, late[~late.isnan()]
 
 
 def laws(setup: Setup) -> dict[tuple[str, str], float]:

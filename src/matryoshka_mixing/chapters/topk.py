@@ -171,7 +171,7 @@ class Arm:
         fires: whether the parent's latent fires at all.
         own: whether every latent fires with its own feature and no other, as theory assumes.
         to_children: cosine of the parent's latent with every child.
-        absorption: share of the inputs with a child on which the parent's latent is silent.
+        absorption: how much of the parent other latents write beside a child; NaN where the parent is missing.
         loss: as a share of E||x||^2.
     """
 

@@ -481,12 +481,13 @@ def reaches(setup: Setup) -> dict[str, dict[str, object]]:
 
 
 def absorption(reading: Reading) -> Float[Tensor, " live_seeds"]:
-    """The absorption rate of live seeds."""
-    return reading.absorption[reading.all_live]
+    """The absorption of live seeds in which the parent is not missing."""
+    found = reading.absorption[reading.all_live]
+    return found[~found.isnan()]
 
 
 def draw_reach(run: Run, reach: Mapping[str, Mapping[str, Reading]], names: Sequence[str]) -> Figure:
-    """Decoder cosines of the seed of median loss for every reach, with the median absorption rates.
+    """Decoder cosines of the seed of median loss for every reach, with the median absorption.
 
     Args:
         run: from near the truth.
