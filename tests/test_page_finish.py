@@ -1,6 +1,8 @@
 """The finish of each page: figures move in, scripts go out, a downloaded notebook reads without the book."""
 
 import io
+import json
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -83,3 +85,22 @@ def test_a_downloaded_notebook_reads_without_the_book():
     assert pages.to_read(notebook)["cells"][1]["source"] == (
         "It is 0.325 or 3.3e-06, at most below 1e-08; lost value in [04_why](04_why.ipynb), [a2024,b2025]."
     )
+
+
+def test_a_site_is_finished_and_finishing_it_again_changes_nothing(tmp_path):
+    scripts, styles, sources = (tmp_path / name for name in ("_static/scripts", "_static/styles", "_sources/notebooks"))
+    for folder in (scripts, styles, sources):
+        folder.mkdir(parents=True)
+    for name in ("fontawesome.js", "fontawesome.js.map", "theme.js.map"):
+        (scripts / name).touch()
+    (scripts / "theme.js").write_text('add("fa-sun")')
+    (styles / "pydata-sphinx-theme.css").write_text('.fa-sun:before{content:"1"}.fa-moon:before{content:"2"}')
+    (sources / "03_x.ipynb").write_text('{"cells": [{"cell_type": "markdown", "source": "{glue:}`a_b`"}]}')
+    (tmp_path / "03_x.html").write_text(PAGE)
+    builder = SimpleNamespace(name="html")
+    for _ in range(2):
+        pages._finish(SimpleNamespace(outdir=tmp_path, builder=builder), None)
+        assert [path.name for path in scripts.iterdir()] == ["theme.js"]
+        assert (styles / "pydata-sphinx-theme.css").read_text() == '.fa-sun:before{content:"1"}'
+        assert json.loads((sources / "03_x.ipynb").read_text())["cells"][0]["source"] == "a b"
+        assert "Content-Security-Policy" in (tmp_path / "03_x.html").read_text()
