@@ -2,12 +2,16 @@
 
 import io
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pages
+import pydata_sphinx_theme
 import pytest
+from fontTools.ttLib import TTFont
 
 from matryoshka_mixing import figures
 
@@ -66,6 +70,19 @@ def test_a_figure_that_is_too_heavy_or_elsewhere_stays_outside(drawing, tmp_path
 def test_only_icons_that_are_shown_stay():
     sheet = '.a{b:c}.fa-bars:before,.fa-navicon:before{content:"1"}.fa-xmark:before{content:"2"}'
     assert pages.used_icons(sheet, {"fa-bars"}) == '.a{b:c}.fa-bars:before,.fa-navicon:before{content:"1"}'
+
+
+def test_the_font_of_icons_keeps_only_what_is_named(tmp_path):
+    theme = Path(pydata_sphinx_theme.__file__).parent / "theme/pydata_sphinx_theme/static"
+    shutil.copytree(theme / "vendor/fontawesome/webfonts", tmp_path / "fonts")
+    source = 'url(x/fa-solid-900.woff2) format("woff2"),url(x/fa-solid-900.ttf) format("truetype")'
+    sheet = tmp_path / "styles.css"
+    sheet.write_text(source + '.fa-bars:before{content:"\\f0c9"}.tip{content:"\\f05a"}')
+    for _ in range(2):
+        pages.smaller_font(sheet, tmp_path / "fonts")
+        assert sheet.read_text().startswith('url(x/fa-solid-900.woff) format("woff").fa-bars')
+        assert set(TTFont(tmp_path / "fonts/fa-solid-900.woff").getBestCmap()) == {0xF0C9, 0xF05A}
+        assert not list((tmp_path / "fonts").glob("*.ttf"))
 
 
 def test_a_downloaded_notebook_reads_without_the_book():
