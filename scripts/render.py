@@ -6,6 +6,7 @@ whole book. `figure` takes a figure out of an executed notebook, for the README.
 """
 
 import argparse
+import ast
 import base64
 import importlib
 import json
@@ -96,13 +97,47 @@ def assemble(source, wanted):
     return afresh
 
 
+def chapter_of(notebook):
+    """Return the module of the chapter that `notebook` belongs to."""
+    return importlib.import_module(f"matryoshka_mixing.chapters.{notebook.stem.split('_', 1)[1]}")
+
+
+def bar(source, chapter):
+    """Return what stands on the bar over folded code: what the function that it is about says of itself."""
+    rooms = {name: importlib.import_module(f"matryoshka_mixing.{name}") for name in ("figures", "notebook", "claims")}
+    rooms["chapter"] = chapter
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    named = [
+        (call.value.id, call.attr)
+        for call in calls
+        if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) and call.value.id in rooms
+    ]
+    # The figure that it draws, else what it computes, else what every chapter does.
+    ranks = [("chapter", "draw"), ("figures", ""), ("chapter", ""), ("notebook", "begin"), ("claims", "judge")]
+    for room, start in ranks:
+        for name, attribute in named:
+            about = getattr(rooms[name], attribute, None) if name == room and attribute.startswith(start) else None
+            if about is not None and about.__doc__:
+                words = re.split(r"[.:;] ", " ".join(about.__doc__.split("\n\n")[0].split()))[0].rstrip(".:")
+                return f"Code: {words[0].lower()}{words[1:]}".replace("`", "")
+    return "Code"
+
+
+def with_bars(notebook, chapter):
+    """Return an executed notebook, as JSON, whose folded cells say what they do."""
+    read = json.loads(notebook.read_text())
+    for cell in read["cells"]:
+        if cell["cell_type"] == "code" and {"hide-input", "hide-cell"} & set(cell["metadata"].get("tags", [])):
+            words = bar("".join(cell["source"]), chapter)
+            cell["metadata"].setdefault("mystnb", {}).setdefault("code_prompt_show", words)
+    return json.dumps(read, indent=1, ensure_ascii=False)
+
+
 def parameters_page(notebooks):
     """Return one folded table of parameters for each notebook, as its chapter declares them."""
     parts = []
     for notebook in notebooks:
-        _, name = notebook.stem.split("_", 1)
-        chapter = importlib.import_module(f"matryoshka_mixing.chapters.{name}")
-        parts.append(f":::{{dropdown}} `{notebook.stem}`\n{chapter.Parameters.table()}:::\n")
+        parts.append(f":::{{dropdown}} `{notebook.stem}`\n{chapter_of(notebook).Parameters.table()}:::\n")
     return "\n".join(parts)
 
 
@@ -132,9 +167,13 @@ def build_site(build, notebooks):
     marker, sphinx_output = build / "rendered", build / "_build"
     (build / "parameters.md").write_text(parameters_page(notebooks))
     (build / "explorable.html").write_text(explorable_page(notebooks))
+    shown = [build / "shown" / notebook.name for notebook in notebooks]
+    (build / "shown").mkdir(exist_ok=True)
+    for notebook, copy in zip(notebooks, shown, strict=True):
+        copy.write_text(with_bars(notebook, chapter_of(notebook)))
     shutil.rmtree(build / "speed", ignore_errors=True)
     subprocess.run([sys.executable, "benchmarks/page.py", "benchmarks/results.json", build / "speed"], check=True)
-    afresh = assemble(build / "source", wanted_sources(build, notebooks))
+    afresh = assemble(build / "source", wanted_sources(build, shown))
     # Sphinx repeats no warning for a page that it has already read: after a failed
     # or interrupted build a second one would pass.
     if afresh or not marker.exists():

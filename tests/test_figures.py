@@ -108,8 +108,21 @@ def test_strips_and_paths():
     )
     assert sum(len(c.get_offsets()) for c in figure.axes[0].collections) == 3
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["a", "b"]
+    medians = [line.get_xdata()[0] for line in figure.axes[0].lines[2:]]
+    assert medians == pytest.approx([0.15, 0.3]) and figure.axes[0].lines[0].get_xdata()[0] == 0.2
+    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["theory", "median"]
     path = figures.loss_path(np.array([0, 1]), {"a": np.array([1, 0])}, {"here": 0.5}, "x", "y")
     assert texts(path) == ["here"]
+
+
+def test_strips_of_controls_have_a_colour_of_their_own_and_empty_ones_no_median():
+    axis = figures.seed_strips({"a": np.ones(2), "control: b": np.ones(1), "c": np.zeros(0)}, "cosine").axes[0]
+    colours = [tuple(points.get_facecolor()[0][:3]) for points in axis.collections[:2]]
+    assert colours == [tuple(figures.COLOURS[0]), tuple(figures.COLOURS[1])] and len(axis.lines) == 3
+    in_turn = figures.seed_strips({"a": np.ones(2), "b": np.ones(1), "c": np.ones(1)}, "cosine", colours=2).axes[0]
+    assert [tuple(points.get_facecolor()[0][:3]) for points in in_turn.collections] == [
+        tuple(figures.COLOURS[i]) for i in (0, 1, 0)
+    ]
 
 
 def test_what_a_reader_moves_carries_its_data_and_nothing_from_outside():

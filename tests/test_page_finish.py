@@ -1,11 +1,17 @@
 """The finish of each page: figures move in, scripts go out, a downloaded notebook reads without the book."""
 
 import io
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pages
+import pydata_sphinx_theme
 import pytest
+from fontTools.ttLib import TTFont
 
 from matryoshka_mixing import figures
 
@@ -66,6 +72,19 @@ def test_only_icons_that_are_shown_stay():
     assert pages.used_icons(sheet, {"fa-bars"}) == '.a{b:c}.fa-bars:before,.fa-navicon:before{content:"1"}'
 
 
+def test_the_font_of_icons_keeps_only_what_is_named(tmp_path):
+    theme = Path(pydata_sphinx_theme.__file__).parent / "theme/pydata_sphinx_theme/static"
+    shutil.copytree(theme / "vendor/fontawesome/webfonts", tmp_path / "fonts")
+    source = 'url(x/fa-solid-900.woff2) format("woff2"),url(x/fa-solid-900.ttf) format("truetype")'
+    sheet = tmp_path / "styles.css"
+    sheet.write_text(source + '.fa-bars:before{content:"\\f0c9"}.tip{content:"\\f05a"}')
+    for _ in range(2):
+        pages.smaller_font(sheet, tmp_path / "fonts")
+        assert sheet.read_text().startswith('url(x/fa-solid-900.woff) format("woff").fa-bars')
+        assert set(TTFont(tmp_path / "fonts/fa-solid-900.woff").getBestCmap()) == {0xF0C9, 0xF05A}
+        assert not list((tmp_path / "fonts").glob("*.ttf"))
+
+
 def test_a_downloaded_notebook_reads_without_the_book():
     def hand(name, **data):
         return {"metadata": {"scrapbook": {"name": name}}, "data": data}
@@ -83,3 +102,22 @@ def test_a_downloaded_notebook_reads_without_the_book():
     assert pages.to_read(notebook)["cells"][1]["source"] == (
         "It is 0.325 or 3.3e-06, at most below 1e-08; lost value in [04_why](04_why.ipynb), [a2024,b2025]."
     )
+
+
+def test_a_site_is_finished_and_finishing_it_again_changes_nothing(tmp_path):
+    scripts, styles, sources = (tmp_path / name for name in ("_static/scripts", "_static/styles", "_sources/notebooks"))
+    for folder in (scripts, styles, sources):
+        folder.mkdir(parents=True)
+    for name in ("fontawesome.js", "fontawesome.js.map", "theme.js.map"):
+        (scripts / name).touch()
+    (scripts / "theme.js").write_text('add("fa-sun")')
+    (styles / "pydata-sphinx-theme.css").write_text('.fa-sun:before{content:"1"}.fa-moon:before{content:"2"}')
+    (sources / "03_x.ipynb").write_text('{"cells": [{"cell_type": "markdown", "source": "{glue:}`a_b`"}]}')
+    (tmp_path / "03_x.html").write_text(PAGE)
+    builder = SimpleNamespace(name="html")
+    for _ in range(2):
+        pages._finish(SimpleNamespace(outdir=tmp_path, builder=builder), None)
+        assert [path.name for path in scripts.iterdir()] == ["theme.js"]
+        assert (styles / "pydata-sphinx-theme.css").read_text() == '.fa-sun:before{content:"1"}'
+        assert json.loads((sources / "03_x.ipynb").read_text())["cells"][0]["source"] == "a b"
+        assert "Content-Security-Policy" in (tmp_path / "03_x.html").read_text()

@@ -9,13 +9,24 @@ import json
 import re
 from pathlib import Path
 
+from fontTools import subset
+
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; font-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'"
 )
 UNUSED = re.compile(r"[ \t]*<script\b[^>]*_static/scripts/fontawesome\.js[^>]*></script>\n?")
 SEARCH = re.compile(r"[ \t]*<script\b[^>]*(?:searchtools|language_data|searchindex)\.js[^>]*></script>\n?")
+# What some pages use: the mark of its use, and what is loaded for it.
+OPTIONAL = {
+    'class="math': re.compile(r"[ \t]*<script\b[^>]*katex\.min\.js[^>]*></script>\n?"),
+    'class="sd-': re.compile(
+        r"[ \t]*<(?:link|script)\b[^>]*(?:sphinx-design\.min\.css|design-tabs\.js)[^>]*>(?:</script>)?\n?"
+    ),
+}
 DOWNLOAD = re.compile(r'<a href="([^"]*_sources/[^"]*/([^"/]+\.(?:ipynb|md)))"')
+
+EMPTY_HEADER = re.compile(r"<th\b[^>]*>\s*(?:<p>\s*</p>)?\s*</th>")
 
 # Icons: the style sheet of the theme names some two thousand.
 ICON = re.compile(r"\bfa-[a-z0-9-]+")
@@ -36,10 +47,18 @@ OTHER_ROLE = re.compile(r"\{(?:cite:[pt]|cite|numref|eq|term|ref)\}`([^`]+)`")
 
 
 def lighter(page, name):
-    """Return a page's HTML without scripts that it does not use; all pictures but the first are loaded when seen."""
+    """Return a page's HTML without scripts that it does not use; all pictures but the first are loaded when seen.
+
+    What screen readers stumble on is mended on the way: empty headers of tables, and a side bar that is no landmark.
+    """
     page = UNUSED.sub("", page)
     if name != "search.html":
         page = SEARCH.sub("", page)
+    for mark, loaded in OPTIONAL.items():
+        if mark not in page:
+            page = loaded.sub("", page)
+    page = EMPTY_HEADER.sub("<td></td>", page)
+    page = re.sub(r'<div id="pst-primary-sidebar"(?! role)', r'\g<0> role="region" aria-label="Book"', page)
     page = DOWNLOAD.sub(r'<a download="\2" href="\1"', page)
     head, mark, body = page.partition("<main")
     before, first, rest = body.partition("<img ")
@@ -92,6 +111,26 @@ def used_icons(sheet, icons):
         return match[0] if any(name in icons for name in names) else ""
 
     return ICON_RULE.sub(kept, sheet)
+
+
+def smaller_font(sheet, folder):
+    """Cut the font of icons down to those that style sheets beside `sheet` still name; other forms of it go."""
+    font, rules = folder / "fa-solid-900.ttf", sheet.read_text(encoding="utf-8")
+    if not font.is_file():
+        return
+    named = "".join(path.read_text(encoding="utf-8") for path in sheet.parent.glob("*.css"))
+    wanted = [int(code, 16) for code in re.findall(r"\\(f[0-9a-f]{3})\b", named)]
+    options = subset.Options(flavor="woff", notdef_outline=True)
+    with subset.load_font(font, options) as opened:
+        cutter = subset.Subsetter(options)
+        cutter.populate(unicodes=wanted)
+        cutter.subset(opened)
+        subset.save_font(opened, folder / "fa-solid-900.woff", options)
+    for waste in [*folder.glob("*.ttf"), folder / "fa-solid-900.woff2"]:
+        waste.unlink(missing_ok=True)
+    rules = re.sub(r',url\([^)]*\.ttf\) format\("truetype"\)', "", rules)
+    rules = rules.replace('fa-solid-900.woff2) format("woff2")', 'fa-solid-900.woff) format("woff")')
+    sheet.write_text(rules, encoding="utf-8")
 
 
 def glued(notebook):
@@ -158,9 +197,10 @@ def _finish(app, exception):
         if script.name != "fontawesome.js":
             icons |= set(ICON.findall(script.read_text(encoding="utf-8")))
     for waste in [*static.glob("scripts/fontawesome.*"), *static.rglob("*.map")]:
-        waste.unlink()
+        waste.unlink(missing_ok=True)
     sheet = static / "styles/pydata-sphinx-theme.css"
     sheet.write_text(used_icons(sheet.read_text(encoding="utf-8"), icons), encoding="utf-8")
+    smaller_font(sheet, static / "vendor/fontawesome/webfonts")
     for path in root.glob("_sources/notebooks/*.ipynb"):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(to_read(notebook), indent=1, ensure_ascii=False), encoding="utf-8")

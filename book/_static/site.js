@@ -4,6 +4,7 @@
 document.addEventListener("DOMContentLoaded", () => {
   formulas();
   verdictFilter();
+  help();
   scrollers();
   addEventListener("resize", scrollers);
 });
@@ -29,6 +30,7 @@ function formulas() {
       if (node.nodeType !== Node.TEXT_NODE || !node.textContent.trim()) return;
       const tex = node.textContent.trim().replace(/^\\[([]|\\[)\]]$/g, "");
       const set = document.createElement("span");
+      set.className = "formula";
       katex.render(tex, set, { displayMode: element.tagName === "DIV", throwOnError: false });
       node.replaceWith(set);
     });
@@ -78,4 +80,55 @@ function verdictFilter() {
   const asked = new URLSearchParams(location.search).get("verdict");
   choose(kinds.includes(asked) ? asked : "all");
   if (location.hash.startsWith("#claim-")) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+}
+
+/** Terms, equation numbers and citations say what they stand for, on hover and on focus. */
+function help() {
+  const tip = document.createElement("div");
+  tip.className = "tip";
+  tip.id = "tip";
+  tip.setAttribute("role", "tooltip");
+  tip.hidden = true;
+  document.body.append(tip);
+  const pages = {};
+  const read = async (link) => {
+    const [page, id] = link.href.split("#");
+    if (page === location.href.split("#")[0]) return document.getElementById(decodeURIComponent(id));
+    pages[page] ||= fetch(page).then((answer) => answer.text()).then((text) => new DOMParser().parseFromString(text, "text/html"));
+    return (await pages[page]).getElementById(decodeURIComponent(id));
+  };
+  const meaning = (target) => {
+    if (!target) return "";
+    if (target.tagName === "DT") {
+      let next = target;
+      while (next && next.tagName !== "DD") next = next.nextElementSibling;
+      return next?.textContent.trim();
+    }
+    return target.textContent.replace(/[#¶]/g, "").trim();
+  };
+  let wanted = null;
+  const show = async (link) => {
+    wanted = link;
+    const words = meaning(await read(link).catch(() => null));
+    if (!words || wanted !== link) return;
+    tip.textContent = words.length > 400 ? words.slice(0, 400) + "…" : words;
+    tip.hidden = false;
+    link.setAttribute("aria-describedby", "tip");
+    const box = link.getBoundingClientRect();
+    tip.style.left = Math.max(8, Math.min(box.left, innerWidth - tip.offsetWidth - 8)) + "px";
+    tip.style.top = (box.bottom + tip.offsetHeight + 8 < innerHeight ? box.bottom + 4 : box.top - tip.offsetHeight - 4) + "px";
+  };
+  const hide = () => {
+    wanted?.removeAttribute("aria-describedby");
+    wanted = null;
+    tip.hidden = true;
+  };
+  document.querySelectorAll("main a.reference.internal").forEach((link) => {
+    if (!link.querySelector(".std-term") && !link.closest(".citation, [id^=id]") && !/#(term-|id\d|cite)/.test(link.href)) return;
+    if (link.querySelector(".std-term")) link.classList.add("term");
+    for (const event of ["mouseenter", "focus"]) link.addEventListener(event, () => show(link));
+    for (const event of ["mouseleave", "blur"]) link.addEventListener(event, hide);
+  });
+  addEventListener("keydown", (event) => event.key === "Escape" && hide());
+  addEventListener("scroll", hide, { passive: true });
 }

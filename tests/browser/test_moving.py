@@ -50,7 +50,7 @@ def test_by_keyboard(open_page):
 def test_by_mouse(open_page):
     page, _ = open_page("book/index")
     box = slider(page, "beta").bounding_box()
-    page.mouse.click(box["x"] + box["width"] - 4, box["y"] + box["height"] / 2)
+    slider(page, "beta").click(position={"x": box["width"] - 3, "y": box["height"] / 2})
     assert shown(page) == expected(beta=10.0)
     page.get_by_text("without the terms that mix").click()
     assert shown(page) == [0, 0] and "every input with a child" in page.locator(".explorable-meter").inner_text()

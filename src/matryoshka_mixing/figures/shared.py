@@ -22,7 +22,7 @@ def heatmaps(
     *,
     quantity: str = "cosine",
     per_row: int = 4,
-    width: float = 2.5,
+    width: float = 1.9,
 ) -> Figure:
     """One heat map a panel, with the value in each cell.
 
@@ -138,7 +138,7 @@ def basin_heatmaps(
         if recovery is not None:
             title = f"{i + 1}: {title}, recovery {float(recovery[first]):.2f}"
         panels[title] = shown
-    return heatmaps(panels, features, width=2.3)
+    return heatmaps(panels, features)
 
 
 def theory_and_experiment(panels: Sequence[Mapping], per_row: int = 2) -> Figure:
@@ -216,20 +216,27 @@ def seed_strips(
     xlabel: str,
     reference: float | None = None,
     label: str = "",
-    colours: int = len(COLOURS),
+    colours: int | None = None,
 ) -> Figure:
-    """Every seed as a point, one line a group; `reference` is a vertical line (theory, say).
+    """Every seed as a point, one line a group, with a tick at the median; `reference` is a vertical line (theory, say).
 
-    So many `colours` are used before they repeat.
+    One colour for experiments and one for controls, which are told by their names; or so many `colours` in turn.
     """
-    figure, axis = plt.subplots(figsize=(7.2, 0.5 * len(groups) + 1.2))
+    figure, axis = plt.subplots(figsize=(6.9, 0.5 * len(groups) + 1.2))
     if reference is not None:
         axis.axvline(reference, color="0.3", lw=1.2, label=label, zorder=0)
-        axis.legend(fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
+    axis.axvline(0, color="0.6", lw=0.8, zorder=0)
+    tick: dict[str, Any] = {"color": "0.15", "lw": 2, "label": "median"}
     jitter = np.random.default_rng(0)  # its own stream: the same figure in every run
-    for i, values in enumerate(groups.values()):
-        values, colour = np.ravel(values), COLOURS[i % colours]
+    for i, (name, values) in enumerate(groups.items()):
+        values = np.ravel(values)
+        colour = COLOURS[i % colours] if colours else COLOURS[1 if "control" in name else 0]
         axis.scatter(values, i + jitter.uniform(-0.25, 0.25, len(values)), s=16, alpha=0.5, lw=0, color=colour)
+        if len(values):
+            axis.plot([np.median(values)] * 2, [i - 0.36, i + 0.36], **tick)
+            tick.pop("label", None)  # one entry in the key
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=2)
     axis.set_yticks(range(len(groups)), list(groups))
     axis.invert_yaxis()
     axis.set(xlabel=xlabel, ylabel="")
@@ -276,14 +283,14 @@ def clouds(panels: Sequence[Mapping], line: str = "theory") -> Figure:
             (x, y) points of the line.
         line: what the line is called.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.9 * len(panels), 4.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.0), squeeze=False)
     for axis, panel in zip(axes.flat, panels, strict=True):
         for i, (label, (x, y)) in enumerate(panel["groups"].items()):
             look = {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i], "label": label}
             axis.scatter(x, y, s=16, alpha=0.5, lw=0, **look)
         axis.plot(*panel["curve"], color="black", lw=1.6, label=line)
         axis.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"])
-    axes[0, 0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    axes[0, 0].legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
     return figure
 
 
