@@ -21,6 +21,7 @@ from matryoshka_mixing import claims, figures
 
 STORED = design.ROOT / "sweeps/stored"
 PAGE = design.ROOT / "book/where_it_holds.md"
+COSTS = design.ROOT / "book/sweep_costs.md"
 FIGURES = design.ROOT / "book/_static"
 INK = {"supported": 2, "refuted": 3, "mixed": 1, "inconclusive": 7}
 """Each verdict's place in `figures.COLOURS`."""
@@ -337,8 +338,21 @@ On this plane: {share_line(found)}.
     return "\n".join(parts)
 
 
+def costs() -> str:
+    """What a run costs, by stored sweep, in MyST Markdown."""
+    rows = []
+    for path in sorted(STORED.glob("*.csv")):
+        runs = pd.read_csv(path).query("status == 'done'").drop_duplicates("run")
+        seconds, memory = runs["cpu_seconds"], runs["memory_mb"]
+        spans = [f"{v.median():.0f} ({v.min():.0f}–{v.max():.0f})" for v in (seconds, memory)]
+        size = f"{runs['n_seeds'].iloc[0]} seeds, {runs['n_steps'].iloc[0]:,} steps"
+        rows.append([f"`{path.stem}`", size, len(runs), *spans, f"{1000 * seconds.median() / 3600:.1f}"])
+    head = ["sweep", "a run's size", "runs", "seconds on one core", "memory, MB", "hours on one core for a thousand"]
+    return _table(head, rows) + "\n"
+
+
 def main() -> None:
-    """Write the page and its figures, each in one move."""
+    """Write the page, the table of costs and the figures, each in one move."""
     mpl.use("agg")
     mpl.rcParams["svg.hashsalt"] = "where it holds"
     figures.use_style()
@@ -348,9 +362,10 @@ def main() -> None:
         draft = FIGURES / f".{name}.partial"
         figure.savefig(draft, format="svg", metadata={"Date": None})
         draft.replace(FIGURES / f"{name}.svg")
-    draft = PAGE.with_name(f".{PAGE.name}.partial")
-    draft.write_text(page(), encoding="utf-8")
-    draft.replace(PAGE)
+    for path, text in ((PAGE, page()), (COSTS, costs())):
+        draft = path.with_name(f".{path.name}.partial")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
     print(f"written: {PAGE.relative_to(design.ROOT)} and {len(drawn)} figures")
 
 

@@ -114,6 +114,7 @@ def test_the_overview_has_a_panel_a_parameter_and_a_row_a_claim(star):
 
 def test_the_page_is_what_the_stored_tables_give():
     assert maps.PAGE.read_text(encoding="utf-8") == maps.page(), "run: python sweeps/maps.py"
+    assert maps.COSTS.read_text(encoding="utf-8") == maps.costs(), "run: python sweeps/maps.py"
     for figure in ("overview", *(found.claim for _, found in maps.stored("map"))):
         assert (maps.FIGURES / f"where-{figure}.svg").is_file()
 
