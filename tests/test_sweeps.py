@@ -214,9 +214,7 @@ def sheet(tmp_path):
 def test_make_refuses_a_sweep_that_is_not_there(name):
     env = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
     done = subprocess.run(["make", "sweep", f"SWEEP={name}"], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert (
-        done.returncode == 2 and f"SWEEP={name} is unknown; choose one of:" in done.stderr and "narrow" in done.stderr
-    )
+    assert done.returncode == 2 and f"SWEEP={name} is unknown; choose one of: " in done.stderr
 
 
 @engine
