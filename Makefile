@@ -93,8 +93,8 @@ benchmark: $(BENCHMARK_INSTALLED) ## measure the speed beside JAX, SAELens and a
 	@$(BENCHMARK_PY) benchmarks/run.py --output benchmarks/results.json
 
 sweep: ## run the notebook of sweeps/SWEEP.yml at every point of its design, or what is missing (own environment)
-	@case " $(SWEEPS) " in *" $(SWEEP) "*) ;; *) \
-	  echo "error: SWEEP=$(SWEEP) is unknown; choose one of: $(SWEEPS), or write sweeps/NAME.yml" >&2; exit 1;; esac
+	@test -n "$(SWEEP)" -a -f "sweeps/$(SWEEP).yml" || { \
+	  echo "error: SWEEP=$(SWEEP) is unknown; choose one of: $(SWEEPS), or write sweeps/NAME.yml" >&2; exit 1; }
 	@$(MAKE) --no-print-directory $(SWEEP_INSTALLED)
 	@$(SWEEP_VENV)/bin/snakemake --snakefile sweeps/Snakefile --config sweep=sweeps/$(SWEEP).yml --cores $(JOBS)
 	@echo "[sweep] table: _build/sweeps/$(SWEEP)/table.csv"

@@ -21,6 +21,7 @@ from matryoshka_mixing import claims, figures
 
 STORED = design.ROOT / "sweeps/stored"
 PAGE = design.ROOT / "book/where_it_holds.md"
+COSTS = design.ROOT / "book/sweep_costs.md"
 FIGURES = design.ROOT / "book/_static"
 INK = {"supported": 2, "refuted": 3, "mixed": 1, "inconclusive": 7}
 """Each verdict's place in `figures.COLOURS`."""
@@ -165,7 +166,7 @@ def _key(figure: Figure, verdicts: Sequence[str]) -> None:
         if name in set(verdicts)
     ]
     handles.append(patch(fill=False, ec="black", lw=1.8, label="the chapter's own value"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
 
 
 def draw_map(found: Found) -> Figure:
@@ -187,7 +188,7 @@ def draw_overview(screens: Sequence[Found]) -> Figure:
     """Claims by parameters: the verdict at each value of each parameter, moved alone."""
     names = list(dict.fromkeys(name for found in screens for name in found.varied))
     most = max(len(found.along(name)) for found in screens for name in found.varied)
-    figure, axes = figures.grid(len(names), 4, (0.62 * most, 0.62 * len(screens) + 1.0), sharey=True)
+    figure, axes = figures.grid(len(names), 3, (0.62 * most, 0.62 * len(screens) + 1.0), sharey=True)
     for axis, name in zip(axes, names, strict=True):
         values = sorted({value for found in screens if name in found.varied for value in found.along(name)[name]})
         for row, found in enumerate(screens):
@@ -195,7 +196,7 @@ def draw_overview(screens: Sequence[Found]) -> Figure:
                 for _, run in found.along(name).iterrows():
                     _cell(axis, values.index(run[name]), row, run["verdict"], home=run[name] == found.home[name])
         axis.set(xlim=(-0.5, most - 0.5), ylim=(len(screens) - 0.5, -0.5))
-        axis.set_title(name, fontsize=10)
+        axis.set_title(name, fontsize=10, loc="left")
         axis.set_xticks(range(len(values)), [f"{value:g}" for value in values], fontsize=9)
         axis.set_yticks(range(len(screens)), [found.claim for found in screens], fontsize=9)
         axis.tick_params(length=0)
@@ -233,10 +234,8 @@ def reach_table(screens: Sequence[Found]) -> str:
                 cells.append("")
                 continue
             far = found.reach(name)
-            turns = [
-                f"{sign} {far[side]:g}" for sign, side in (("≤", "below"), ("≥", "above")) if far[side] is not None
-            ]
-            cells.append(f"{far['low']:g} to {far['high']:g}" + (f"; turns at {', '.join(turns)}" if turns else ""))
+            turns = [f"{far[side]:g}" for side in ("below", "above") if far[side] is not None]
+            cells.append(f"{far['low']:g} to {far['high']:g}" + (f"; turns at {' and '.join(turns)}" if turns else ""))
         rows.append([f"`{found.claim}` ({found.at_home})", *cells])
     return _table(["claim", *(f"`{name}`" for name in names)], rows)
 
@@ -253,13 +252,14 @@ def flip_lines(found: Found) -> str:
     )
 
 
-def share_line(found: Found) -> str:
-    """The share of a sweep's runs with each verdict."""
+def share_line(found: Found, random: bool = False) -> str:
+    """The share of a sweep's runs with each verdict; with its interval where the runs are a random draw."""
     parts = []
     for verdict in INK:
         count, total, low, high = found.share(verdict)
         if count:
-            parts.append(f"{verdict} in {count} of {total} (95% interval of the share: {low:.2f} to {high:.2f})")
+            interval = f" (95% interval of the share: {low:.2f} to {high:.2f})" if random else ""
+            parts.append(f"{verdict} in {count} of {total}{interval}")
     return "; ".join(parts)
 
 
@@ -327,9 +327,8 @@ On this plane: {share_line(found)}.
         for _, space in spaces:
             if space.claim == found.claim:
                 ranges = ", ".join(f"`{n}` {space.runs[n].min():g} to {space.runs[n].max():g}" for n in space.varied)
-                parts.append(
-                    f"Over the space of all of them ({len(space.runs)} random runs; {ranges}): {share_line(space)}.\n"
-                )
+                shares = share_line(space, random=True)
+                parts.append(f"Over the space of all of them ({len(space.runs)} random runs; {ranges}): {shares}.\n")
     commands = "\n".join(
         f"make sweep SWEEP={name} && cp _build/sweeps/{name}/table.csv sweeps/stored/" for name in names
     )
@@ -337,20 +336,34 @@ On this plane: {share_line(found)}.
     return "\n".join(parts)
 
 
+def costs() -> str:
+    """What a run costs, by stored sweep, in MyST Markdown."""
+    rows = []
+    for path in sorted(STORED.glob("*.csv")):
+        runs = pd.read_csv(path).query("status == 'done'").drop_duplicates("run")
+        seconds, memory = runs["cpu_seconds"], runs["memory_mb"]
+        spans = [f"{v.median():.0f} ({v.min():.0f}–{v.max():.0f})" for v in (seconds, memory)]
+        size = f"{runs['n_seeds'].iloc[0]} seeds, {runs['n_steps'].iloc[0]:,} steps"
+        rows.append([f"`{path.stem}`", size, len(runs), *spans, f"{1000 * seconds.median() / 3600:.1f}"])
+    head = ["sweep", "a run's size", "runs", "seconds on one core", "memory, MB", "hours on one core for a thousand"]
+    return _table(head, rows) + "\n"
+
+
 def main() -> None:
-    """Write the page and its figures, each in one move."""
+    """Write the page, the table of costs and the figures, each in one move."""
     mpl.use("agg")
-    mpl.rcParams["svg.hashsalt"] = "where it holds"
     figures.use_style()
+    mpl.rcParams |= {"svg.hashsalt": "where it holds", "svg.fonttype": "none"}
     drawn = {"where-overview": draw_overview([found for _, found in stored("screen")])}
     drawn |= {f"where-{found.claim}": draw_map(found) for _, found in stored("map")}
     for name, figure in drawn.items():
         draft = FIGURES / f".{name}.partial"
         figure.savefig(draft, format="svg", metadata={"Date": None})
         draft.replace(FIGURES / f"{name}.svg")
-    draft = PAGE.with_name(f".{PAGE.name}.partial")
-    draft.write_text(page(), encoding="utf-8")
-    draft.replace(PAGE)
+    for path, text in ((PAGE, page()), (COSTS, costs())):
+        draft = path.with_name(f".{path.name}.partial")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
     print(f"written: {PAGE.relative_to(design.ROOT)} and {len(drawn)} figures")
 
 

@@ -81,7 +81,8 @@ def test_an_axis_that_spans_much_is_logarithmic():
 def test_the_share_comes_with_its_interval(star):
     count, total, low, high = star.share()
     assert (count, total) == (5, 7) and low == pytest.approx(0.359, abs=1e-3) and high == pytest.approx(0.918, abs=1e-3)
-    assert maps.share_line(star).startswith(
+    assert maps.share_line(star) == "supported in 5 of 7; refuted in 1 of 7; mixed in 1 of 7"
+    assert maps.share_line(star, random=True).startswith(
         "supported in 5 of 7 (95% interval of the share: 0.36 to 0.92); refuted in 1"
     )
 
@@ -114,6 +115,7 @@ def test_the_overview_has_a_panel_a_parameter_and_a_row_a_claim(star):
 
 def test_the_page_is_what_the_stored_tables_give():
     assert maps.PAGE.read_text(encoding="utf-8") == maps.page(), "run: python sweeps/maps.py"
+    assert maps.COSTS.read_text(encoding="utf-8") == maps.costs(), "run: python sweeps/maps.py"
     for figure in ("overview", *(found.claim for _, found in maps.stored("map"))):
         assert (maps.FIGURES / f"where-{figure}.svg").is_file()
 

@@ -210,6 +210,13 @@ def sheet(tmp_path):
     shutil.rmtree(ROOT / "_build/sweeps" / path.stem, ignore_errors=True)
 
 
+@pytest.mark.parametrize("name", ["", "no", "narrow rehearsal"])
+def test_make_refuses_a_sweep_that_is_not_there(name):
+    env = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    done = subprocess.run(["make", "sweep", f"SWEEP={name}"], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and f"SWEEP={name} is unknown; choose one of: " in done.stderr
+
+
 @engine
 def test_a_bad_design_stops_the_engine_before_the_first_run(sheet):
     path = sheet(design={"grid": {"l1": [-1, 0]}})

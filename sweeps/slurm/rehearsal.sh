@@ -12,18 +12,19 @@ trap "'$root/sweeps/slurm/single_node.sh' stop '$folder'; rm -rf '$folder'" EXIT
 fail() {
   echo "error: $1" >&2
   tail -n 30 "$folder/sweep.log" >&2 || true
+  find "$results/.snakemake/slurm_logs" -name '*.log' -exec tail -n 20 {} + >&2 || true
   exit 1
 }
 
 [ -x "$root/.venv-sweep/bin/snakemake" ] || { echo "error: run 'make .venv-sweep/installed' first" >&2; exit 1; }
 rm -rf "$results"
 "$root/sweeps/slurm/single_node.sh" start "$folder"
-export SLURM_CONF=$folder/slurm.conf
+export SLURM_CONF=$folder/slurm.conf PATH=$folder/bin:$PATH
 
 cd "$root"
 # A Slurm without accounting knows nothing of sacct, so squeue is asked how jobs are.
 .venv-sweep/bin/snakemake --snakefile sweeps/Snakefile --config sweep=sweeps/rehearsal.yml --executor slurm --jobs 4 \
-  --slurm-status-command squeue --slurm-no-account --slurm-init-seconds-before-status-checks 5 --latency-wait 10 \
+  --slurm-status-command squeue --slurm-init-seconds-before-status-checks 5 --latency-wait 10 \
   --seconds-between-status-checks 5 > "$folder/sweep.log" 2>&1 &
 sweep=$!
 

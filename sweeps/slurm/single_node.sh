@@ -2,7 +2,7 @@
 # A Slurm of one node, for trying a sweep out: single_node.sh start FOLDER, and single_node.sh stop FOLDER.
 #
 # It needs Debian's or Ubuntu's slurmctld, slurmd, slurm-client and munge; no systemd, no root, and nothing outside
-# FOLDER. After `start`, a shell reaches it by: export SLURM_CONF=FOLDER/slurm.conf
+# FOLDER. After `start`, a shell reaches it by: export SLURM_CONF=FOLDER/slurm.conf PATH=FOLDER/bin:$PATH
 set -euo pipefail
 
 usage="usage: single_node.sh start|stop FOLDER"
@@ -32,7 +32,7 @@ failed() {
 start() {
   local program user host cores memory
   export PATH=$PATH:/usr/sbin
-  for program in munged slurmctld slurmd sinfo; do
+  for program in munged slurmctld slurmd srun; do
     command -v "$program" > /dev/null || {
       echo "error: there is no $program; on Debian and Ubuntu: apt-get install slurmctld slurmd slurm-client munge" >&2
       exit 1
@@ -71,6 +71,10 @@ ReturnToService=2
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$cores RealMemory=$memory State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
+  # Snakemake drops SLURM_CONF inside a job, where it calls srun; on a cluster that file has its usual place.
+  mkdir -p "$folder/bin"
+  printf '#!/bin/sh\nSLURM_CONF=%s exec %s "$@"\n' "$SLURM_CONF" "$(command -v srun)" > "$folder/bin/srun"
+  chmod +x "$folder/bin/srun"
   munged --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" --pid-file="$folder/munged.pid" \
     --log-file="$folder/munged.log" --seed-file="$folder/munge.seed" 2> "$folder/start.log" || failed "munged did not start"
   slurmctld 2>> "$folder/start.log" || failed "slurmctld did not start"
@@ -83,7 +87,7 @@ CONF
 }
 
 case $action in
-  start) start && echo "a node of $(nproc) cores is up; export SLURM_CONF=$SLURM_CONF" ;;
+  start) start && echo "a node of $(nproc) cores is up; export SLURM_CONF=$SLURM_CONF PATH=$folder/bin:\$PATH" ;;
   stop) stop ;;
   *) echo "$usage" >&2; exit 2 ;;
 esac
