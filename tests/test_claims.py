@@ -15,7 +15,8 @@ from matryoshka_mixing.training import Setting, TrainConfig, descend, train
 OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent",
         "unequal-children", "prefix-pull", "sibling-undo", "magnitude-skew", "loud-child-first", "first-to-absorb",
         "less-at-low-probability", "improves-on-standard",
-        "not-sampling", "topk-too", "lowest-loss-cleanest", "beyond-the-toy"]  # fmt: skip
+        "not-sampling", "topk-too", "lowest-loss-cleanest", "beyond-the-toy",
+        "mixing-in-real-activations", "absorption-in-real-activations", "diagnosis-in-real-activations"]  # fmt: skip
 
 
 def criterion(metric, role, share=None, op=">=", threshold=0.5):
