@@ -23,8 +23,8 @@ from matryoshka_mixing.sae import SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, train
 
 NEAR, RANDOM = "near the truth", "random"
-PUBLISHED = 0.25
-"""The inner weight at which the paper shows equal children in balance; it shows 0.17 for the unequal ones."""
+PUBLISHED, PUBLISHED_UNEQUAL = 0.25, 0.17
+"""The inner weight at which the paper shows equal children in balance, and that at which it shows unequal ones."""
 THEIR_BATCHES = 100_000_000 // 4096
 """How many batches of 4,096 inputs their code draws for one SAE."""
 UNEQUAL = (0.02, 0.15, 0.5)
@@ -144,7 +144,7 @@ def singles(p: Parameters) -> dict[tuple[str, str, bool], Single]:
 
 def median(values: Float[Tensor, " some"]) -> str:
     """A median for a table; a dash where there are no values."""
-    return f"{float(values.median()) + 0.0:.3f}" if len(values) else "–"
+    return f"{round(float(values.median()), 3) + 0.0:.3f}" if len(values) else "–"
 
 
 def table(found: Mapping[tuple[str, str, bool], Single]) -> str:
@@ -170,7 +170,7 @@ def draw_singles(found: Mapping[tuple[str, str, bool], Single]) -> Figure:
         for j, (kind, sampled) in enumerate([(NEAR, False), (NEAR, True), (RANDOM, False)]):
             values = found[name, kind, sampled]
             points = values.on_first if kind == RANDOM else values.second
-            label = f"{kind}, {'sampled' if sampled else 'exact'}" if i == 0 else None
+            label = (kind + ", sampled" * sampled) if i == 0 else None
             up = i + (j - 1) * 0.27 + jitter.uniform(-0.08, 0.08, len(points))
             axis.scatter(points, up, s=14, alpha=0.5, lw=0, color=COLOURS[j], marker=MARKERS[j], label=label)
     axis.set_yticks(range(len(TOYS)), list(TOYS))
@@ -290,21 +290,24 @@ def balances(p: Parameters) -> dict[str, Balance]:
 
 
 def draw_balance(found: Mapping[str, Balance], p: Parameters) -> Figure:
-    """The parent's encoder cosine with each child over the inner weight, medians with the range over seeds."""
-    panels = {"equal children": (found["equal"], (p.child_probability,) * 3), "unequal": (found["unequal"], UNEQUAL)}
+    """The parent's encoder cosine with each child over the inner weight: medians, and the middle half of the seeds."""
+    equal, unequal = found["equal"], found["unequal"]
+    each = [(equal, f"each child of {p.child_probability:g}", equal.encoder.mean(-1))]
+    others = [(unequal, f"child of {chance:g}", unequal.encoder[..., i]) for i, chance in enumerate(UNEQUAL)]
     drawn = []
-    for title, (some, children) in panels.items():
+    for title, group in (("equal children", each), ("unequal children", others)):
         series = []
-        for i, probability in enumerate(children):
-            points = torch.where(some.live & some.leads, some.encoder[..., i], torch.nan).numpy()
-            line = {"line_x": some.weights, "line_y": some.of_children[:, i].numpy()}
-            series.append({"label": f"child of {probability:g}", "x": some.weights, "points": points} | line)
+        for some, label, cosines in group:
+            kept = torch.where(some.live & some.leads, cosines, torch.nan)
+            middle = torch.nanquantile(kept, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), dim=1).T.numpy()
+            line = {"line_x": some.weights, "line_y": middle[:, 1]}
+            series.append({"label": label, "x": some.weights, "points": middle} | line)
         label = "parent's encoder cosine with a child"
         drawn.append({"xlabel": f"inner weight ({title})", "ylabel": label, "log": True, "series": series})
     figure = figures.theory_and_experiment(drawn)
-    for axis in figure.axes:
-        axis.axvline(PUBLISHED, color="0.4", ls=":", lw=1.4)
-        axis.annotate("published", (PUBLISHED, 0), xycoords=("data", "axes fraction"), xytext=(3, 4),
+    for axis, place in zip(figure.axes, (PUBLISHED, PUBLISHED_UNEQUAL), strict=True):
+        axis.axvline(place, color="0.4", ls=":", lw=1.4)
+        axis.annotate("published", (place, 0), xycoords=("data", "axes fraction"), xytext=(3, 4),
                       textcoords="offset points", fontsize=9)  # fmt: skip
         axis.set_xticks([0.05, 0.1, 0.25, 0.5, 1], ["0.05", "0.1", "0.25", "0.5", "1"])
         axis.minorticks_off()

@@ -229,13 +229,16 @@ def draw_plane(found: Plane) -> Figure:
         axis.plot(fine, turn(fine, *weights), color="black", ls=style, lw=1.8, label=f"second latent {label}")
     for ratio, name in ((1.0, "quiet"), (CHILD / PARENT, "loud")):
         axis.plot(ratio, CHANCE, "o", color="#d55e00", mec="white", ms=8)
-        axis.annotate(name, (ratio, CHANCE), xytext=(7, 5), textcoords="offset points", color="#a03c00", fontsize=10)
+        axis.annotate(
+            name, (ratio, CHANCE), xytext=(8, -4), textcoords="offset points", fontsize=10, color="black",
+            bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.85},
+        )  # fmt: skip
     axis.set(xscale="log", xlim=(2 ** x[0], 2 ** x[-1]), ylim=(y[0], y[-1]))
     axis.set_xticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
     axis.minorticks_off()
     axis.set(xlabel="child's magnitude / parent's magnitude", ylabel="child's probability given the parent")
-    axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
-    figure.colorbar(drawn, ax=axis, label="share of live seeds that keep the parent")
+    axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+    figure.colorbar(drawn, ax=axis, label="share that keeps the parent")
     return figure
 
 

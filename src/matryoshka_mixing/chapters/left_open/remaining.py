@@ -56,6 +56,11 @@ class Limits:
         """The closed form at the weight nearest to 1."""
         return float(self.theory[np.abs(np.log(self.weights)).argmin()])
 
+    @property
+    def own(self) -> float:
+        """The first latent's cosine with the parent there: with two children alike it is a matter of length."""
+        return (1 - 2 * self.at_one**2) ** 0.5
+
 
 def limits(p: Parameters) -> Limits:
     """Train the three-feature hierarchy at every weight, and with a spare latent."""
@@ -136,13 +141,9 @@ def floor(p: Parameters) -> Floor:
 def draw_floor(found: Floor) -> Figure:
     """The three curves over the number of latents."""
     figure, (axis,) = figures.grid(1, 1, (6.4, 3.6))
-    curves = {
-        "clean features": (found.clean, "--", COLOURS[1]),
-        "best of the random seeds": (found.least, "-", COLOURS[0]),
-        "no SAE can be lower": (found.bound, ":", COLOURS[2]),
-    }
-    for name, (values, style, colour) in curves.items():
-        axis.plot(found.latents, values, style, color=colour, marker="o", ms=4, label=name)
+    axis.plot(found.latents, found.clean, "--", color=COLOURS[1], label="clean features")
+    axis.plot(found.latents, found.bound, color="black", label="no SAE can be lower")
+    axis.plot(found.latents, found.least, "o", color=COLOURS[0], ms=7, label="best of the random seeds")
     axis.set(xlabel="latents", ylabel="squared error / E||x||²", ylim=(-0.01, None))
     axis.set_xticks(found.latents)
     axis.legend(fontsize=9)
