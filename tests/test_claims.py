@@ -16,7 +16,8 @@ OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing"
         "unequal-children", "prefix-pull", "sibling-undo", "magnitude-skew", "loud-child-first", "first-to-absorb",
         "less-at-low-probability", "improves-on-standard",
         "not-sampling", "topk-too", "lowest-loss-cleanest", "beyond-the-toy",
-        "mixing-in-real-activations", "absorption-in-real-activations", "diagnosis-in-real-activations"]  # fmt: skip
+        "mixing-in-real-activations", "absorption-in-real-activations", "diagnosis-in-real-activations",
+        "parent-first-stays", "log-of-losses", "published-toys"]  # fmt: skip
 
 
 def criterion(metric, role, share=None, op=">=", threshold=0.5):
