@@ -394,14 +394,12 @@ def solutions_table(toy: Toy, found: Found, basins: Sequence[Basin]) -> str:
     Mixings are means over pairs and over the solution's seeds; blank where a latent is dead.
     """
     parents, reading, rows = toy.tree.parents(), found.reading, []
-    latents = metrics.assign(reading, toy.states, parents)
-    mixing = metrics.mixing(reading.decoder, latents, parents)
-    absorption = metrics.absorption(reading.acts, latents, toy.states.acts, toy.states.probs, parents, mixing.own)
+    mixing = metrics.mixing(reading.decoder, reading.assigned, parents)
     mixes = {
         "parent to child": mixing.parent_to_child,
         "child to sibling": mixing.child_to_sibling,
         "child to parent": mixing.child_to_parent,
-        "absorption": absorption,
+        "absorption": reading.absorption,
     }
     for one in basins:
         if one.share < 0.005 and one is not basins[0]:

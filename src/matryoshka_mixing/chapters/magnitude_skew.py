@@ -508,10 +508,8 @@ def silenced(
     One row a live seed; NaN where there is no other child. Arguments as for `metrics.read`.
     """
     reading = metrics.read(sae, states, dictionary, above)
-    first = [parent if f == 1 else None for f, parent in enumerate(above)]
-    others = [None if f == 1 else parent for f, parent in enumerate(above)]
-    seen = reading.acts, reading.latents, states.acts, states.probs
-    rates = [metrics.absorption(*seen, chosen, reading.mixing.own) for chosen in (first, others)]
+    first = torch.tensor([f == 1 for f, parent in enumerate(above) if parent is not None])
+    rates = [reading.edges.mean(reading.edges.silent.masked_fill(left, torch.nan)) for left in (~first, first)]
     return torch.stack(rates, -1)[reading.all_live]
 
 
