@@ -12,7 +12,8 @@ from matryoshka_mixing.training import Setting, TrainConfig, descend, train
 
 OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent", "prefix-pull",
         "sibling-undo", "magnitude-skew", "less-at-low-probability", "improves-on-standard",
-        "not-sampling", "topk-too", "lowest-loss-cleanest", "beyond-the-toy"]  # fmt: skip
+        "not-sampling", "topk-too", "lowest-loss-cleanest", "beyond-the-toy",
+        "no-published-remedy", "decoder-from-full"]  # fmt: skip
 
 
 def criterion(metric, role, share=None, op=">=", threshold=0.5):

@@ -1,9 +1,9 @@
 """A remedy against mixing: the prefixes train the encoder, the full reconstruction trains the decoder.
 
-    plain Matryoshka                                          until it has settled
-    full_decoder: encoder  min  sum over prefixes m of w_m (E ||x - x_m||^2 + l1 ...)
-                  decoder  min  (sum of the w_m) (E ||x - x_n||^2 + l1 ...),  n the full width
-    refit:        decoder  min  E ||x - x_n||^2, the encoder held still
+    plain    both     min  sum over prefixes m of  w_m (E ||x - x_m||^2 + l1 ...)
+    split    encoder  min  the same
+             decoder  min  (sum of the w_m) (E ||x - x_n||^2 + l1 ...),  n the full width
+    settled  decoder  min  E ||x - x_n||^2, by least squares; then the encoder alone, min as above; in turn
 
 The terms of the prefixes that mix a child into its parent act on the decoder; those that keep the parent's latent
 firing beside its child act on the encoder. So the decoder is kept from the first and the encoder is not. Derived for
@@ -81,21 +81,22 @@ class Stages:
 
     Attributes:
         plain: after plain Matryoshka training.
-        split: after the decoder was trained by the full reconstruction alone.
-        refitted: after its decoder was refitted.
+        split: after the full reconstruction trained the decoder, and the prefixes the encoder.
+        settled: after decoder and encoder were settled in turn; the last word has the decoder.
     """
 
     plain: SAE
     split: SAE
-    refitted: SAE
+    settled: SAE
 
 
 def remedied(
     settings: Sequence[Setting] | Setting,
     start: SAE,
-    config: TrainConfig = TrainConfig(),
+    config: TrainConfig,
     after: TrainConfig | None = None,
     *,
+    rounds: int = 3,
     threads: int = 1,
 ) -> Stages:
     """Train every setting with the remedy, in three stages.
@@ -104,18 +105,31 @@ def remedied(
         settings: Matryoshka SAEs and their data, as `train` takes them.
         start: initial parameters, as `train` takes them.
         config: of the plain stage.
-        after: of the second stage; None: the same.
+        after: of the second stage, and of all rounds together; None: the same at a third of the learning rate.
+        rounds: how often, at the end, the decoder is refitted and the encoder then trained alone; at least 0.
         threads: as in `train`.
 
     Raises:
-        ValueError: as `train` and `full_decoder`.
+        ValueError: as `train` and `full_decoder`, or if rounds is negative.
     """
+    if rounds < 0:
+        raise ValueError(f"rounds is {rounds}; it must be at least 0.")
     settings = [settings] if isinstance(settings, Setting) else list(settings)
     second = [replace(some, sae=full_decoder(some.sae), drawn=0) for some in settings]
+    still = [replace(some, held={**some.held, "W_dec": ..., "b_dec": ...}) for some in settings]
+    after = after or replace(config, lr=config.lr / 3, snapshots=())
+    short = replace(after, steps=max(1, after.steps // max(1, rounds)), snapshots=())
     plain = train(settings, start, config, threads=threads).sae
-    split = train(second, plain, after or config, threads=threads).sae
-    refitted = [refit(split[i], *_rows(some)) for i, some in enumerate(settings)]
-    return Stages(plain, split, SAE.stack(refitted))
+    split = train(second, plain, after, threads=threads).sae
+    settled = _refitted(split, settings)
+    for _ in range(rounds):
+        settled = _refitted(train(still, settled, short, threads=threads).sae, settings)
+    return Stages(plain, split, settled)
+
+
+def _refitted(sae: SAE, settings: Sequence[Setting]) -> SAE:
+    """Every setting's SAEs refitted on its own data."""
+    return SAE.stack([refit(sae[i], *_rows(some)) for i, some in enumerate(settings)])
 
 
 def _rows(setting: Setting) -> tuple[Tensor, Tensor]:
