@@ -26,7 +26,7 @@ EPSILON = 1e-4
 """What is added to a loss before its logarithm is taken, or to an error before its root, as a share of E||x||^2."""
 
 
-STAGES = 0.5
+STAGES = 0.25
 """Steps of a remedy by autograd, in stages: a step costs a hundred times as much (our default)."""
 
 
@@ -63,9 +63,10 @@ def ortsae(config: SAEConfig, weight: float, rows: Callable[[], Rows]) -> Object
 
 
 def c2r(config: SAEConfig, weight: float, rows: Callable[[], Rows]) -> Objective:
-    """C2R: loss + weight * mean over k of cos(d_k, d_n)^2 (||a_k|| + ||a_n||), n the row nearest to k (arXiv 2606.30609).
+    """C2R: loss + weight * mean over k of cos(d_k, d_n)^2 (||a_k|| + ||a_n||), n the row nearest to k.
 
-    The norm is over the batch, here the root of the mean square; only cosines above 0 count. As in its authors' code.
+    The norm is over the batch, here the root of the mean square; only cosines above 0 count. As in its authors' code
+    (arXiv 2606.30609).
     """
 
     def loss(sae: SAE) -> Tensor:
@@ -128,10 +129,10 @@ def unsquared(config: SAEConfig, rows: Callable[[], Rows]) -> Objective:
 
 
 def availability(config: SAEConfig, least: float, rows: Callable[[], Rows]) -> Objective:
-    """Stochastic availability: latent k is kept with chance c_k, falling evenly from 1 to `least`, and scaled by 1 / c_k.
+    """Stochastic availability: latent k is kept with chance c_k, from 1 evenly down to `least`, and scaled by 1 / c_k.
 
-    The mean over the draws is exact: E ||x - x_n||^2 + sum over k of (1 / c_k - 1) E a_k^2 ||d_k||^2, a ridge that grows
-    with the rank. One prefix, the full width.
+    The mean over the draws is exact: E ||x - x_n||^2 + sum over k of (1 / c_k - 1) E a_k^2 ||d_k||^2, a ridge that
+    grows with the rank. One prefix, the full width.
     """
     one = replace(config, widths=config.widths[-1:], weights=(1.0,))
     keep = torch.linspace(1, least, config.d_sae, dtype=torch.float64)

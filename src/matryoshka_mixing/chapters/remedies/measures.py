@@ -69,7 +69,7 @@ def measure(case: Case, sae: SAE, pursued: bool = False) -> dict[str, Float[np.n
 
 
 def is_clean(found: Mapping[str, Tensor]) -> Tensor:
-    """1 where an SAE is clean: every feature has a latent, every edge can be judged, and both troubles are below `CLEAN`."""
+    """1 where an SAE is clean: no feature lacks a latent, every edge can be judged, both troubles are below `CLEAN`."""
     small = (found["mixing"] < CLEAN) & (found["absorption"] < CLEAN) & (found["silent"] < CLEAN)
     return (small & (found["missing"] == 0) & (found["unjudged"] == 0)).double()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +15,37 @@ from matryoshka_mixing.parameters import Chapter, given
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, Trained, train
 
+REMEDIES = (
+    "standard",
+    "plain Matryoshka",
+    "random prefixes",
+    "every prefix",
+    "balanced weights",
+    "detached deltas",
+    "log loss",
+    "unsquared inner loss",
+    "OrtSAE",
+    "C2R",
+    "matching pursuit",
+    "availability",
+    "right L0",
+    "wider inner prefix",
+    "spare latents",
+    "refit of plain",
+    "gated by input",
+    "split from scratch",
+    "split, not settled",
+    "ours",
+)
+"""Names of the remedies, from the baselines to ours."""
 KINDS = ("random", "near the truth")
 """The two kinds of start, in the order in which a `Case` holds them."""
 ACTIVATIONS = ("relu", "batchtopk")
 """ReLU with an L1 penalty, and BatchTopK with K the true mean L0 and no penalty."""
 AWAKE = 0.5
 """The encoder bias at a random start: without it a latent may be negative on every input, and is then dead at once."""
+ONE_STAGE = TrainConfig(2000)
+"""How SAEs are trained on exact states."""
 SAMPLES = 4096
 """Inputs on which SAEs of a sampled toy are read."""
 
@@ -30,7 +54,7 @@ SAMPLES = 4096
 class Parameters(Chapter):
     """The parameters of this chapter: the toy of the run on the page, and the remedy that is shown beside plain."""
 
-    remedy: str = given("remedy", "ours")
+    remedy: str = given("remedy", "balanced weights", choices=REMEDIES)
     parent_probability: float = given("parent_probability", 0.3)
     child_probability: float = given("child_probability", 0.4)
     n_children: int = given("n_children", 2)
@@ -86,7 +110,7 @@ class Toy:
     name: str
     tree: FeatureTree
     widths: tuple[int, ...]
-    training: TrainConfig = TrainConfig(2000)
+    training: TrainConfig = ONE_STAGE
 
     @property
     def sampled(self) -> bool:
@@ -213,7 +237,7 @@ class Case:
         run: Trained = train(self.setting(config, **changes), start, training)
         return run.sae[0]
 
-    def by_kind(self, values: Float[Tensor, "instances *rest"]) -> Float[Tensor, "kinds seeds *rest"]:
+    def by_kind(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "kinds seeds ..."]:
         """Values of all instances as those of each kind of start."""
         return values.reshape(len(self.kinds), len(self.seeds), *values.shape[1:])
 
