@@ -182,7 +182,7 @@ def ours(case: Case) -> SAE:
 def contestants() -> Mapping[str, Contestant]:
     """All of them by name, in the order of the table."""
     listed = [
-        Contestant("standard", "baseline", "one prefix", "bricken2023", "the same", standard),
+        Contestant("standard", "baseline", "one prefix", "", "the same", standard),
         Contestant("plain Matryoshka", "baseline", r"$\sum_m L_m$", "bussmann2025matryoshka", "the same", plain),
         Contestant(
             "random prefixes", "published", r"drawn $L_m$", "nabeshima2024matryoshka", "the same", random_prefixes

@@ -23,7 +23,7 @@ SEEDS, TUNING = range(11_000, 11_032), range(200, 216)
 FEWER = 30
 """Seeds of a toy with sampled batches."""
 FIRST = "three features"
-"""The toy on which free numbers of remedies by autograd are chosen, for all toys; the others are chosen for each toy."""
+"""Where free numbers of remedies by autograd are chosen, for all toys; the others are chosen on each toy."""
 NAMES = (
     "parent_to_child", "child_to_sibling", "child_to_parent", "mixing", "absorption", "silent", "unjudged",
     "recovered95", "recovered99", "dead", "missing", "clean", "fvu", "l0", "loss",
