@@ -96,8 +96,11 @@ def test_a_tree_is_refitted_on_samples_and_settings_may_differ():
 def test_near_the_truth_it_leaves_neither_mixing_nor_absorption():
     directions = orthonormal_dictionaries(3, 8, range(6))
     config = SAEConfig(8, (1, 3), l1=0.03, decoder_bias=False)
-    stages = remedy.remedied(Setting(config, STATES, directions), start_near(directions, range(6), 0.3), TrainConfig(1500))
-    plain, settled = (metrics.read(sae[0], STATES, directions, TREE.parents()) for sae in (stages.plain, stages.settled))
+    start = start_near(directions, range(6), 0.3)
+    stages = remedy.remedied(Setting(config, STATES, directions), start, TrainConfig(1500))
+    plain, settled = (
+        metrics.read(sae[0], STATES, directions, TREE.parents()) for sae in (stages.plain, stages.settled)
+    )
     assert plain.mixing.parent_to_child.min() > 0.3
     for part in ("parent_to_child", "child_to_sibling", "child_to_parent"):
         assert getattr(settled.mixing, part).abs().max() < 0.02

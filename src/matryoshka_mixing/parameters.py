@@ -55,7 +55,7 @@ class Parameter:
         if self.tree_file:
             return "the path of a JSON file, or empty"
         if self.choices:
-            return "one of " + ", ".join(self.choices)
+            return f"one of {len(self.choices)} words, such as {self.choices[0]} or {self.choices[-1]}"
         kind = "a whole number" if self.whole else "a number"
         if self.high == math.inf:
             return f"{kind} of at least {_plain(self.low)}"
@@ -71,7 +71,8 @@ class Parameter:
             return
         if self.choices:
             if value not in self.choices:
-                raise ValueError(f"{name} = {value!r}: {self.meaning}. It must be {self.allowed}.")
+                every = ", ".join(self.choices)
+                raise ValueError(f"{name} = {value!r}: {self.meaning}. It must be one of these: {every}.")
             return
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not number or not self.low <= value <= self.high or (self.whole and not isinstance(value, int)):

@@ -251,9 +251,7 @@ def contestants() -> Mapping[str, Contestant]:
         ),
         Contestant("gated by input", "relative", "decoder learns where nothing outside fires", "", "the same", gated),
         Contestant("split from scratch", "relative", "second stage alone", "", "two backward passes", from_scratch),
-        Contestant(
-            "split, not settled", "relative", "plain, then second stage", "", "two backward passes", second_stage
-        ),
+        Contestant("split alone", "relative", "plain, then second stage", "", "two backward passes", second_stage),
         Contestant("ours", "ours", "plain, split, settled", "", "two backward passes, some solves at the end", ours),
     ]
     return {contestant.name: contestant for contestant in listed}

@@ -34,7 +34,7 @@ REMEDIES = (
     "refit of plain",
     "gated by input",
     "split from scratch",
-    "split, not settled",
+    "split alone",
     "ours",
 )
 """Names of the remedies, from the baselines to ours."""
@@ -56,12 +56,14 @@ class Parameters(Chapter):
 
     remedy: str = given("remedy", "balanced weights", choices=REMEDIES)
     parent_probability: float = given("parent_probability", 0.3)
-    child_probability: float = given("child_probability", 0.4)
+    child_probability: float = given(
+        "child_probability", 0.4, high=0.5, meaning="probability of each child given the parent, at most 1/n_children"
+    )
     n_children: int = given("n_children", 2)
     tree_path: str = given("tree_path", "", meaning="tree file of your own, in place of this family")
     l1: float = given("l1", 0.03)
     inner_weight: float = given("inner_weight", 1.0)
-    d_model: int = given("d_model", 20)
+    d_model: int = given("d_model", 20, low=3, meaning="dimension of the input, at least as many as features")
     n_seeds: int = given("n_seeds", 192)
     seed: int = given("seed", 11_000)
     start_noise: float = given("start_noise", 0.5)
@@ -74,8 +76,8 @@ class Parameters(Chapter):
 
     def check_together(self) -> None:
         """Refuse a tree of one level, one that cannot be listed, and an input with too little room."""
-        super().check_together()
         if not self.tree_path:
+            super().check_together()
             return
         tree, where = FeatureTree.from_json(self.tree_path), f"tree_path = {self.tree_path!r}"
         if len(levels(tree)) < 2:
