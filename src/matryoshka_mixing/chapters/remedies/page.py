@@ -165,8 +165,9 @@ class Theory:
     """The remedy's second stage and its rounds against what theory says, from near the truth.
 
     Attributes:
-        gap: largest distance of a decoder entry from the fixed point, in converged SAEs.
-        converged: share of SAEs that have converged.
+        gap: largest distance of a decoder entry from theory's rest, in SAEs whose decoder went on alone and converged.
+        converged: share of these that did.
+        drift: how long the parent's decoder row is after the second stage, as a share of its length before; median.
         leans: the largest cosine of a child's latent with its parent after every round of settling, median over seeds.
         predicted: the same by theory, from the first.
         slanted: largest distance of a cosine from theory's after settling, for features that are not orthogonal.
@@ -177,6 +178,7 @@ class Theory:
 
     gap: float
     converged: float
+    drift: float
     leans: Float[np.ndarray, " rounds"]
     predicted: Float[np.ndarray, " rounds"]
     slanted: float
@@ -193,9 +195,12 @@ def theory(p: Parameters, seeds: int = 8, rounds: int = 5) -> Theory:
     case = Case.of(chosen(p), "relu", range(p.seed, p.seed + seeds), l1=p.l1, d_model=p.d_model, kinds=KINDS[1:])
     x, probs = case.rows()
     plain = train(case.setting(case.plain), case.start(), case.toy.training)
-    second = train(case.setting(remedy.full_decoder(case.plain)), plain.sae, replace(case.toy.training, lr=0.005))
-    split, done = second.sae[0], second.converged[0]
-    gap = fixed_point.gap(split, x, probs)[done]
+    config, slow = remedy.full_decoder(case.plain), TrainConfig(20_000, lr=0.005)
+    second = train(case.setting(config), plain.sae, case.toy.training)
+    drift = second.sae.W_dec[0, :, 0].norm(dim=-1) / plain.sae.W_dec[0, :, 0].norm(dim=-1)
+    rest = train(case.setting(config, held={"W_enc": ..., "b_enc": ...}), second.sae, slow)
+    done = rest.converged[0]
+    gap = fixed_point.gap(rest.sae[0], x, probs)[done]
     leans, now = [], remedy.refit(plain.sae[0], x, probs)
     for _ in range(rounds):
         leans.append(_lean(case, now))
@@ -204,7 +209,7 @@ def theory(p: Parameters, seeds: int = 8, rounds: int = 5) -> Theory:
     rate = fixed_point.halving(*case.plain.weights)
     field = _jacobian(case)
     return Theory(
-        float(gap.max()) if done.any() else float("nan"), float(done.double().mean()), np.array(leans),
+        float(gap.max()) if done.any() else float("nan"), float(done.double().mean()), float(drift.median()), np.array(leans),
         leans[0] * rate ** np.arange(rounds), _slanted(case), float((field - field.mT).abs().max()),
         float(torch.linalg.eigvals(field).real.min()),
     )  # fmt: skip
@@ -225,7 +230,7 @@ def _slanted(case: Case, cosine: float = 0.2) -> float:
     clean = fixed_point.latents(slanted)
     near = replace(start, W_dec=clean, W_enc=torch.linalg.pinv(slanted), b_enc=0 * start.b_enc)
     stages = remedy.remedied(
-        Setting(config, case.toy.states, slanted), near, case.toy.training, TrainConfig(4000, lr=0.005), rounds=3
+        Setting(config, case.toy.states, slanted), near, case.toy.training, TrainConfig(8000, lr=0.01), rounds=4
     )
     rows = torch.nn.functional.normalize(stages.settled[0].W_dec, dim=-1)
     return float((rows - clean).abs().max())
