@@ -25,6 +25,8 @@ from matryoshka_mixing.training import Setting, TrainConfig, train
 RANDOM, NEAR = range(2)
 """Places of the two kinds of start."""
 OURS, PLAIN, STANDARD = "ours", "plain Matryoshka", "standard"
+ENCODER, DECODER = {"W_enc": ..., "b_enc": ...}, {"W_dec": ..., "b_dec": ...}
+"""What is held still where the other goes on alone."""
 BEST = 8
 """Runs of which the one of lowest loss is kept, in the row on best of k seeds."""
 
@@ -198,19 +200,19 @@ def theory(p: Parameters, seeds: int = 8, rounds: int = 5) -> Theory:
     config, slow = remedy.full_decoder(case.plain), TrainConfig(20_000, lr=0.005)
     second = train(case.setting(config), plain.sae, case.toy.training)
     drift = second.sae.W_dec[0, :, 0].norm(dim=-1) / plain.sae.W_dec[0, :, 0].norm(dim=-1)
-    rest = train(case.setting(config, held={"W_enc": ..., "b_enc": ...}), second.sae, slow)
+    rest = train(case.setting(config, held=ENCODER), second.sae, slow)
     done = rest.converged[0]
     gap = fixed_point.gap(rest.sae[0], x, probs)[done]
     leans, now = [], remedy.refit(plain.sae[0], x, probs)
     for _ in range(rounds):
         leans.append(_lean(case, now))
-        alone = case.fit(case.plain, now.reshape(seeds), held={"W_dec": ..., "b_dec": ...})
+        alone = case.fit(case.plain, now.reshape(seeds), held=DECODER)
         now = remedy.refit(alone, x, probs)
     rate = fixed_point.halving(*case.plain.weights)
     field = _jacobian(case)
     return Theory(
-        float(gap.max()) if done.any() else float("nan"), float(done.double().mean()), float(drift.median()), np.array(leans),
-        leans[0] * rate ** np.arange(rounds), _slanted(case), float((field - field.mT).abs().max()),
+        float(gap.max()) if done.any() else float("nan"), float(done.double().mean()), float(drift.median()),
+        np.array(leans), leans[0] * rate ** np.arange(rounds), _slanted(case), float((field - field.mT).abs().max()),
         float(torch.linalg.eigvals(field).real.min()),
     )  # fmt: skip
 
@@ -230,7 +232,7 @@ def _slanted(case: Case, cosine: float = 0.2) -> float:
     clean = fixed_point.latents(slanted)
     near = replace(start, W_dec=clean, W_enc=torch.linalg.pinv(slanted), b_enc=0 * start.b_enc)
     stages = remedy.remedied(
-        Setting(config, case.toy.states, slanted), near, case.toy.training, TrainConfig(8000, lr=0.01), rounds=4
+        Setting(config, case.toy.states, slanted), near, case.toy.training, TrainConfig(24_000, lr=0.01), rounds=12
     )
     rows = torch.nn.functional.normalize(stages.settled[0].W_dec, dim=-1)
     return float((rows - clean).abs().max())
