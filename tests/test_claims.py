@@ -17,7 +17,8 @@ OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing"
         "less-at-low-probability", "improves-on-standard",
         "not-sampling", "topk-too", "lowest-loss-cleanest", "beyond-the-toy",
         "mixing-in-real-activations", "absorption-in-real-activations", "diagnosis-in-real-activations",
-        "parent-first-stays", "log-of-losses", "published-toys"]  # fmt: skip
+        "parent-first-stays", "log-of-losses", "published-toys",
+        "no-published-remedy", "decoder-from-full"]  # fmt: skip
 
 
 def criterion(metric, role, share=None, op=">=", threshold=0.5):
