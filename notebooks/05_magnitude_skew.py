@@ -193,7 +193,7 @@ figure = chapter.draw_learned(shares, setup.steps)
 # %%
 phase = chapter.phase_runs(setup)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "What fires: share of live SAEs that absorb the parent; grey cells have none. Random starts absorb in {glue:text}`share_below` left of both Matryoshka lines and in {glue:text}`share_above` right of both; near the truth in {glue:text}`near_share_above` right of both. The lines are those of the Matryoshka.", "name": "fig-skew-phase"}, "image": {"alt": "Three maps over magnitude ratio and child probability. Matryoshka from random starts: to the right of the lines the parent is absorbed, to the left it is not. From near the truth: no cell absorbs. Standard SAE with a penalty: absorbed on both sides of the lines."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "What fires: share of live SAEs that absorb the parent; grey cells have none. Random starts absorb in {glue:text}`share_below` left of both Matryoshka lines and in {glue:text}`share_above` right of both; near the truth in {glue:text}`near_share_above` right of both. The lines are those of the Matryoshka.", "name": "fig-skew-phase"}, "image": {"alt": "Three maps over magnitude ratio and child probability. Matryoshka from random starts: to the right of the lines the parent is absorbed, to the left it is not. From near the truth: light, but for the loudest children, where a few seeds absorb. Standard SAE with a penalty: absorbed on both sides of the lines."}}
 shares = {title: chapter.share_map(cells) for title, cells in phase.items()}
 figure = chapter.draw_maps(setup, shares, "share that absorbs")
 
@@ -212,7 +212,8 @@ claims.glue(standard_share=chapter.told(phase[penalised].share))
 # **Where theory and experiment meet.** From random starts a parent is absorbed where the second latent completes the
 # parent alone and the first has turned to the child: right of the leftmost line, in {glue:text}`share_between` of live
 # seeds between the lines. The decoders follow the lines from both kinds of start; what fires does not: from near the
-# truth the second latent completes the sum, and the parent's latent keeps firing on both sides.
+# truth the second latent completes the sum, and the parent's latent keeps firing on both sides of the lines. Where some
+# seeds absorb there, the noise of their start had silenced the parent's latent beside so loud a child to begin with.
 #
 # **The standard SAE** has no first latent and no such line. Its penalty pays for absorption at every ratio, since on
 # the sum one latent of the sum's length replaces two: {glue:text}`standard_share` of all live seeds absorb. For a quiet

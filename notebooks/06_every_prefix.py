@@ -201,7 +201,8 @@ figure = chapter.draw_histories(results)
 # rest is the steering of the penalty. The run on this page, shorter than the original's by far, ends at
 # {glue:text}`live_sampled:.2f` for sampled and {glue:text}`live_all:.2f` for all prefixes.
 #
-# **Mixing or absorption.** Steered to an L0 of {glue:text}`absorbed_l0:.2f`, the sampled arm absorbs, by
+# **Mixing or absorption.** Steered to an L0 of {glue:text}`absorbed_l0:.2f`, the sampled arm absorbs what parents it
+# still has, by
 # {glue:text}`sampled_absorption_equal:.3f`, and its parents have a median cosine of {glue:text}`equal_cosine:.3f` with
 # their children: a parent's latent that is silent beside a child has nothing of the child to carry.
 #
@@ -210,9 +211,9 @@ figure = chapter.draw_histories(results)
 # All thresholds come from the ledger, `book/claims.yml`. A criterion over seeds is met when the 95% Wilson interval
 # of the share that passes lies above the share asked for {cite:p}`wilson1927probable`.
 #
-# Two criteria of `improves-on-standard` lie close to their thresholds: the gain at equal L0, and the missing features.
-# In an earlier run of the stored seeds with other batches the first was undecided and the second came out differently;
-# the ledger gives the counts.
+# Two criteria of `improves-on-standard` cannot be decided: the gain at equal L0, because too few seeds have a parent left
+# to judge, and the missing features, of which both kinds of SAE have almost none. The ledger gives their history
+# ({doc}`../book/ledger`).
 
 # %%
 measured, started = chapter.sampling_measured(results, against)

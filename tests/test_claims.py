@@ -70,7 +70,7 @@ def test_a_narrow_interval_around_half_is_about_half_and_a_wide_one_undecided():
     half = Criterion("m", "says", ">=", 1, "decisive", 0.5)
     for total, outcome, words in [
         (96, claims.NEAR, "about half of the seeds"),
-        (92, "undecided", "undecided: too few seeds"),
+        (92, "undecided", "undecided (too few seeds)"),
     ]:
         values = np.arange(total) < total / 2
         found = judge(Claim("x", "X", "", "", criteria=(half,)), {"m": values}).outcomes[0]
@@ -154,11 +154,17 @@ def test_the_key_sentence_holds_what_was_measured():
     ("change", "why"),
     [
         ({}, "every criterion is met"),
-        ({"gap": 0.02}, "failed (0.020): gap is large"),
-        ({"main": np.zeros(64), "gap": 0.02}, "failed (below 1e-08 in 0 of 64 seeds): main is large; failed (0.020)"),
-        ({"main": np.full(8, 0.7), "gap": 0.02}, "undecided: too few seeds (0.700 in 8 of 8 seeds): main is large"),
-        ({"main": np.zeros(64), "also": 0.0, "gap": 0.02}, "also is large; and 1 more"),
-        ({"control": np.ones(64), "also": 0.0}, "failed (1.000 in 0 of 64 seeds): control is large"),
+        ({"gap": 0.02}, "failed: gap is large (measured: 0.020)"),
+        (
+            {"main": np.zeros(64), "gap": 0.02},
+            "failed: main is large (measured: below 1e-08 in 0 of 64 seeds); failed: gap is large",
+        ),
+        (
+            {"main": np.full(8, 0.7), "gap": 0.02},
+            "undecided (too few seeds): main is large (measured: 0.700 in 8 of 8 seeds)",
+        ),
+        ({"main": np.zeros(64), "also": 0.0, "gap": 0.02}, "also is large (measured: below 1e-08); and 1 more"),
+        ({"control": np.ones(64), "also": 0.0}, "failed: control is large (measured: 1.000 in 0 of 64 seeds)"),
         ({"main": np.repeat([0.7, 0.0], [270, 30])}, "about 90% of the seeds"),
     ],
 )

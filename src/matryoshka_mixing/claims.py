@@ -137,9 +137,9 @@ class Outcome:
 
     @property
     def words(self) -> str:
-        """The outcome in words: "met", "failed", "undecided: too few seeds", "about half of the seeds"."""
+        """The outcome in words: "met", "failed", "undecided (too few seeds)", "about half of the seeds"."""
         if self.outcome == "undecided":
-            return "undecided: too few seeds" if self.criterion.by_seed else "undecided: no value"
+            return "undecided (too few seeds)" if self.criterion.by_seed else "undecided (no value)"
         if self.outcome != NEAR:
             return self.outcome
         share = self.criterion.share
@@ -186,7 +186,7 @@ class Verdict:
         if controls:
             short = controls  # nothing else can be concluded
         short.sort(key=lambda outcome: (outcome.criterion.role != "decisive", outcome.outcome == "undecided"))
-        told = [f"{o.words} ({o.text()}): {o.criterion.says}" for o in short[:2]]
+        told = [f"{o.words}: {o.criterion.says} (measured: {o.text()})" for o in short[:2]]
         more = len(short) - len(told)
         return "; ".join(told) + (f"; and {more} more" if more else "")
 
