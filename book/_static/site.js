@@ -31,7 +31,10 @@ function formulas() {
       const tex = node.textContent.trim().replace(/^\\[([]|\\[)\]]$/g, "");
       const set = document.createElement("span");
       set.className = "formula";
-      katex.render(tex, set, { displayMode: element.tagName === "DIV", throwOnError: false });
+      const header = element.closest("th") !== null; // checkers of pages see no text in MathML, and a header needs some
+      const output = header ? "html" : "htmlAndMathml";
+      katex.render(tex, set, { displayMode: element.tagName === "DIV", throwOnError: false, output });
+      if (header) set.insertAdjacentHTML("beforeend", `<span class="visually-hidden">${tex.replace(/[<&]/g, "")}</span>`);
       node.replaceWith(set);
     });
   });
