@@ -53,7 +53,9 @@ function verdictFilter() {
     link.href = "#" + row.id;
     link.textContent = "#";
     link.setAttribute("aria-label", `Permalink to the verdict: ${title}`);
-    row.cells[0].append(" ", link);
+    const name = row.cells[0].querySelector("a:not(.headerlink)");
+    if (name) name.after(" ", link);
+    else row.cells[0].prepend(link, " ");
   });
   const kinds = [...new Set(rows.map(kind))];
   const bar = document.createElement("div");
