@@ -31,7 +31,10 @@ function formulas() {
       const tex = node.textContent.trim().replace(/^\\[([]|\\[)\]]$/g, "");
       const set = document.createElement("span");
       set.className = "formula";
-      katex.render(tex, set, { displayMode: element.tagName === "DIV", throwOnError: false });
+      const header = element.closest("th") !== null; // checkers of pages see no text in MathML, and a header needs some
+      const output = header ? "html" : "htmlAndMathml";
+      katex.render(tex, set, { displayMode: element.tagName === "DIV", throwOnError: false, output });
+      if (header) set.insertAdjacentHTML("beforeend", `<span class="visually-hidden">${tex.replace(/[<&]/g, "")}</span>`);
       node.replaceWith(set);
     });
   });
@@ -50,7 +53,9 @@ function verdictFilter() {
     link.href = "#" + row.id;
     link.textContent = "#";
     link.setAttribute("aria-label", `Permalink to the verdict: ${title}`);
-    row.cells[0].append(" ", link);
+    const name = row.cells[0].querySelector("a:not(.headerlink)");
+    if (name) name.after(" ", link);
+    else row.cells[0].prepend(link, " ");
   });
   const kinds = [...new Set(rows.map(kind))];
   const bar = document.createElement("div");
