@@ -224,20 +224,20 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def reach_table(screens: Sequence[Found]) -> str:
-    """Claims by parameters: how far each can move alone before the verdict changes."""
-    names = list(dict.fromkeys(name for found in screens for name in found.varied))
+    """Parameters by claims: how far each can move alone before the verdict changes."""
     rows = []
-    for found in screens:
+    for name in dict.fromkeys(name for found in screens for name in found.varied):
         cells = []
-        for name in names:
+        for found in screens:
             if name not in found.varied:
                 cells.append("")
                 continue
             far = found.reach(name)
             turns = [f"{far[side]:g}" for side in ("below", "above") if far[side] is not None]
-            cells.append(f"{far['low']:g} to {far['high']:g}" + (f"; turns at {' and '.join(turns)}" if turns else ""))
-        rows.append([f"`{found.claim}` ({found.at_home})", *cells])
-    return _table(["claim", *(f"`{name}`" for name in names)], rows)
+            span = f"{far['low']:g} to {far['high']:g}" if far["low"] != far["high"] else f"{far['low']:g} only"
+            cells.append(span + (f"; turns at {' and '.join(turns)}" if turns else ""))
+        rows.append([f"`{name}`", *cells])
+    return _table(["parameter", *(f"`{found.claim}`: *{found.at_home}*" for found in screens)], rows)
 
 
 def flip_lines(found: Found) -> str:
@@ -271,8 +271,18 @@ def command_line(found: Found) -> str:
     return ", ".join(fixed)
 
 
+NOTHING = """\
+# Where it holds
+
+No sweep is stored with this copy. {doc}`sweeps` says how to run one; put its table into `sweeps/stored` and call
+`python sweeps/maps.py` to write this page.
+"""
+
+
 def page() -> str:
     """The page in MyST Markdown, from the stored tables alone."""
+    if not any(stored("screen")):
+        return NOTHING
     screens, planes, spaces = (list(stored(kind)) for kind in ("screen", "map", "space"))
     names = list(dict.fromkeys(name for name, _ in [*screens, *planes, *spaces]))
     total = sum(len(pd.read_csv(STORED / f"{name}.csv")["run"].unique()) for name in names)
@@ -338,6 +348,8 @@ On this plane: {share_line(found)}.
 
 def costs() -> str:
     """What a run costs, by stored sweep, in MyST Markdown."""
+    if not any(STORED.glob("*.csv")):
+        return "No sweep is stored with this copy.\n"
     rows = []
     for path in sorted(STORED.glob("*.csv")):
         runs = pd.read_csv(path).query("status == 'done'").drop_duplicates("run")
@@ -354,7 +366,8 @@ def main() -> None:
     mpl.use("agg")
     figures.use_style()
     mpl.rcParams |= {"svg.hashsalt": "where it holds", "svg.fonttype": "none"}
-    drawn = {"where-overview": draw_overview([found for _, found in stored("screen")])}
+    screens = [found for _, found in stored("screen")]
+    drawn = {"where-overview": draw_overview(screens)} if screens else {}
     drawn |= {f"where-{found.claim}": draw_map(found) for _, found in stored("map")}
     for name, figure in drawn.items():
         draft = FIGURES / f".{name}.partial"
