@@ -35,11 +35,14 @@ COMMON    := $(shell find $(PACKAGE) -type f \( -name '*.py' -o -name '*.json' -
 # Folders are listed too: their dates tell of a file that was removed.
 BOOK      := _config.yml _toc.yml benchmarks/. $(wildcard benchmarks/*.py benchmarks/*.json) \
              book/. $(shell find book -mindepth 1 -not -path "*/__pycache__*")
+# What makes torch, NumPy and numba take the paths of another, older CPU.
+ELSEWHERE := MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Prescott \
+             NUMBA_CPU_NAME=nehalem NUMBA_CPU_FEATURES=+sse4.2,+popcnt
 PARALLEL   = $(MAKE) --silent --no-print-directory --jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book notebooks executed test lint format benchmark sweep serve clean distclean
+.PHONY: help book pdf browser notebooks executed test elsewhere release-check lint format benchmark sweep serve clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +52,12 @@ help: ## list the targets
 book: $(INSTALLED) ## run every notebook and render the site into _build/html
 	@$(PARALLEL) $(BUILD)/rendered
 	@$(PY) scripts/render.py publish $(BUILD) _build/html
+
+pdf: book ## print the whole book into _build/html/matryoshka-mixing.pdf (needs Debian's chromium)
+	@$(PY) scripts/render.py pdf $(BUILD) _build/html
+
+browser: $(INSTALLED) ## look at every page of _build/html in a real browser (needs Debian's chromium)
+	@$(PY) -m pytest tests/browser
 
 notebooks: $(INSTALLED) ## refresh the outputs of the committed notebooks
 	@$(PARALLEL) PROFILE=report executed
@@ -60,8 +69,14 @@ notebooks: $(INSTALLED) ## refresh the outputs of the committed notebooks
 	@$(PY) scripts/render.py figure $(README_FIGURE)
 
 test: lint ## check style and types, run the unit tests, and nbval over the committed notebooks
-	@$(PY) -m pytest -n $(JOBS) --cov=matryoshka_mixing tests
+	@$(PY) -m pytest -n $(JOBS) --cov=matryoshka_mixing --ignore tests/browser tests
 	@$(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300 notebooks
+
+elsewhere: $(INSTALLED) ## nbval once more, as on another CPU: other BLAS kernels, and compiled code for an old processor
+	@$(ELSEWHERE) $(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300 notebooks
+
+release-check: $(INSTALLED) ## build wheel and sdist, install the wheel into an environment of its own, and use it there
+	@$(PY) scripts/release_check.py
 
 lint: $(INSTALLED) ## check style, formatting and types
 	@$(VENV)/bin/ruff check .
@@ -74,6 +89,7 @@ format: $(INSTALLED) ## repair style and formatting
 
 benchmark: $(BENCHMARK_INSTALLED) ## measure the speed beside JAX, SAELens and a plain loop (own environment, some 15 minutes)
 	@$(BENCHMARK_PY) benchmarks/agreement.py
+	@$(BENCHMARK_PY) benchmarks/exchange.py
 	@$(BENCHMARK_PY) benchmarks/run.py --output benchmarks/results.json
 
 sweep: ## run the notebook of sweeps/SWEEP.yml at every point of its design, or what is missing (own environment)
@@ -121,7 +137,8 @@ name = $(1:$(firstword $(subst _, ,$(1)))_%=%)
 $(foreach notebook,$(NAMES),$(eval $(BUILD)/notebooks/$(notebook).ipynb: $(call own,$(call name,$(notebook)))))
 
 $(BUILD)/ledger.json: $(EXECUTED)
-	@$(PY) -m matryoshka_mixing.claims collect $(EXECUTED) --ledger $@ --table $(BUILD)/verdicts.md
+	@$(PY) -m matryoshka_mixing.claims collect $(EXECUTED) --ledger $@ --table $(BUILD)/verdicts.md \
+		--page $(BUILD)/criteria.md
 
 $(BUILD)/rendered: $(BUILD)/ledger.json $(BOOK) scripts/render.py
 	@$(PY) scripts/render.py build $(BUILD) $(EXECUTED)

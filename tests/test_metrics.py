@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from matryoshka_mixing import metrics
-from matryoshka_mixing.features import FeatureTree, family
-from matryoshka_mixing.sae import SAE, SAEConfig, random_start
+from matryoshka_mixing.features import FeatureTree, States, family, orthonormal_dictionaries
+from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
+from matryoshka_mixing.training import Setting, TrainConfig, train
 
 PARENTS = [None, 0, 0]
 
@@ -67,20 +70,138 @@ def test_a_sweep_is_read_at_once_as_its_settings_are_one_by_one():
     assert together.absorption.tolist() == [pytest.approx([0, 0.75, 1]), pytest.approx([0.5, 0, 0])]
     for i, states in enumerate(sweep):
         alone = metrics.read(saes[i], states, torch.eye(3, dtype=torch.float64), PARENTS)
-        for name in ("decoder", "encoder", "acts", "live", "latents", "absorption", "all_live"):
+        for name in ("decoder", "encoder", "acts", "live", "latents", "assigned", "absorption", "all_live"):
             assert torch.equal(getattr(together, name)[i], getattr(alone, name)), name
+        for name, value in vars(alone.edges).items():
+            assert torch.equal(getattr(together.edges, name)[i], value), name
 
 
-def test_a_complement_that_takes_the_parent_away_where_it_is_absent_has_absorbed_nothing():
-    """The bias carries the parent; a latent of decoder -f0 fires on empty inputs alone, so silent beside children."""
-    complement = SAE(
-        tensor([[-1, 0, 0], [0, 1, 0], [0, 0, 1]]).T, torch.zeros(3).double(),
-        tensor([[-1, 0, 0], [0, 1, 0], [0, 0, 1]]), tensor([1, 0, 0]),
+COMPLEMENT = SAE(
+    tensor([[-1, 0, 0], [0, 1, 0], [0, 0, 1]]).T, torch.zeros(3).double(),
+    tensor([[-1, 0, 0], [0, 1, 0], [0, 0, 1]]), tensor([1, 0, 0]),
+)  # fmt: skip
+"""The bias carries the parent; a latent of decoder -f0 fires on empty inputs alone, so silent beside children."""
+
+EDGES = {
+    # Worked by hand on family(0.3, 0.4): the parent alone .2, with each child .4 of its inputs. Child 1, then child 2.
+    "clean": (CLEAN, {"represented": [1, 1], "carried": [0, 0], "partial": [0, 0], "recall_without": [1, 1]}),
+    "absorbed": (
+        ABSORBED,
+        {"represented": [0, 0], "carried": [1, 1], "partial": [1, 1], "recall_without": [1 / 3, 1 / 3]},
+    ),
+    "one child absorbs": (
+        sae_from([[1, -1, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [1, 1, 0], [0, 0, 1]]),
+        {"represented": [0, 1], "carried": [1, 0], "partial": [1, 0], "recall_without": [1, 1 / 3]},
+    ),
+    "a small firing is left": (  # beside child 1 the parent's latent writes .55 of the parent, the child's .45
+        sae_from([[1, -0.45, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0.45, 1, 0], [0, 0, 1]]),
+        {"represented": [1, 1], "carried": [0, 0], "partial": [0.45, 0], "recall_without": [1, 1]},
+    ),
+    "shrunk by a penalty": (  # everything at .8 of its size: as absorbed as before
+        sae_from([[0.8, -0.8, 0], [0, 0.8, 0], [0, 0, 0.8]], [[1, 0, 0], [1, 1, 0], [0, 0, 1]]),
+        {"represented": [0, 1], "carried": [1, 0], "partial": [1, 0], "recall_without": [1, 1 / 3]},
+    ),
+    "silent and lost": (  # nobody writes the parent beside child 1: dropped, not absorbed
+        sae_from([[1, -1, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
+        {"represented": [0, 1], "carried": [0, 0], "partial": [0, 0], "recall_without": [1, 1 / 3]},
+    ),
+    "overshoots, and the child undoes it": (  # mixing, not absorption
+        sae_from([[1.2, 0.2, 0.2], [0, 1, 0], [0, 0, 1]], [[1, 0.3, 0.3], [-0.2, 1, -0.3], [-0.2, -0.3, 1]]),
+        {"represented": [1, 1], "carried": [0, 0], "partial": [0, 0], "recall_without": [1, 1]},
+    ),
+    "complement": (COMPLEMENT, {"represented": [1, 1], "carried": [0, 0], "partial": [0, 0], "recall_without": [1, 1]}),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_edges_by_hand(name):
+    sae, wanted = EDGES[name]
+    edges = read(sae).edges
+    for share, values in wanted.items():
+        assert getattr(edges, share).tolist() == pytest.approx(values), share
+    assert edges.judged.all() and not edges.missing.any() and edges.weight.tolist() == pytest.approx([0.12, 0.12])
+    assert edges.complement.tolist() == [name == "complement"] * 2
+    assert edges.silent.tolist() == pytest.approx([1 - value for value in wanted["represented"]])
+    assert torch.equal(edges.recall_with, edges.represented)
+    assert edges.gap.tolist() == pytest.approx(
+        [without - beside for without, beside in zip(wanted["recall_without"], wanted["represented"], strict=True)]
+    )
+    assert read(sae).absorption.item() == pytest.approx(sum(wanted["partial"]) / 2)
+
+
+def test_a_missing_parent_leaves_nothing_to_judge():
+    """No latent, a dead one, one that points away with no bias to hold the parent, one of too small a cosine."""
+    children = [[0, 1, 0], [0, 0, 1]]
+    weak = sae_from([[1, -1, 0], *children], [[0.4, 0.9, 0], [1, 1, 0], [0, 0, 1]])
+    none = sae_from(children, children)
+    dead = sae_from([[-1, 0, 0], *children], [[1, 0, 0], *children])
+    away = sae_from([[1, 0, 0], *children], [[-1, 0, 0], *children])
+    for sae in (weak, none, dead, away):
+        edges = read(sae).edges
+        assert edges.missing.all() and not edges.judged.any()
+        assert edges.partial.isnan().all() and edges.gap.isnan().all()
+        assert read(sae).absorption.isnan() and read(sae).assigned[0] == -1
+
+
+def test_a_parent_that_is_represented_nowhere_is_missing():
+    """It never fires alone, and its latent never beside a child."""
+    edges = metrics.read(ABSORBED, family(0.3, 0.5).states(), torch.eye(3, dtype=torch.float64), PARENTS).edges
+    assert edges.missing.all()
+
+
+def test_an_edge_that_never_fires_cannot_be_judged_and_weighs_nothing():
+    tree = FeatureTree(1.0, (family(0.3, [0.4, 0.0]),), is_read_out=False)
+    reading = metrics.read(ABSORBED, tree.states(), torch.eye(3, dtype=torch.float64), PARENTS)
+    assert reading.edges.judged.tolist() == [True, False] and reading.absorption == 1
+
+
+def test_what_fires_decides_beside_a_loud_child():
+    """Each latent fires with its own feature; the first one, on all of the parent, leans to the child."""
+    sae = SAE(
+        tensor([[1.0, 0.0], [5.0, 1.0]]), torch.zeros(2).double(), tensor([[0.2, 0.98], [-0.98, 0.2]]),
+        torch.zeros(2).double(),
     )  # fmt: skip
-    states, reading = family(0.3, 0.4).states(), read(complement)
-    assert torch.equal(complement.decode(reading.acts), states.inputs(torch.eye(3, dtype=torch.float64)))
-    assert reading.mixing.own.tolist() == [-1, 1, 1]
-    assert reading.absorption.item() == 0
+    states = family(0.3, 0.5, 1, parent_magnitude=2.0, child_magnitude=10.0).states()
+    reading = metrics.read(sae, states, torch.eye(2, dtype=torch.float64), [None, 0])
+    assert reading.latents.tolist() == [1, 0], "by cosines alone"
+    assert reading.assigned.tolist() == [0, 1] and reading.edges.represented == 1 and reading.absorption == 0
+    assert metrics.OUTCOMES[metrics.outcome(reading, states, [None, 0], (1, 2))] == "parent first"
+    silent = replace(sae, W_enc=tensor([[-1.0, 1.0], [2.0, -0.3]]))  # the sum; and the parent alone, pointing away
+    assert metrics.read(silent, states, torch.eye(2, dtype=torch.float64), [None, 0]).edges.missing.all()
+    silent = replace(silent, W_dec=tensor([[0.2, 0.98], [0.98, -0.2]]))
+    reading = metrics.read(silent, states, torch.eye(2, dtype=torch.float64), [None, 0])
+    assert reading.edges.carried == 1 and reading.absorption == 1
+    assert metrics.OUTCOMES[metrics.outcome(reading, states, [None, 0], (1, 2))] == "absorbed"
+
+
+def test_independent_children_that_carry_nearly_half_are_counted_in_part():
+    """A standard SAE with a tiny penalty: its parent's latent is silent only where all three children fire."""
+    children = tuple(FeatureTree(0.15, id=f"child {i}") for i in range(3))
+    tree = FeatureTree(1.0, (FeatureTree(0.25, children, id="parent"),), is_read_out=False)
+    config, seeds = SAEConfig(20, (4,), l1=0.003, encoder_bias=False, decoder_bias=False), range(4)
+    directions = orthonormal_dictionaries(4, 20, seeds)
+    start = start_near(directions, seeds, 0.5)
+    run = train(Setting(config, tree.states(), directions), start, TrainConfig(3000))
+    edges = metrics.read(run.sae[0], tree.states(), directions, tree.parents()).edges
+    assert (edges.mean(edges.silent) < 0.03).all(), "where all three fire: .15 squared"
+    assert edges.mean(edges.partial).tolist() == pytest.approx([0.45] * 4, abs=0.02)
+
+
+@pytest.mark.parametrize("activation", ["topk", "batchtopk"])
+def test_edges_of_states_and_of_sampled_inputs_agree(activation):
+    states = family(0.3, 0.4).states()
+    rows = torch.repeat_interleave(states.acts, (states.probs * 100).round().long(), 0)
+    config = SAEConfig(3, (3,), activation=activation, k=1 if activation == "topk" else 0.54, encoder_bias=False)
+    louder = sae_from([[1, -0.2, -0.2], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
+    sae = replace(louder, config=config)
+    exact = metrics.read(sae, states, torch.eye(3, dtype=torch.float64), PARENTS)
+    sampled = metrics.read(sae, States(rows, torch.full((100,), 0.01)), torch.eye(3, dtype=torch.float64), PARENTS)
+    assert len(rows) == 100
+    for name, value in vars(exact.edges).items():
+        assert torch.allclose(getattr(sampled.edges, name).double(), value.double(), equal_nan=True), name
+    # The child's latent is kept, the parent's dropped: carried by child 1's latent, lost beside child 2.
+    if activation == "topk":
+        assert exact.edges.carried.tolist() == [1, 0] and exact.edges.represented.tolist() == [0, 0]
 
 
 def test_matching_is_one_to_one_and_takes_the_sign_as_it_comes():
@@ -164,12 +285,8 @@ def test_outcomes_by_hand(kind):
 
 
 def test_a_complement_is_a_parent_latent_that_does_the_reverse():
-    complement = SAE(
-        tensor([[-1, 0, 0], [0, 1, 0], [0, 0, 1]]).T, torch.zeros(3).double(),
-        tensor([[-1, 0, 0], [0, 1, 0], [0, 0, 1]]), tensor([1, 0, 0]),
-    )  # fmt: skip
-    states, reading = family(0.3, 0.4).states(), read(complement)
-    assert metrics.assign(reading, states, PARENTS).tolist() == [0, 1, 2]
+    states, reading = family(0.3, 0.4).states(), read(COMPLEMENT)
+    assert reading.assigned.tolist() == [0, 1, 2]
     assert metrics.OUTCOMES[metrics.outcome(reading, states, PARENTS, (1, 3))] == "parent first"
 
 
@@ -178,7 +295,7 @@ def test_a_latent_that_takes_a_child_away_is_not_assigned_to_it():
     pair = fires_on([[3, 3, 3], [3, 3, -1], [3, -1, 3]], [[1, 0.3, 0.3], [0.1, 0.6, -0.7], [0.1, -0.7, 0.6]])
     reading = read(pair)
     assert reading.latents.tolist() == [0, 2, 1]
-    assert metrics.assign(reading, family(0.3, 0.4).states(), PARENTS).tolist() == [0, 1, 2]
+    assert reading.assigned.tolist() == [0, 1, 2]
 
 
 def test_recovery_is_one_for_the_truth_and_counts_dead_latents_as_nothing():
@@ -272,12 +389,11 @@ def test_single_precision_is_read_like_double():
 
 
 def test_each_seed_is_read_on_its_own_directions():
-    from matryoshka_mixing.features import orthonormal_dictionaries
-
     states, directions = family(0.3, 0.4).states(), orthonormal_dictionaries(3, 3, range(5))
     saes = SAE.stack([metrics.turned(ABSORBED, basis.T.contiguous()) for basis in directions])
     reading = metrics.read(saes, states, directions, PARENTS)
-    assert torch.allclose(reading.decoder, read(ABSORBED).decoder.expand(5, 3, 3)) and (reading.absorption == 1).all()
+    assert torch.allclose(reading.decoder, read(ABSORBED).decoder.expand(5, 3, 3))
+    assert reading.absorption.tolist() == pytest.approx([1] * 5)
 
 
 def test_pairs_come_with_names_and_grandparents():

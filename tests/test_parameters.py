@@ -15,6 +15,7 @@ class Parameters(Chapter):
     l1: float = given("l1", 0.03)
     d_model: int = given("d_model", 20, high=500, meaning="size of the input")
     n_seeds: int = given("n_seeds", 192)
+    seed: int = given("seed", 0)
     tree_path: str = given("tree_path", "")
 
 
@@ -49,6 +50,7 @@ def test_good_values_are_taken_and_other_things_are_left_alone():
         ({"inner_weight": 3}, "inner_weight = 3 is a parameter of other chapters. The parameters here are parent"),
         ({"zzz": 3}, "zzz = 3 is not a parameter of this chapter. The parameters here are parent_probability"),
         ({"zzz": (1, 2)}, "zzz = "),
+        ({"seed": 10**20}, "seed = 1000"),
     ],
 )  # fmt: skip
 def test_bad_values_and_names_are_named(change, message):
@@ -81,3 +83,18 @@ def test_a_tree_file_is_read_and_its_mistakes_named(tmp_path):
     for value in (str(tmp_path / "none.json"), str(tmp_path)):
         with pytest.raises(ValueError, match=r"no such file\. It must be the path of a JSON file, or empty"):
             Parameters(tree_path=value)
+
+
+@dataclass(frozen=True)
+class Long(Chapter):
+    n_seeds: int = given("n_seeds", 192)
+    n_steps: int = given("n_steps", 2000)
+
+
+def test_what_would_take_days_is_begun_only_when_insisted(monkeypatch):
+    with pytest.raises(
+        ValueError, match=r"n_seeds = 10000, n_steps = 1000000: .* 44 hours of one core.*MATRYOSHKA_INSIST=1"
+    ):
+        Long(10_000, 1_000_000)
+    monkeypatch.setenv("MATRYOSHKA_INSIST", "1")
+    assert Long(10_000, 1_000_000).work == 8e10

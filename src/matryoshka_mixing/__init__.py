@@ -1,8 +1,9 @@
 """Do Matryoshka sparse autoencoders recover the true features of hierarchical data?
 
 The core: `features` (trees and their states), `sae` (one class for every variant), `training` (a compiled trainer, and
-autograd for any loss), `theory` (closed forms) and `metrics` (what was learned, against the truth). The report stands
-on it: `figures`, `parameters`, `claims`, `notebook`, `chapters`. Imports go downwards only.
+autograd for any loss), `theory` (closed forms) and `metrics` (what was learned, against the truth). For SAEs of one's
+own: `exchange` (files of other libraries) and `diagnose` (do its latents mix?). The report stands on it: `figures`,
+`parameters`, `claims`, `notebook`, `chapters`. Imports go downwards only.
 
     import matryoshka_mixing as mm
 
@@ -12,6 +13,8 @@ on it: `figures`, `parameters`, `claims`, `notebook`, `chapters`. Imports go dow
     run = mm.train(setting, mm.random_start(config, range(64)))
 """
 
+from matryoshka_mixing import exchange
+from matryoshka_mixing.diagnose import Diagnosis, diagnose
 from matryoshka_mixing.features import (
     FeatureTree,
     States,
@@ -22,13 +25,16 @@ from matryoshka_mixing.features import (
     twenty_feature_tree,
     without_hierarchy,
 )
-from matryoshka_mixing.metrics import Mixing, Reading, read
+from matryoshka_mixing.metrics import Edges, Mixing, Reading, read
+from matryoshka_mixing.remedy import full_decoder, refit, remedied
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, Trained, descend, train
 
 __version__ = "0.1.0"
 __all__ = [
     "SAE",
+    "Diagnosis",
+    "Edges",
     "FeatureTree",
     "Mixing",
     "Reading",
@@ -38,12 +44,17 @@ __all__ = [
     "TrainConfig",
     "Trained",
     "descend",
+    "diagnose",
+    "exchange",
     "family",
+    "full_decoder",
     "independent",
     "orthonormal_dictionaries",
     "orthonormal_dictionary",
     "random_start",
     "read",
+    "refit",
+    "remedied",
     "start_near",
     "train",
     "twenty_feature_tree",

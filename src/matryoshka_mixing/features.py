@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,10 @@ STATE_LIMIT = 1 << 16
 """How many states `FeatureTree.states` enumerates at most, unless told otherwise (our default)."""
 DEEPEST = 32
 """Levels that a tree file may have at most (our default)."""
+LARGEST_FILE = 10_000_000
+"""Bytes that a tree file may have at most (our default)."""
+LOUDEST = 1e6
+"""The largest magnitude in a tree file (our default); squares of much larger ones overflow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,8 +189,8 @@ class FeatureTree:
     def by_level(self) -> list[int]:
         """The features in the order of their depth: all without a parent, then their children, and so on.
 
-        Features are numbered depth first, but a prefix of a Matryoshka SAE should hold a level whole: start from
-        `dictionary[tree.by_level()]` where the latents are to learn the levels one after the other.
+        Features are numbered depth first, but a prefix of a Matryoshka SAE should hold a level whole: pass it as
+        `order` to `start_near` where the latents are to learn the levels one after the other.
         """
         depth: list[int] = []
         for parent in self.parents():
@@ -248,8 +253,9 @@ class FeatureTree:
         silent = acts.new_zeros(1, acts.shape[1]), probs.new_tensor([1 - self.active_prob])
         return torch.cat([silent[0], acts]), torch.cat([silent[1], self.active_prob * probs])
 
-    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n features"]:
-        """`n` independent inputs as feature activations, float64, shape (n, features)."""
+    def sample(self, n: int, seed: int | torch.Generator) -> Float[Tensor, "n features"]:
+        """`n` independent inputs as feature activations, float64, shape (n, features); from a seed, or a generator."""
+        generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
         columns: list[Tensor] = []
 
         def uniform() -> Tensor:
@@ -322,8 +328,18 @@ class FeatureTree:
         def refuse(constant: str) -> None:
             raise ValueError(f"{constant} is no number")
 
+        def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+            node = dict(pairs)
+            if len(node) < len(pairs):
+                twice = sorted(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+                raise ValueError(f"{', '.join(twice)} stands twice in one node")
+            return node
+
+        if (size := Path(path).stat().st_size) > LARGEST_FILE:
+            raise ValueError(f"{path} has {size:,} bytes; a tree file may have {LARGEST_FILE:,} at most.")
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8-sig"), parse_constant=refuse)
+            text = Path(path).read_text(encoding="utf-8-sig")
+            data = json.loads(text, parse_constant=refuse, object_pairs_hook=once)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not valid JSON: {error}") from None
         try:
@@ -347,8 +363,8 @@ _NODE = {
         "active_prob": {"type": "number", "minimum": 0, "maximum": 1},
         "is_read_out": {"type": "boolean"},
         "mutually_exclusive_children": {"type": "boolean"},
-        "magnitude_mean": {"type": "number", "minimum": 0},
-        "magnitude_std": {"type": "number", "minimum": 0},
+        "magnitude_mean": {"type": "number", "minimum": 0, "maximum": LOUDEST},
+        "magnitude_std": {"type": "number", "minimum": 0, "maximum": LOUDEST},
         "is_binary": {"const": True},
         "children": {"type": "array", "items": {"$ref": "#"}},
         "id": {"type": "string"},
@@ -478,8 +494,8 @@ def equal_cosine_dictionary(
 ) -> Float[Tensor, "features d_model"]:
     """Unit directions of which every two have the same cosine, in a random frame, one row a feature, float64.
 
-    The rows of the Cholesky factor of their Gram matrix, in random orthonormal axes: cosine 0 gives
-    `orthonormal_dictionary` of the same seed.
+    Each is a part of one axis of a random orthonormal frame and a part of the sum of all, the symmetric root of their
+    Gram matrix: cosine 0 gives `orthonormal_dictionary` of the same seed.
 
     Raises:
         ValueError: if `d_model` is smaller than `n_features`, or no such directions exist.
@@ -491,8 +507,10 @@ def equal_cosine_dictionary(
             f"{lowest:g} and 1 (both left out)."
         )
     frame = orthonormal_dictionary(n_features, d_model, seed)
-    gram = torch.full((n_features, n_features), float(cosine), dtype=torch.float64).fill_diagonal_(1.0)
-    return torch.linalg.cholesky(gram) @ frame
+    own = math.sqrt(1 - cosine)
+    shared = (math.sqrt(1 + (n_features - 1) * cosine) - own) / n_features
+    # Summed one by one: a matrix product is not the same to the last bit on every CPU.
+    return own * frame + shared * sum(frame)
 
 
 def retuned(tree: FeatureTree, name: str, **changes: Any) -> FeatureTree:

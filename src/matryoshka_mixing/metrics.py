@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SILENT = 1e-6
 """An activation at most this large counts as zero (our default; features fire at about 1)."""
+STANDS = 0.5
+"""Cosine from which a latent stands for a feature, wherever it fires (our default)."""
 
 
 def decoder_cosines(
@@ -155,43 +157,164 @@ def live(acts: Float[Tensor, "*instances states d_sae"], tolerance: float = SILE
     return (acts > tolerance).any(-2)
 
 
-def absorption(
+def assign(
+    sae: SAE,
+    acts: Float[Tensor, "*instances states d_sae"],
+    features: Float[Tensor, "*#instances states features"],
+    probs: Float[Tensor, "*#instances states"],
+    dictionary: Float[Tensor, "*#instances features d_in"],
+    parents: Sequence[int | None],
+    tolerance: float = SILENT,
+) -> Int[Tensor, "*instances features"]:
+    """The latent of each feature by what it does: first by firing, then by absolute cosine. One to one, as in `match`.
+
+    As many features as possible get a live latent that points toward them, fires wherever they do, and nowhere outside
+    of their family (the inputs of their topmost ancestor). A latent stands for a feature that has children only if it
+    points toward it and does that or has a cosine of at least `STANDS`; or if it is a *complement*: its cosine is at
+    most `-STANDS` and the decoder bias holds at least half of the feature's mean magnitude, so that the latent takes
+    the feature away where it is absent. Where none does the feature gets -1. `match` goes by cosines alone: it may give
+    a child a latent that takes it away, and a parent the latent that takes it away beside a loud child.
+
+    Arguments as for `edges`.
+    """
+    seen = (probs > 0)[..., None]
+    present, fires = (features > 0) & seen, (acts > tolerance) & seen
+    top = list(range(len(parents)))
+    for feature, parent in enumerate(parents):  # parents come before their children
+        top[feature] = feature if parent is None else top[parent]
+
+    def never(these: Tensor, those: Tensor) -> Tensor:
+        return these.mT.double() @ those.double() == 0
+
+    cosines = decoder_cosines(sae, dictionary)
+    with_it = never(~fires & seen, present) & never(fires, ~present[..., top] & seen)
+    size = (probs[..., None] * features).sum(-2) / (probs[..., None] * present).sum(-2)
+    bias = (sae.b_dec.unsqueeze(-2) @ torch.linalg.pinv(dictionary.to(sae.b_dec))).squeeze(-2)
+    complement = (cosines <= -STANDS) & (bias >= size / 2).unsqueeze(-2)
+    is_parent = torch.tensor([feature in parents for feature in range(len(parents))])
+    stands = ((cosines > 0) & (with_it | (cosines >= STANDS))) | complement | ~is_parent
+    certain = ((cosines > 0) & with_it) | (complement & never(fires, present) & is_parent)
+    latents = match(torch.where(stands, cosines.abs() + 10.0 * certain, 0.0), live(acts, tolerance))
+    held = stands.gather(-2, latents.clamp_min(0).unsqueeze(-2)).squeeze(-2)
+    return torch.where(held, latents, -1)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What becomes of each parent on the inputs on which it and one of its children fire.
+
+    The last axis of every tensor is the pairs of a parent and its child, in the order of `Mixing.parent_to_child`.
+    Shares lie in [0, 1] and are of the probability of those inputs. They are NaN where an edge cannot be judged: the
+    parent is *missing*, or the two never fire together. See `edges` for the formulas.
+
+    Attributes:
+        represented: share on which the parent's latent fires, or, if it is a complement, stays silent.
+        carried: share on which it does not, and other latents write at least half of the parent's magnitude.
+        partial: how much of the parent other latents write, even where its own latent still fires a little.
+        recall_without: share of the parent's inputs *without* this child on which it is represented; NaN if there are
+            none.
+        missing: whether the parent is represented on no input at all; no share is then meant.
+        complement: whether the parent's latent takes it away where it is absent, the decoder bias holding it.
+        weight: probability that parent and child fire together.
+    """
+
+    represented: Float[Tensor, "*instances pairs"]
+    carried: Float[Tensor, "*instances pairs"]
+    partial: Float[Tensor, "*instances pairs"]
+    recall_without: Float[Tensor, "*instances pairs"]
+    missing: Bool[Tensor, "*instances pairs"]
+    complement: Bool[Tensor, "*instances pairs"]
+    weight: Float[Tensor, "*instances pairs"]
+
+    @property
+    def silent(self) -> Float[Tensor, "*instances pairs"]:
+        """Share on which the parent is not represented; what of it is not `carried` is lost."""
+        return 1 - self.represented
+
+    @property
+    def recall_with(self) -> Float[Tensor, "*instances pairs"]:
+        """Share of the parent's inputs *with* this child on which it is represented: `represented` by another name."""
+        return self.represented
+
+    @property
+    def gap(self) -> Float[Tensor, "*instances pairs"]:
+        """`recall_without - recall_with`, in [-1, 1]: above 0 where the child silences the parent's latent."""
+        return self.recall_without - self.recall_with
+
+    @property
+    def judged(self) -> Bool[Tensor, "*instances pairs"]:
+        """Whether the edge can be judged; its mean is the share of edges that can."""
+        return ~self.represented.isnan()
+
+    def mean(self, share: Float[Tensor, "*instances pairs"]) -> Float[Tensor, "*instances"]:
+        """The mean of one of the shares over the edges that have it, by their weight; NaN where none has."""
+        weight = torch.where(share.isnan(), 0, self.weight)
+        return (weight * share.nan_to_num()).sum(-1) / weight.sum(-1)
+
+
+def edges(
+    sae: SAE,
     acts: Float[Tensor, "*instances states d_sae"],
     latents: Int[Tensor, "*instances features"],
     features: Float[Tensor, "*#instances states features"],
     probs: Float[Tensor, "*#instances states"],
+    dictionary: Float[Tensor, "*#instances features d_in"],
     parents: Sequence[int | None],
-    own: Float[Tensor, "*instances features"],
     tolerance: float = SILENT,
-) -> Float[Tensor, "*instances"]:
-    """Share of the inputs on which a child fires that leave its parent's latent silent, in [0, 1].
+) -> Edges:
+    """What becomes of each parent beside each of its children: the one definition of absorption.
 
-    Counted over every (child, parent) pair whose parent has a latent; a parent without one is *missing*, which is
-    something else. NaN where there is no such pair. Where the
-    parent's latent is a *complement* (its cosine with the parent is negative: the decoder bias carries the parent and
-    the latent takes it away where it is absent), firing and silence change places.
+    Let k be the parent's latent, from `assign`, and a the parent's magnitude on an input. Of every decoder row the
+    part along the parent is its coefficient of the parent's direction (W_dec @ pinv(dictionary)); times its activation
+    it is what the latent *writes* of the parent. With *others* the sum over all latents but k, and *all* the sum over
+    all latents and the decoder bias,
+
+        represented   k fires (a complement: k is silent)
+        carried       not represented, and others >= a / 2
+        partial       others / max(all, a / 2), clipped to [0, 1]
+
+    each averaged over the inputs on which parent and child fire. An L1 penalty shrinks `others` and `all` alike, and
+    leaves `partial` where it is; where nobody writes the parent nothing is absorbed, and the parent is lost. `partial`
+    is 1 wherever a parent is carried and its own latent silent, and counts in part where a small firing is left.
+    After Chanin et al. 2024 (arXiv 2409.14507), who ask for a silent latent and another one that holds its direction.
 
     Args:
-        acts: activations of the latents on every state (or sampled input).
-        latents: from `match`.
-        features: activations of the true features on the same states; they and `probs` may have leading axes as well.
-        probs: probability of each state.
+        sae: the SAEs, of any activation.
+        acts: activations of their latents on every state, or on sampled inputs.
+        latents: from `assign`.
+        features: activations of the true features on the same inputs; they and `probs` may have leading axes as well.
+        probs: probability of each state; 1 / n for n sampled inputs.
+        dictionary: the true directions, linearly independent.
         parents: from `FeatureTree.parents`.
-        own: cosine of each feature's latent with the feature, from `mixing`.
         tolerance: an activation at most this large counts as zero.
     """
-    silent_mass, mass = acts.new_zeros(acts.shape[:-2]), acts.new_zeros(acts.shape[:-2])
+    inverse = torch.linalg.pinv(dictionary.to(sae.W_dec))
+    parts, bias = sae.W_dec @ inverse, (sae.b_dec.unsqueeze(-2) @ inverse).squeeze(-2)
+    signs = decoder_cosines(sae, dictionary)
+    columns: list[list[Tensor]] = []
     for child, parent in enumerate(parents):
         if parent is None:
             continue
-        latent = latents[..., parent]
-        weight = probs * (features[..., child] > 0) * (latent >= 0)[..., None]
-        index = latent.clamp_min(0)[..., None, None].expand(*acts.shape[:-1], 1)
-        complement = own[..., parent, None] < 0
-        silent = (acts.gather(-1, index)[..., 0] <= tolerance) ^ complement
-        silent_mass = silent_mass + (weight * silent).sum(-1)
-        mass = mass + weight.sum(-1)
-    return silent_mass / mass
+        k, part, size = latents[..., parent, None], parts[..., parent], features[..., parent]
+        own = acts.gather(-1, k.clamp_min(0).unsqueeze(-2).expand(*acts.shape[:-1], 1)).squeeze(-1)
+        complement = signs[..., parent].gather(-1, k.clamp_min(0)) < 0
+        shown = ((own > tolerance) ^ complement) & (k >= 0)
+        every = (acts @ part.unsqueeze(-1)).squeeze(-1)
+        others = every - own * part.gather(-1, k.clamp_min(0))
+        held = torch.maximum(every + bias[..., parent, None], size / 2)
+        partial = torch.where(size > 0, others / held, 0).clamp(0, 1)
+        alone, beside = (probs * (size > 0) * there for there in (features[..., child] <= 0, features[..., child] > 0))
+        weight, missing = beside.sum(-1), ~(shown & (alone + beside > 0)).any(-1)
+        fits = (shown, ~shown & (others >= size / 2), partial)
+        shares = [(beside * fit).sum(-1) / weight for fit in fits] + [(alone * shown).sum(-1) / alone.sum(-1)]
+        columns.append(
+            [share.masked_fill(missing, torch.nan) for share in shares]
+            + [missing, complement.squeeze(-1) & ~missing, weight.expand(missing.shape)]
+        )
+    if not columns:
+        none = acts.new_zeros(*acts.shape[:-2], 0)
+        return Edges(none, none, none, none, none.bool(), none.bool(), none)
+    return Edges(*(torch.stack(column, -1) for column in zip(*columns, strict=True)))
 
 
 def each_its_own(
@@ -202,7 +325,13 @@ def each_its_own(
 ) -> Bool[Tensor, "*instances"]:
     """Whether every feature's latent fires on all inputs that hold the feature, and on no others.
 
-    The theory assumes it. Arguments as for `absorption`; False where a feature has no latent.
+    The theory assumes it. False where a feature has no latent.
+
+    Args:
+        acts: activations of the latents on every state.
+        latents: from `match`.
+        features: activations of the true features on the same states.
+        tolerance: an activation at most this large counts as zero.
     """
     right = _fires(acts, latents, tolerance) == (features > 0)
     return right.all(-2).all(-1) & (latents >= 0).all(-1)
@@ -319,7 +448,17 @@ def turned(sae: SAE, basis: Float[Tensor, "*#instances d_in d_in"]) -> SAE:
 
 @dataclass(frozen=True)
 class Reading:
-    """Everything the chapters ask of trained SAEs, on every state of their data; see `read`."""
+    """Everything the chapters ask of trained SAEs, on every state of their data; see `read`.
+
+    Attributes:
+        decoder, encoder: cosines with the true features.
+        acts: activations on every state.
+        live: which latents fire on any.
+        latents: the latent of each feature by cosine, from `match`.
+        mixing: the decoder cosines of these.
+        assigned: the latent of each feature by what it does, from `assign`.
+        edges: what becomes of parents beside their children, by `assigned`.
+    """
 
     decoder: Float[Tensor, "*instances d_sae features"]
     encoder: Float[Tensor, "*instances d_sae features"]
@@ -327,12 +466,21 @@ class Reading:
     live: Bool[Tensor, "*instances d_sae"]
     latents: Int[Tensor, "*instances features"]
     mixing: Mixing
-    absorption: Float[Tensor, "*instances"]
+    assigned: Int[Tensor, "*instances features"]
+    edges: Edges
 
     @property
     def all_live(self) -> Bool[Tensor, "*instances"]:
         """Whether no latent of the SAE is dead."""
         return self.live.all(-1)
+
+    @property
+    def absorption(self) -> Float[Tensor, "*instances"]:
+        """Absorption in one number, in [0, 1]: how much of parents other latents write beside a child.
+
+        The mean of `Edges.partial` over the edges that can be judged, by weight; NaN where none can.
+        """
+        return self.edges.mean(self.edges.partial)
 
 
 def read(
@@ -360,15 +508,17 @@ def read(
     acts = sae.encode(features @ dictionary, probs)
     fires = live(acts)
     latents = match(decoder, fires)
-    mix = mixing(decoder, latents, parents)
+    seen = features, probs, dictionary, parents
+    assigned = assign(sae, acts, *seen)
     return Reading(
         decoder=decoder,
         encoder=encoder_cosines(sae, dictionary),
         acts=acts,
         live=fires,
         latents=latents,
-        mixing=mix,
-        absorption=absorption(acts, latents, features, probs, parents, mix.own),
+        mixing=mixing(decoder, latents, parents),
+        assigned=assigned,
+        edges=edges(sae, acts, assigned, *seen),
     )
 
 
@@ -387,23 +537,6 @@ def recovery(
     latents, shown = match(decoder, live_latents), decoder.abs()
     own = shown.gather(-2, latents.clamp_min(0).unsqueeze(-2)).squeeze(-2)
     return (own * (latents >= 0)).mean(-1)
-
-
-def assign(reading: Reading, states: States, parents: Sequence[int | None]) -> Int[Tensor, "*instances features"]:
-    """The latent of each feature by what it does: first by firing, then by absolute cosine. One to one, as in `match`.
-
-    As many features as possible get a live latent that points toward them and fires wherever they do (or, for a feature
-    with children, a complement that does the reverse). `match` goes by cosines alone, and may give a child a latent
-    that takes it away.
-    """
-    present, fires = states.acts > 0, reading.acts > SILENT
-    absent = (present[:, None] & ~fires[..., None]).any(-3)
-    stays = (present[:, None] & fires[..., None]).any(-3)
-    has_children = torch.tensor([f in parents for f in range(len(parents))])
-    toward = (reading.decoder > 0) & ~absent
-    away = (reading.decoder < 0) & ~stays & has_children
-    score = reading.decoder.abs() + 10.0 * (toward | away)
-    return match(score, reading.live)
 
 
 OUTCOMES = (
@@ -426,12 +559,12 @@ def outcome(
       on its siblings, and a parent's nowhere.
     - *with strays*: the same, but a latent fires on other inputs too, such as two children's on the parent alone.
     - *child missing*: some feature's latent does not fire everywhere its feature does.
-    - *absorbed*: that, and the parents' latents are silent on at least half of the inputs with a child.
+    - *absorbed*: that, and on at least half of the inputs with a child the parent is carried by other latents, its own
+      being silent (see `Edges`).
     - *too few live*: fewer live latents than features.
     - *first prefix dead*: no latent of the first prefix is live. A standard SAE has one prefix, so all are dead.
 
-    Latents are assigned by `assign`. Where a parent's latent is a complement (see `absorption`), firing and silence
-    change places.
+    Latents are assigned by `assign`. Where a parent's latent is a complement, firing and silence change places.
 
     Args:
         reading: from `read`.
@@ -439,7 +572,7 @@ def outcome(
         parents: from `FeatureTree.parents`.
         widths: the prefixes that are trained.
     """
-    latents = assign(reading, states, parents)
+    latents = reading.assigned
     own = mixing(reading.decoder, latents, parents).own
     has_children = torch.tensor([f in parents for f in range(len(parents))])
     fires = _fires(reading.acts, latents, SILENT) ^ ((own < 0) & has_children).unsqueeze(-2)
@@ -449,9 +582,9 @@ def outcome(
         for f, parent in enumerate(parents)
     ]
     allowed = torch.stack([present[:, group].any(-1) for group in groups], -1)
-    covers = (fires | ~present).all(-2).all(-1)
+    covers = ((fires & (latents >= 0).unsqueeze(-2)) | ~present).all(-2).all(-1)
     strays = (fires & ~allowed).any(-2).any(-1)
-    silent = absorption(reading.acts, latents, states.acts, states.probs, parents, own) >= 0.5 - 1e-9
-    kind = torch.where(covers, strays.long(), torch.where(silent, 2, 3))
+    carried = reading.edges.mean(reading.edges.carried) >= 0.5 - 1e-9
+    kind = torch.where(covers, strays.long(), torch.where(carried, 2, 3))
     kind = torch.where(reading.live.sum(-1) < len(parents), 4, kind)
     return torch.where(reading.live[..., : widths[0]].any(-1), kind, 5)

@@ -17,6 +17,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -25,6 +26,11 @@ from typing import Any, TypeVar
 import torch
 
 from matryoshka_mixing.features import FeatureTree, family, orthonormal_dictionary
+
+MOST_WORK = 1e10
+"""How many steps of single SAEs a notebook begins without being urged (our default); about five hours."""
+INSIST = "MATRYOSHKA_INSIST"
+"""The environment variable that, when set, lets more begin."""
 
 _PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, type(None))
 _IPYTHON = {"In", "Out"}
@@ -39,6 +45,7 @@ class Parameter:
         low, high: the allowed range, both ends included.
         whole: whether it must be a whole number.
         tree_file: whether it is the path of a tree file, or empty, instead of a number.
+        choices: the words that it may be, if it is a word instead of a number.
     """
 
     meaning: str
@@ -46,12 +53,15 @@ class Parameter:
     high: float = math.inf
     whole: bool = False
     tree_file: bool = False
+    choices: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> str:
         """The range in words."""
         if self.tree_file:
             return "the path of a JSON file, or empty"
+        if self.choices:
+            return f"one of {len(self.choices)} words, such as {self.choices[0]} or {self.choices[-1]}"
         kind = "a whole number" if self.whole else "a number"
         if self.high == math.inf:
             return f"{kind} of at least {_plain(self.low)}"
@@ -64,6 +74,11 @@ class Parameter:
                 raise ValueError(f"{name} = {value!r}: no such file. It must be {self.allowed}.")
             if value:
                 FeatureTree.from_json(value)
+            return
+        if self.choices:
+            if value not in self.choices:
+                every = ", ".join(self.choices)
+                raise ValueError(f"{name} = {value!r}: {self.meaning}. It must be one of these: {every}.")
             return
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not number or not self.low <= value <= self.high or (self.whole and not isinstance(value, int)):
@@ -93,6 +108,7 @@ PARAMETERS = {
     "n_steps": Parameter("training steps", 1, 1_000_000, whole=True),
     "batch_size": Parameter("inputs in a batch, in the sampled runs", 1, 1_000_000, whole=True),
     "n_grid": Parameter("points on the axis of each sweep", 3, 1000, whole=True),
+    "remedy": Parameter("remedy that the page trains beside plain Matryoshka", choices=("ours",)),
     "tree_path": Parameter("tree file of your own, in place of that of the chapter", tree_file=True),
 }
 """What the names mean in every chapter; a chapter may narrow a range or sharpen a meaning for itself."""
@@ -119,9 +135,21 @@ class Chapter:
             parameter.check(name, getattr(self, name))
         self.check_together()
 
+    @property
+    def work(self) -> float:
+        """How many steps of how many SAEs are asked for, roughly: some runs of all seeds, and some maps of a few."""
+        values = {"n_steps": 1, "n_seeds": 0, "n_grid": 1, "n_sweep_seeds": 0} | dataclasses.asdict(self)
+        return values["n_steps"] * (8 * values["n_seeds"] + values["n_grid"] ** 2 * values["n_sweep_seeds"])
+
     def check_together(self) -> None:
         """Raise ValueError where values that are fine alone do not fit together. Chapters extend it."""
         values = dataclasses.asdict(self)
+        if self.work > MOST_WORK and not os.environ.get(INSIST):
+            counts = ", ".join(f"{key} = {values[key]}" for key in values if key.startswith("n_"))
+            raise ValueError(
+                f"{counts}: together some {self.work:.0e} steps of single SAEs, {self.work * 2e-6 / 3600:,.0f} hours "
+                f"of one core; at most {MOST_WORK:.0e} are begun unasked. Lower one, or set {INSIST}=1 to insist."
+            )
         if {"parent_probability", "child_probability", "n_children"} <= set(values):
             tree = family(*(values[key] for key in ("parent_probability", "child_probability", "n_children")))
             if "d_model" in values:

@@ -1,12 +1,13 @@
 """The sparse autoencoder. A standard SAE is a Matryoshka SAE with one prefix.
 
-    acts = keep * relu((x - b_dec) @ W_enc + b_enc)            keep = 1; TopK, BatchTopK: 1 for the largest, else 0
+    acts = keep * relu((x - b_dec) @ W_enc + b_enc)            keep = 1; TopK, BatchTopK: 1 for the largest, else 0;
+                                                               JumpReLU: 1 above a latent's threshold, else 0
     x_m  = b_dec + acts[:m] @ W_dec[:m]                        the reconstruction by the first m latents
     loss = sum over prefixes m of  w_m * ( E ||x - x_m||^2 + l1 * E sum_{k<m} acts_k ||W_dec_k|| )
 
 Every tensor may carry leading `instances` axes: hundreds of SAEs are one object.
 Source of the method: Nabeshima 2024; Bussmann et al. 2025 (arXiv 2503.17547). TopK: Gao et al. 2024 (arXiv 2406.04093);
-BatchTopK: Bussmann et al. 2024 (arXiv 2412.06410).
+BatchTopK: Bussmann et al. 2024 (arXiv 2412.06410). JumpReLU: Rajamanoharan et al. 2024 (arXiv 2407.14435).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from matryoshka_mixing import _random
 
-Activation = Literal["relu", "topk", "batchtopk"]
+Activation = Literal["relu", "topk", "batchtopk", "jumprelu"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 TRAINED = ("W_enc", "b_enc", "W_dec", "b_dec")
 """The trained tensors of an SAE."""
@@ -47,10 +48,11 @@ class SAEConfig:
         weights: weight of each prefix in the loss, at least 0; none given, every prefix has weight 1.
         l1: weight of the L1 penalty on decoder-norm-weighted activations, at least 0.
         encoder_bias, decoder_bias: whether the biases are trained; a bias that is not stays 0.
-        activation: "relu"; "topk", which keeps the k largest activations of each input; or "batchtopk", which keeps
-            the largest of a whole batch, k for each input on average.
+        activation: "relu"; "topk", which keeps the k largest activations of each input; "batchtopk", which keeps
+            the largest of a whole batch, k for each input on average; or "jumprelu", which keeps what exceeds a
+            threshold of each latent's own.
         k: how many are kept: a whole number from 1 to the number of latents for "topk", any number above 0 up to it
-            for "batchtopk", None for "relu".
+            for "batchtopk", None for "relu" and "jumprelu".
         decoder_weights: weight of each prefix in the gradient of W_dec and b_dec, where it is to differ from that in
             the gradient of W_enc and b_enc, which `weights` then means alone; None: the same.
 
@@ -87,9 +89,10 @@ class SAEConfig:
             raise ValueError(f"l1 is {self.l1}; a penalty must be a finite number of at least 0.")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation is {self.activation!r}; it must be one of {ACTIVATIONS}.")
-        if self.activation == "relu":
+        if self.activation in ("relu", "jumprelu"):
             if self.k is not None:
-                raise ValueError(f"k is {self.k}, but a ReLU SAE keeps every activation; leave k out, or choose topk.")
+                kept = "a ReLU SAE keeps every activation" + " above a threshold" * (self.activation == "jumprelu")
+                raise ValueError(f"k is {self.k}, but {kept}; leave k out, or choose topk.")
         elif self.k is None or not 0 < self.k <= self.d_sae:
             raise ValueError(
                 f"k is {self.k} for {self.d_sae} latents; {self.activation} keeps above 0 and at most all."
@@ -137,10 +140,11 @@ class SAE:
         config: of all instances; or one for each entry of the first axis, alike in d_in and the number of latents. None
             makes them standard ReLU SAEs.
         threshold: of each BatchTopK SAE, what an activation times its decoder row's norm must exceed to be kept where
-            no batch is there to choose from: the mean over training of the smallest that was kept. None for others.
+            no batch is there to choose from: the mean over training of the smallest that was kept. Of a JumpReLU SAE,
+            what each latent's activation must exceed, shape (*instances, d_sae). None for others.
 
     Raises:
-        ValueError: if shapes do not fit each other or the configuration.
+        ValueError: if shapes do not fit each other or the configuration, or JumpReLU SAEs stand beside others.
     """
 
     W_enc: Float[Tensor, "*instances d_in d_sae"]
@@ -148,7 +152,7 @@ class SAE:
     W_dec: Float[Tensor, "*instances d_sae d_in"]
     b_dec: Float[Tensor, "*instances d_in"]
     config: SAEConfig | tuple[SAEConfig, ...] | None = None
-    threshold: Float[Tensor, "*instances"] | None = None
+    threshold: Float[Tensor, "*instances"] | Float[Tensor, "*instances d_sae"] | None = None
 
     def __post_init__(self) -> None:
         if self.config is None:
@@ -171,6 +175,13 @@ class SAE:
                 f"{len(each)} configurations for instances {instances}; give one for all, or one for each entry of the "
                 "first axis, alike in d_in and the number of latents."
             )
+        jumps = {c.activation == "jumprelu" for c in each}
+        if len(jumps) > 1:
+            raise ValueError("JumpReLU SAEs have a threshold for each latent; keep them apart from others.")
+        if jumps == {True}:
+            instances = (*instances, shape[1])
+            if self.threshold is None:
+                raise ValueError(f"a JumpReLU SAE needs the threshold of each latent, shape {instances}.")
         if self.threshold is not None and self.threshold.shape != instances:
             raise ValueError(f"threshold has shape {tuple(self.threshold.shape)}; it must be {instances}.")
 
@@ -215,6 +226,9 @@ class SAE:
         activation = self._each[0].activation
         if activation == "relu":
             return acts, torch.ones_like(acts)
+        if activation == "jumprelu":
+            assert self.threshold is not None  # checked on construction
+            return acts, (acts > self.threshold.unsqueeze(-2)).to(acts)
         sizes = acts.detach() * self.W_dec.detach().norm(dim=-1).unsqueeze(-2)
         ks = acts.new_tensor([config.k for config in self._each])
         k = ks.reshape(-1, *[1] * (len(self.instances) - 1)).expand(self.instances) if self.instances else ks[0]
@@ -303,8 +317,10 @@ class SAE:
         return replace(self, **changed, threshold=None if self.threshold is None else change(self.threshold))
 
     def with_config(self, config: SAEConfig | tuple[SAEConfig, ...]) -> SAE:
-        """The same parameters under another configuration."""
-        return replace(self, config=config, threshold=None)
+        """The same parameters under another configuration; only JumpReLU SAEs that stay so keep their threshold."""
+        new = config if isinstance(config, tuple) else (config,)
+        jumps = {c.activation for c in (*self._each, *new)} == {"jumprelu"}
+        return replace(self, config=config, threshold=self.threshold if jumps else None)
 
     def first(self, width: int) -> SAE:
         """The SAE of the first `width` latents, with the prefixes up to there; the last takes the weight of the longer.
@@ -314,6 +330,8 @@ class SAE:
         """
         if not 1 <= width <= self._each[0].d_sae:
             raise ValueError(f"width is {width}; it must be from 1 to the {self._each[0].d_sae} latents.")
+
+        jumps = self._each[0].activation == "jumprelu"  # then the threshold is one of each latent
 
         def cut(config: SAEConfig) -> SAEConfig:
             shorter = [m for m in config.widths if m < width]
@@ -328,7 +346,8 @@ class SAE:
 
         return SAE(
             self.W_enc[..., :width], self.b_enc[..., :width], self.W_dec[..., :width, :], self.b_dec,
-            tuple(cut(config) for config in self._each), self.threshold,
+            tuple(cut(config) for config in self._each),
+            self.threshold[..., :width] if self.threshold is not None and jumps else self.threshold,
         )  # fmt: skip
 
     @classmethod
@@ -384,6 +403,10 @@ class SAE:
         if chosen.dtype != torch.int64:
             raise IndexError(f"{index!r} does not select instances.")
         return self._arranged(chosen)
+
+    def __iter__(self) -> Iterator[SAE]:
+        """The instances along the first axis."""
+        return (self[i] for i in range(len(self)))
 
     def _arranged(self, chosen: Tensor) -> SAE:
         """The instances of these numbers, in this arrangement."""
@@ -490,7 +513,11 @@ def random_start(config: SAEConfig, seeds: Iterable[SupportsIndex], decoder_norm
 
 
 def start_near(
-    directions: Float[Tensor, "*seeds d_sae d_in"], seeds: Iterable[SupportsIndex], noise: float = 0.1
+    directions: Float[Tensor, "*seeds features d_in"],
+    seeds: Iterable[SupportsIndex],
+    noise: float = 0.1,
+    *,
+    order: Sequence[int] | None = None,
 ) -> SAE:
     """A start near given directions (one a latent), one instance a seed, float64; a standard SAE until it is trained.
 
@@ -502,10 +529,21 @@ def start_near(
         directions: for all seeds, or for each seed its own.
         seeds: of the noise.
         noise: see above, at least 0.
+        order: which direction each latent starts at, such as `FeatureTree.by_level()`: features are numbered depth
+            first, prefixes should hold whole levels. None: as they come.
+
+    Raises:
+        ValueError: for a noise or an order that is not possible.
     """
     if noise < 0:
         raise ValueError(f"noise is {noise}; it is relative to the directions' norm and must be at least 0.")
     directions = torch.as_tensor(directions, dtype=torch.float64)
+    if order is not None:
+        if not set(order) <= set(range(directions.shape[-2])) or len(set(order)) < len(order):
+            raise ValueError(
+                f"order is {list(order)}; it must name some of the {directions.shape[-2]} directions, each once."
+            )
+        directions = directions[..., list(order), :]
     d_sae, d_in = directions.shape[-2:]
     scale = noise * _random.lengths(directions) / math.sqrt(d_in)
     drawn = torch.stack([_random.normals((d_sae, d_in), int(seed), _random.NOISE) for seed in seeds])

@@ -91,6 +91,33 @@ class Setting:
             raise ValueError("drawn prefixes go neither with terms nor with decoder_weights.")
         _refuse_unknown(self.held)
 
+    @property
+    def states(self) -> States:
+        """The data, where they are states.
+
+        Raises:
+            ValueError: if they are a tree, which is sampled.
+        """
+        if not isinstance(self.data, States):
+            raise ValueError("this setting samples a FeatureTree; only States can be read: give tree.states() as data.")
+        return self.data
+
+    @property
+    def directions(self) -> Float[Tensor, "*seeds features d_in"]:
+        """The dictionary, where there is one.
+
+        Raises:
+            ValueError: if the states are the inputs themselves.
+        """
+        if self.dictionary is None:
+            raise ValueError("this setting has no dictionary: its states are the inputs themselves.")
+        return self.dictionary
+
+    @property
+    def inputs(self) -> Float[Tensor, "*seeds states d_in"]:
+        """Every state as an input; see `States.inputs`."""
+        return self.states.inputs(self.directions)
+
 
 def _refuse_unknown(held: Mapping[str, object]) -> None:
     if unknown := set(held) - set(TRAINED):
@@ -268,6 +295,11 @@ def _fitting(settings: list[Setting], start: SAE, config: TrainConfig, dtype: to
         if (setting.sae.d_in, setting.sae.d_sae) != (first.d_in, first.d_sae):
             raise ValueError(
                 f"settings trained together must share d_in and the number of latents; got {first} and {setting.sae}."
+            )
+        if setting.sae.activation == "jumprelu":
+            raise ValueError(
+                "train does not train JumpReLU SAEs: their thresholds have no gradient. Train with batchtopk, whose "
+                "threshold makes a JumpReLU SAE (see `exchange`), or pass a loss of your own to descend."
             )
         if config.batch_size is None and isinstance(setting.data, FeatureTree):
             raise ValueError("a FeatureTree can only be sampled; give batch_size, or pass tree.states() as data.")
@@ -549,7 +581,10 @@ def _along(path: list[SAE], like: SAE) -> SAE:
         else parameter.unsqueeze(n)[(*[slice(None)] * n, slice(0))]
         for name, parameter in like.parameters.items()
     }
-    return SAE(**parameters, config=like.config)
+    threshold = None
+    if like.threshold is not None and like.threshold.ndim > n:  # JumpReLU's, which training leaves as they are
+        threshold = like.threshold.unsqueeze(n).expand(*like.instances, len(path), -1)
+    return SAE(**parameters, config=like.config, threshold=threshold)
 
 
 def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, device: str = "cpu", dtype=torch.float64):
@@ -570,7 +605,7 @@ def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, devic
     )
     generator = torch.Generator().manual_seed(config.seed)
     if isinstance(data, FeatureTree) and states is None:
-        acts = data.sample(1 << 14, torch.Generator().manual_seed(0))
+        acts = data.sample(1 << 14, 0)
         power_states = States(acts, torch.full((len(acts),), 1 / len(acts), dtype=torch.float64))
     elif states is not None:
         power_states = states

@@ -278,12 +278,6 @@ class Found:
             return math.nan
         return float(spearmanr(self.loss, self.recovery).statistic)
 
-    @property
-    def recovery_at_the_bottom(self) -> tuple[float, float]:
-        """The lowest and the highest recovery among seeds of the lowest loss (to 1e-7)."""
-        bottom = self.recovery[self.loss <= self.loss.min() + 1e-7]
-        return float(bottom.min()), float(bottom.max())
-
     def below(self, loss: float, power: float) -> Bool[Tensor, " seeds"]:
         """Whether each seed lies below this loss, by more than the same solution may (see `metrics.same_loss`)."""
         return self.loss < loss - 1e-4 * power
@@ -394,14 +388,12 @@ def solutions_table(toy: Toy, found: Found, basins: Sequence[Basin]) -> str:
     Mixings are means over pairs and over the solution's seeds; blank where a latent is dead.
     """
     parents, reading, rows = toy.tree.parents(), found.reading, []
-    latents = metrics.assign(reading, toy.states, parents)
-    mixing = metrics.mixing(reading.decoder, latents, parents)
-    absorption = metrics.absorption(reading.acts, latents, toy.states.acts, toy.states.probs, parents, mixing.own)
+    mixing = metrics.mixing(reading.decoder, reading.assigned, parents)
     mixes = {
         "parent to child": mixing.parent_to_child,
         "child to sibling": mixing.child_to_sibling,
         "child to parent": mixing.child_to_parent,
-        "absorption": absorption,
+        "absorption": reading.absorption,
     }
     for one in basins:
         if one.share < 0.005 and one is not basins[0]:
@@ -709,9 +701,14 @@ def sampled_shift(biases: Sweep) -> float:
     return float(np.abs(sampled.shares - shares_of(exact.kind[: len(sampled.kind)])).max())
 
 
-def complements(found: Found) -> float:
-    """Share of live seeds in which the parent's latent points away from it; NaN where no seed is live."""
-    return float((found.reading.mixing.own[found.reading.all_live, 0] < 0).double().mean())
+def sweep_table(*sweeps: Sweep) -> pd.DataFrame:
+    """What the Matryoshka SAE's seeds end in, and the share of all SAEs that converged, at every amount of sweeps."""
+    rows, kinds = {}, ("parent first", "too few live", "first prefix dead")
+    for sweep in sweeps:
+        for point, (amount, found) in enumerate(zip(sweep.amounts, sweep.matryoshka, strict=True)):
+            shares = {kind: f"{found.share(kind):.0%}" for kind in kinds}
+            rows[f"{sweep.xlabel} {amount}"] = shares | {"converged": f"{sweep.converged(point):.0%}"}
+    return pd.DataFrame(rows).T
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -155,6 +156,11 @@ class Toy:
     absorbed_l0: float
     target_l0: float
     arms: Mapping[str, original.Arm]
+
+    @property
+    def shown_names(self) -> list[str]:
+        """The features' names as figures show them."""
+        return [figures.label(name) for name in self.tree.names]
 
     @property
     def own(self) -> bool:
@@ -363,21 +369,20 @@ def in_numbers(results: Results, live: Results, against: Against) -> dict[str, f
     toy, p, here = results.toy, results.toy.p, results is live
     which, steps = ("the run on this page", p.n_steps) if here else ("the stored run", original.Recipe.steps)
     gap, equal_gain = sampling_gap(results), gain(results, "equal L0")
-    numbers = {name: median(results.per_seed(*what)) for name, what in MEDIANS.items()}
+    numbers: dict[str, float | int | str] = {name: median(results.per_seed(*what)) for name, what in MEDIANS.items()}
     numbers |= {name: float(results.of(arm, "missing").mean()) for name, arm in MISSING.items()}
     numbers |= {
         "n_steps": f"{p.n_steps:,}",
         "n_live": p.n_sweep_seeds,
         "origin": f"{which}, {len(results.seeds)} seeds and {steps:,} steps",
         "n_shown": len(results.seeds),
-        "n_pairs": len(toy.pairs),
         "target_l0": toy.target_l0,
         "true_l0": toy.true_l0,
         "absorbed_l0": toy.absorbed_l0,
         "expected": median(results.theory("sampled")),
         "gap_low": gap[0],
         "gap_high": gap[1],
-        "equal_gain": median(equal_gain),
+        "n_unjudged": int(np.isnan(equal_gain).sum()),
         "n_equal_gain": int((equal_gain >= 0.25).sum()),
         "theory_gap": against.distance(STEERED),
         "theory_correlation": against.correlation(STEERED),
@@ -392,7 +397,9 @@ def in_numbers(results: Results, live: Results, against: Against) -> dict[str, f
         numbers[f"slope_{key}"] = against.slope(arms)
     numbers |= failures(results)
     for name, value in numbers.items():
-        if isinstance(value, float) and math.isnan(value):
+        if not isinstance(value, float):
+            continue
+        if math.isnan(value):
             numbers[name] = NO_VALUE
         elif name in TINY:
             numbers[name] = claims.number(value)
@@ -426,7 +433,8 @@ def first_seed(results: Results) -> dict[str, tuple[SAE, Int[Tensor, " features"
     """The main arms' SAEs of the first seed, and the latent that matches each feature."""
     found = {}
     for name in MAIN:
-        sae = SAE(*(torch.from_numpy(results.of(name, f"first_{key}")) for key in TRAINED))
+        parts: dict[str, Any] = {key: torch.from_numpy(results.of(name, f"first_{key}")) for key in TRAINED}
+        sae = SAE(**parts)
         found[name] = sae, metrics.match(metrics.decoder_cosines(sae, results.dictionary(results.seeds[0])))
     return found
 
@@ -439,7 +447,7 @@ def _breaks(toy: Toy) -> list[int]:
 
 def draw_cosines(results: Results) -> Figure:
     """Decoders and encoders of the first seed against the true features."""
-    names, dictionary = results.toy.tree.names, results.dictionary(results.seeds[0])
+    names, dictionary = results.toy.shown_names, results.dictionary(results.seeds[0])
     panels = {
         f"{name}: {part}": cosines(sae, dictionary)[latents].numpy()
         for part, cosines in [("decoder", metrics.decoder_cosines), ("encoder", metrics.encoder_cosines)]
@@ -456,7 +464,7 @@ def draw_activations(results: Results, per_kind: int = 40) -> Figure:
         per_kind: how many inputs that hold a child, and how many others that hold something, at most.
     """
     toy, dictionary = results.toy, results.dictionary(results.seeds[0])
-    acts, children = toy.tree.sample(4000, torch.Generator().manual_seed(0)), [c for _, c in toy.pairs]
+    acts, children = toy.tree.sample(4000, 0), [c for _, c in toy.pairs]
     holds_child = (acts[:, children] > 0).any(-1)
     batch = torch.cat([acts[holds_child][:per_kind], acts[~holds_child & (acts > 0).any(-1)][:per_kind]])
     if not len(batch):
@@ -467,7 +475,7 @@ def draw_activations(results: Results, per_kind: int = 40) -> Figure:
     panels = {"true features": batch.T.numpy()}
     for name, (sae, latents) in first_seed(results).items():
         panels[name] = (sae.encode(batch @ dictionary) * sae.W_dec.norm(dim=-1))[:, latents].T.numpy()
-    return _images(panels, toy.tree.names, quantity="activation", per_row=2, breaks=_breaks(toy))
+    return _images(panels, toy.shown_names, quantity="activation", per_row=2, breaks=_breaks(toy))
 
 
 def _images(
@@ -535,19 +543,19 @@ def table(results: Results) -> str:
 
 
 def gain(results: Results, comparison: str = "steered alike", arm: str = "sampled") -> Float[np.ndarray, " seeds"]:
-    """How much more of its parents' latents the standard SAE silences than an arm, seed by seed."""
+    """How much more of the parents other latents write in the standard SAE than in an arm, seed by seed."""
     end = COMPARISONS[comparison]
     return results.of(f"standard{end}", "absorption") - results.of(arm + end, "absorption")
 
 
 def draw_absorption(results: Results) -> Figure:
-    """The absorption rate of the main arms in every comparison."""
+    """The absorption of the main arms in every comparison."""
     strips = {
         f"{name}, {label}": results.of(name + end, "absorption") for label, end in COMPARISONS.items() for name in MAIN
     }
     if not any(kept(values).size for values in strips.values()):
-        return in_words("No measured input holds a parent and its child: there is no absorption rate to draw.")
-    return figures.seed_strips(strips, "absorption rate", colours=len(MAIN))
+        return in_words("No measured input holds a parent and its child: there is no absorption to draw.")
+    return figures.seed_strips(strips, "absorption", colours=len(MAIN))
 
 
 @dataclass(frozen=True)
@@ -582,7 +590,7 @@ class Against:
     def slope(self, arms: Sequence[str]) -> float:
         """Slope of measured on predicted cosines; NaN where the predicted do not vary."""
         found = self.both(arms)
-        return float(np.polyfit(*found, 1)[0]) if found.size and np.ptp(found[0]) else math.nan
+        return float(np.polyfit(found[0], found[1], 1)[0]) if found.size and np.ptp(found[0]) else math.nan
 
 
 def against_theory(results: Results, arms: Sequence[str] = STEERED) -> Against:
@@ -615,7 +623,7 @@ def draw_theory(against: Against) -> Figure:
     every = np.concatenate([*against.predicted.values(), *against.cosine.values(), [0.1]])
     ends = (every.min(), every.max())
     label = {"ylabel": "cosine of the parent with a child"}
-    panels = [
+    panels: list[dict] = [
         {
             "xlabel": "blamed weight / alone weight", "curve": (grid[:, 0], even),
             "groups": {arm: (against.share[arm], against.cosine[arm]) for arm in against.cosine},
@@ -625,7 +633,7 @@ def draw_theory(against: Against) -> Figure:
             "groups": {arm: (against.predicted[arm], against.cosine[arm]) for arm in against.cosine},
         } | label,
     ]  # fmt: skip
-    line = f"theory (left: {toy.tree.names[toy.pairs[first][0]]})" if toy.own else "theory"
+    line = f"theory (left: {toy.shown_names[toy.pairs[first][0]]})" if toy.own else "theory"
     return figures.clouds(panels, line)
 
 
@@ -633,11 +641,11 @@ def failures(results: Results) -> dict[str, float | int]:
     """Where theory fails: how many SAEs have an L0 above the tree's, and the median distance from theory by kind."""
     arms = [name for name in results.toy.arms if not name.startswith("standard") and "independent" not in name]
     arms = [name for name in arms if "equal L0" not in name]
-    far = [
+    away = [
         np.where(results.represented(arm), np.abs(results.of(arm, "parent_to_child") - results.theory(arm)), np.nan)
         for arm in arms
     ]
-    far, strays = np.stack(far), np.stack([results.of(arm, "l0") > results.toy.true_l0 + 0.02 for arm in arms])
+    far, strays = np.stack(away), np.stack([results.of(arm, "l0") > results.toy.true_l0 + 0.02 for arm in arms])
     equal = [i for i, arm in enumerate(arms) if arm.endswith("equal penalty")]
     return {
         "gap_true": median(far[arms.index("sampled, true L0")]),
@@ -696,9 +704,10 @@ def draw_histories(results: Results, arms: Sequence[str] = MAIN) -> Figure:
 
 def counted(measured: Mapping[str, float | np.ndarray]) -> tuple[dict[str, float | np.ndarray], dict[str, int]]:
     """What `claims.judge` asks for: seeds without a value are left out, and then so many were started."""
-    values = {name: kept(value) if isinstance(value, np.ndarray) else value for name, value in measured.items()}
-    some = {name: value for name, value in values.items() if isinstance(value, np.ndarray) and len(value)}
-    return values, {name: len(measured[name]) for name, value in some.items() if len(value) < len(measured[name])}
+    by_seed = {name: value for name, value in measured.items() if isinstance(value, np.ndarray)}
+    some = {name: kept(value) for name, value in by_seed.items()}
+    started = {name: len(by_seed[name]) for name, value in some.items() if 0 < len(value) < len(by_seed[name])}
+    return {**measured, **some}, started
 
 
 def sampling_measured(results: Results, against: Against) -> tuple[dict, dict]:
@@ -728,9 +737,7 @@ def absorption_measured(results: Results) -> tuple[dict, dict]:
             "absorption_gain_at_equal_l0": gain(results, "equal L0"),
             "absorption_gain_all_prefixes": gain(results, arm="all prefixes"),
             "absorption_gain_at_true_l0": gain(results, "true L0"),
-            "missing_features": float(
-                results.of("sampled", "missing").mean() - results.of("standard", "missing").mean()
-            ),
+            "missing_features": results.of("sampled", "missing") - results.of("standard", "missing"),
             "l0_gap": abs(l0[0] - l0[1]),
             "control_absorption": results.of("standard, independent", "absorption"),
         }

@@ -132,12 +132,11 @@ def sweep_rates(toy: Toy) -> Rates:
     with_biases = replace(toy.sae, encoder_bias=True, decoder_bias=True)
     biased = train(toy.settings(cells, toy.few, with_biases), start, toy.exact)
     truth = torch.from_numpy(curve(child, n, p.inner_weight).repeat(p.n_grid))[:, None]
-    found, with_bias = (_to_children(run, settings[0].dictionary).mean(-1) for run in (bare, biased))
+    found, with_bias = (_to_children(run, settings[0].directions).mean(-1) for run in (bare, biased))
     far = (found - truth).abs()[_fires_as_assumed(bare, settings)]
-    maps = [values.median(-1).values.view(p.n_grid, -1) for values in (found, with_bias)]
-    return Rates(
-        parent, child, *maps, float(far.max()) if len(far) else float("nan"), float(bare.converged.double().mean())
-    )
+    bare_map, biased_map = (values.median(-1).values.view(p.n_grid, -1) for values in (found, with_bias))
+    gap, converged = float(far.max()) if len(far) else float("nan"), float(bare.converged.double().mean())
+    return Rates(parent, child, bare_map, biased_map, gap, converged)
 
 
 def _to_children(run: Trained, directions: Tensor) -> Float[Tensor, "settings seeds children"]:
@@ -149,16 +148,16 @@ def _fires_as_assumed(run: Trained, settings: list[Setting]) -> Tensor:
     """Whether every latent fires with its own feature and with no other, shape (settings, seeds)."""
     found = []
     for i, setting in enumerate(settings):
-        acts = run.sae[i].encode(setting.data.inputs(setting.dictionary))
+        acts = run.sae[i].encode(setting.inputs)
         in_order = torch.arange(acts.shape[-1]).expand(len(acts), -1)
-        found.append(metrics.each_its_own(acts, in_order, setting.data.acts))
+        found.append(metrics.each_its_own(acts, in_order, setting.states.acts))
     return torch.stack(found)
 
 
 def draw_rates(rates: Rates, p: Parameters) -> Figure:
     """Both maps, with theory's contours, which are level; right of the dotted line a latent counts as dense."""
     fine = np.geomspace(0.005, 1 / p.n_children, 2000)
-    lines = []
+    lines: list[tuple] = []
     for level in CONTOURS:
         reached = fine[curve(fine, p.n_children, p.inner_weight) >= level]
         if 0 < len(reached) < len(fine):
@@ -218,7 +217,7 @@ def make_moves(toy: Toy) -> Moves:
 
 def _all_live(run: Trained, i: int, setting: Setting) -> Tensor:
     """Whether every latent fires on some state, for each seed of one setting."""
-    return metrics.live(run.sae[i].encode(setting.data.inputs(setting.dictionary))).all(-1)
+    return metrics.live(run.sae[i].encode(setting.inputs)).all(-1)
 
 
 def draw_moves(moves: Moves, p: Parameters) -> Figure:

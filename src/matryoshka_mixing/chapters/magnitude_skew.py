@@ -32,7 +32,7 @@ STATES = ["nothing", "parent", "parent + child"]
 ALONE, SUM = 1, 2
 """Places of the two states that hold anything."""
 ABSORBED = 0.9
-"""An SAE has absorbed its parent where the parent's latent is silent on this share of the child's inputs."""
+"""An SAE has absorbed its parent from this much of it on; see `metrics.Reading.absorption`."""
 LEARNED = 0.9
 """A feature is learned once this share of its expected square is reconstructed."""
 HEAVY = 16
@@ -219,7 +219,7 @@ class Found:
     Attributes:
         decoder: cosines of each latent with each feature.
         acts: activations on every state.
-        absorption: share of the child's inputs that leave the parent's latent silent; NaN where it has none.
+        absorption: how much of the parent other latents write beside the child; NaN where the parent is missing.
         converged: whether training has converged.
         path: the SAEs at every snapshot, which are the last axis.
         dictionary: directions of parent and child.
@@ -243,13 +243,13 @@ class Found:
 
     @property
     def absorbs(self) -> Bool[Tensor, "*instances"]:
-        """Whether the latent that matches the parent is silent on (nearly) all inputs with the child."""
+        """Whether the parent is absorbed: other latents write (nearly) all of it beside the child."""
         return self.absorption >= ABSORBED
 
     @property
     def rates(self) -> Float[Tensor, " live"]:
-        """Share of the child's inputs on which the parent's latent is silent, in each live SAE."""
-        return self.absorption[self.live]
+        """The absorption of each live SAE in which the parent is not missing."""
+        return self.absorption[self.live & ~self.absorption.isnan()]
 
     @property
     def share(self) -> float:
@@ -296,6 +296,11 @@ def told(value: float | Tensor, form: str = ".0%") -> str:
     """A number for prose, in this form ("" as in `claims.number`); NaN, which is that of no seed, is "none"."""
     value = float(value)
     return "none" if math.isnan(value) else f"{value:{form}}" if form else claims.number(value)
+
+
+def part(holds: Bool[Tensor, " some"]) -> str:
+    """How many of some seeds, in words: "3 of 4"."""
+    return f"{int(holds.sum())} of {len(holds)}"
 
 
 def typical(seeds: Found) -> int:
@@ -414,6 +419,19 @@ def fresh_run(setup: Setup) -> tuple[Found, Bool[Tensor, " seeds"]]:
     return trained([Setting(sae, states, dictionary)], begun, setup.beginning)[0], alone
 
 
+def descent_run(setup: Setup) -> Found:
+    """The Matryoshka on the loud case from random starts, by gradient descent at a constant rate."""
+    how = setup.law_schedules["gradient descent"]
+    return setup.fit([(setup.kinds["Matryoshka"], setup.cases["loud"])], "random", setup.seeds, how)[0]
+
+
+def order(seeds: Found, states: States, steps: Sequence[int]) -> tuple[Float[Tensor, " live"], Float[Tensor, " late"]]:
+    """By how much the child comes first in each live seed (see `leads`), and the absorption where it does not."""
+    lead = leads(when_learned(learned(seeds, states), steps))
+    late = seeds.absorption[seeds.live][lead <= 1]
+    return lead, late[~late.isnan()]
+
+
 def laws(setup: Setup) -> dict[tuple[str, str], float]:
     """How well two numbers predict when a feature is learned, in standard SAEs without a penalty.
 
@@ -457,7 +475,7 @@ def turns(inner_weight: float) -> dict[str, tuple[Float[np.ndarray, " x"], Float
     """Where the theory's three first latents turn to the child: ratios, and child probabilities at them."""
     fine, beta = np.geomspace(1.001, 16, 400), inner_weight
     weights = {
-        "narrow SAE: $q r^2 = 1$ (the thread)": (1.0, 1.0),
+        "narrow SAE: q r² = 1 (the thread)": (1.0, 1.0),
         "Matryoshka, parent alone completed": (beta, 1 + beta),
         "Matryoshka, sum completed": (1 + beta, beta),
     }
@@ -508,10 +526,8 @@ def silenced(
     One row a live seed; NaN where there is no other child. Arguments as for `metrics.read`.
     """
     reading = metrics.read(sae, states, dictionary, above)
-    first = [parent if f == 1 else None for f, parent in enumerate(above)]
-    others = [None if f == 1 else parent for f, parent in enumerate(above)]
-    seen = reading.acts, reading.latents, states.acts, states.probs
-    rates = [metrics.absorption(*seen, chosen, reading.mixing.own) for chosen in (first, others)]
+    first = torch.tensor([f == 1 for f, parent in enumerate(above) if parent is not None])
+    rates = [reading.edges.mean(reading.edges.silent.masked_fill(left, torch.nan)) for left in (~first, first)]
     return torch.stack(rates, -1)[reading.all_live]
 
 
@@ -537,7 +553,7 @@ def company_runs(setup: Setup) -> dict[str, Float[Tensor, "live 2"]]:
     for name, (sae, tree) in runs.items():
         dictionary = features.orthonormal_dictionaries(tree.n_features, p.d_model, setup.sweep_seeds)
         run = train(Setting(sae, tree, dictionary), random_start(sae, setup.sweep_seeds), setup.sampled)
-        acts = tree.sample(4000, torch.Generator().manual_seed(p.seed))
+        acts = tree.sample(4000, p.seed)
         states = States(acts, torch.full((len(acts),), 1 / len(acts), dtype=torch.float64))
         results[name] = silenced(run.sae[0], states, dictionary, tree.parents())
     return results

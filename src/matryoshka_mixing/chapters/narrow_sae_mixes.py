@@ -79,7 +79,7 @@ def curve(p: Parameters, setup: Setup, kind: str) -> Curve:
     largest = setup.directions(setup.sweep_seeds, max(families(p)))
     cosines = metrics.decoder_cosines(trained.sae, largest)[:, :, 0]
     # A latent that never fires leaves all of E||x||^2.
-    power = torch.tensor([setting.data.power for setting in settings], dtype=torch.float64)
+    power = torch.tensor([setting.states.power for setting in settings], dtype=torch.float64)
     cosines[~(trained.loss < 0.99 * power[:, None])] = torch.nan
     return Curve(points, cosines)
 

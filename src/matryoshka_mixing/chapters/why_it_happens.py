@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -67,12 +68,12 @@ class Run:
     @cached_property
     def cosines(self) -> Float[Tensor, "settings seeds latents features"]:
         """Decoder cosines of every latent with every feature."""
-        return metrics.decoder_cosines(self.sae, torch.stack([one.dictionary for one in self.settings]))
+        return metrics.decoder_cosines(self.sae, torch.stack([one.directions for one in self.settings]))
 
     @cached_property
     def acts(self) -> list[Float[Tensor, "seeds states latents"]]:
         """Activations on every state, by setting."""
-        return [sae.encode(one.data.inputs(one.dictionary)) for sae, one in zip(self.sae, self.settings, strict=True)]
+        return [sae.encode(one.inputs) for sae, one in zip(self.sae, self.settings, strict=True)]
 
     def __getitem__(self, some: slice) -> Run:
         return Run(self.settings[some], self.sae[some], self.loss[some], self.converged[some])
@@ -85,7 +86,7 @@ class Run:
         if latents is None:
             latents = torch.arange(self.cosines.shape[-1]).expand(*self.loss.shape, -1)
         each = zip(self.acts, latents, self.settings, strict=True)
-        return torch.stack([metrics.each_its_own(acts, own, one.data.acts) for acts, own, one in each])
+        return torch.stack([metrics.each_its_own(acts, own, one.states.acts) for acts, own, one in each])
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Setup:
         near = self.near_truth(n, self.p.start_noise, self.tree.n_features)
         return {"near": near, "random": random_start(self.sae, self.seeds[:n])}
 
-    def fit(self, start: SAE, *changes: Mapping[str, object], **training: object) -> Run:
+    def fit(self, start: SAE, *changes: Mapping[str, Any], **training: Any) -> Run:
         """Train the SAE from starts of the first seeds; with `changes`, once for each of them.
 
         Args:
@@ -154,7 +155,7 @@ class Setup:
             training: attributes of the `TrainConfig`, where they differ.
         """
         latents, settings = start.b_enc.shape[-1], []
-        common = {"data": self.states, "dictionary": self.directions[: start.instances[-1], :latents]}
+        common: dict[str, Any] = {"data": self.states, "dictionary": self.directions[: start.instances[-1], :latents]}
         of_sae = {entry.name for entry in fields(SAEConfig)}
         for change in changes or [{}]:
             sae = {"widths": (1, latents)} | {key: value for key, value in change.items() if key in of_sae}
@@ -322,12 +323,20 @@ def draw_doses(
     return figures.theory_and_experiment(panels)
 
 
-def dose_slider(setup: Setup, factors: Float[Tensor, " doses"], near: Run) -> str:
-    """All decoders against the factor, by theory and of the seed of median loss, as HTML with a slider."""
-    trained = near.cosines[torch.arange(len(factors)), middle(near.loss)]
-    shown, names = {"theory": dosed_decoders(setup, factors).numpy(), "trained": trained.numpy()}, setup.tree.names
-    rows = [f"latent {k}" for k in range(len(names))]
-    return figures.slider_heatmaps("dose-slider", "factor on the blamed terms", factors.tolist(), shown, names, rows)
+def dose_explorable(setup: Setup, factors: Float[Tensor, " doses"], near: Run) -> str:
+    """HTML that a reader moves: both mixings against the factor; dots are the seeds of median loss that keep A4."""
+    seeds, each = middle(near.loss), torch.arange(len(factors))
+    mixed = near.cosines[each, seeds][:, [0, 1], [1, 2]]
+    mixed[~near.keeps_a4()[each, seeds], 1] = NAN
+    start = {"q": setup.p.child_probability, "n": setup.p.n_children, "beta": setup.p.inner_weight}
+    shown = {
+        "x": "blamed",
+        "most": float(factors.max()),
+        "controls": ["blamed", "q", "n", "beta", "turn"],
+        "modes": False,
+    }
+    dots = [[factor, *pair] for factor, pair in zip(factors.tolist(), mixed.tolist(), strict=True)]
+    return figures.explorable("dose-explorable", start, dots, notebook="04_why_it_happens", **shown)
 
 
 def _panel(which: Sequence[int], x, points, line_x, lines) -> dict:
@@ -349,9 +358,9 @@ def balance(setup: Setup, run: Run) -> tuple[Float[Tensor, "seeds 2 states featu
         blamed terms' share of it, for the child where it is smallest; and the largest sum of all pulls, relative to the
         blamed ones (NaN without such a seed).
     """
-    sae, dictionary, acts = run.sae[0], run.settings[0].dictionary, run.acts[0]
-    rest = [setup.states.inputs(dictionary) - sae.decode(acts, width) for width in setup.sae.widths]
-    rest = torch.stack(rest, -3) @ dictionary[:, None].mT
+    sae, dictionary, acts = run.sae[0], run.settings[0].directions, run.acts[0]
+    left = [setup.states.inputs(dictionary) - sae.decode(acts, width) for width in setup.sae.widths]
+    rest = torch.stack(left, -3) @ dictionary[:, None].mT
     parts = 2 * setup.terms[..., None] * acts[:, None, :, :1] * rest
     toward = parts[..., 1:].clamp_min(0)
     by_blamed, total = (toward * setup.blamed[..., None]).sum((-3, -2)), toward.sum((-3, -2))
@@ -472,12 +481,13 @@ def reaches(setup: Setup) -> dict[str, dict[str, object]]:
 
 
 def absorption(reading: Reading) -> Float[Tensor, " live_seeds"]:
-    """The absorption rate of live seeds."""
-    return reading.absorption[reading.all_live]
+    """The absorption of live seeds in which the parent is not missing."""
+    found = reading.absorption[reading.all_live]
+    return found[~found.isnan()]
 
 
 def draw_reach(run: Run, reach: Mapping[str, Mapping[str, Reading]], names: Sequence[str]) -> Figure:
-    """Decoder cosines of the seed of median loss for every reach, with the median absorption rates.
+    """Decoder cosines of the seed of median loss for every reach, with the median absorption.
 
     Args:
         run: from near the truth.
@@ -709,7 +719,7 @@ def lean_curves(setup: Setup) -> tuple[list[dict], list[float]]:
 
 def draw_leans(series: Sequence[dict]) -> Figure:
     """The children's cosine with the parent, over their total probability and over the inner weight."""
-    panels = [
+    panels: list[dict] = [
         {"xlabel": "probability of any child given the parent", "series": series[:-1]},
         {"xlabel": "weight of the inner prefix", "log": True, "series": series[-1:]},
     ]
@@ -741,9 +751,9 @@ def farthest(panel: dict, line: str = "line_y") -> float:
 
 def in_input_space(setting: Setting) -> list[float]:
     """The cosines of `COSINES` by the eigenvector of the re-weighted moment of the inputs, for two children."""
-    basis, data, sae = setting.dictionary[0], setting.data, setting.sae  # all seeds' are one another's, turned
-    pull = theory.prefix_weights(data, range(3), sae.widths, sae.weights)
-    u = theory.top_eigenvector(theory.second_moment(States(data.inputs(basis), data.probs), pull))
+    basis, states, sae = setting.directions[0], setting.states, setting.sae  # all seeds' are one another's, turned
+    pull = theory.prefix_weights(states, range(3), sae.widths, sae.weights)
+    u = theory.top_eigenvector(theory.second_moment(States(states.inputs(basis), states.probs), pull))
     u = u * (basis[0] @ u).sign()
     child = theory.child_decoder(u, basis[0] + basis[1])
     return [float(u @ basis[1]), float(child @ basis[2]), float(child @ basis[0])]

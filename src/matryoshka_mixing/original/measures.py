@@ -17,13 +17,15 @@ from matryoshka_mixing.original.recipe import Arm, Recipe
 
 MISSING = 0.5
 """A feature whose latent has a smaller cosine with it, or is dead, is not represented (our default)."""
+EDGES = ("represented", "carried", "partial", "recall_without")
+"""What is kept of `metrics.Edges`; the rest follows from it."""
 
 
 def every_input(tree: FeatureTree, n: int = 1 << 15) -> States:
     """All states of a tree, or `n` samples of it where they are too many to list."""
     if tree.can_list():
         return tree.states()
-    acts = tree.sample(n, torch.Generator().manual_seed(0))
+    acts = tree.sample(n, 0)
     return States(acts, torch.full((n,), 1 / n, dtype=torch.float64))
 
 
@@ -33,16 +35,14 @@ def measure(
     """The numbers of the chapter for every SAE, on all `states`; pairs are ordered as in `metrics.Mixing`.
 
     Returns:
-        `own`, `parent_to_child`, `child_to_sibling`, `child_to_parent`: decoder cosines; `absorption`: share of the
-        inputs with parent and child on which the parent's latent is silent; `l0`; `error`: squared error of the full
+        `own`, `parent_to_child`, `child_to_sibling`, `child_to_parent`: decoder cosines; for each pair of parent and
+        child `represented`, `carried`, `partial` and `recall_without` (see `metrics.Edges`), NaN where the pair cannot
+        be judged, and `absorption`, the mean of `partial`; `l0`; `error`: squared error of the full
         width as a share of E||x||^2; `missing`: features not represented; `dead`: latents that never fire; `l1`: the
         final penalty; and for each pair of parent and child `alone` and `blamed`, the mean weight of the prefixes that
         hold the parent, and that hold the parent and miss the child. NaN where a feature has no latent.
     """
     pairs = [(p, c) for c, p in enumerate(parents) if p is not None]
-    truth = states.acts.clone()
-    for p, c in pairs:
-        truth[:, c] *= truth[:, p] > 0
     rows: dict[str, list] = {}
     shape = toys.l1.shape
     for arm, seed in tqdm(np.ndindex(*shape), total=toys.l1.numel(), disable=not progress, unit="SAE"):
@@ -53,12 +53,15 @@ def measure(
         mix = metrics.mixing(decoder, latents, parents)
         rest = (x - sae.decode(acts)).square().sum(-1)
         own, live, has = mix.own, metrics.live(acts), latents >= 0
+        seen = states.acts, states.probs, dictionary, parents
+        edges = metrics.edges(sae, acts, metrics.assign(sae, acts, *seen), *seen)
         together = toys.together[arm, seed]
         alone = together.diagonal()[latents].where(has, torch.nan)
         blamed = alone[:, None] - together[latents][:, latents].where(has, torch.nan)
         found = {
             **vars(mix),
-            "absorption": metrics.absorption(acts, latents, truth, states.probs, parents, own),
+            "absorption": edges.mean(edges.partial),
+            **{name: getattr(edges, name) for name in EDGES},
             "l0": states.probs @ (acts > metrics.SILENT).double().sum(-1),
             "error": states.probs @ rest / (states.probs @ x.square().sum(-1)),
             "missing": (~((own.abs() >= MISSING) & live[latents])).sum(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from matryoshka_mixing.parameters import Chapter, given
 from matryoshka_mixing.sae import SAEConfig
 from matryoshka_mixing.training import Setting, TrainConfig
 
-BARE = {"encoder_bias": False, "decoder_bias": False}
+BARE: dict[str, Any] = {"encoder_bias": False, "decoder_bias": False}
 OF_THE_MODEL = (
     "L1 penalty", "log penalty", "number of latents", "biases", "tied weights", "K of BatchTopK / true L0"
 )  # fmt: skip
@@ -152,7 +153,7 @@ def crowded_dictionary(n_features: int, rank: int, d_model: int, seed: int) -> F
 
 def first_seeds(setting: Setting, n: int) -> Setting:
     """The setting with the directions of its first `n` seeds alone."""
-    return replace(setting, dictionary=setting.dictionary[:n])
+    return replace(setting, dictionary=setting.directions[:n])
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class Factor:
     covered: bool = True
 
 
-def vary(base: Setting, amounts: Sequence | np.ndarray, make: Callable[..., dict], **more: object) -> Factor:
+def vary(base: Setting, amounts: Sequence | np.ndarray, make: Callable[..., dict], **more: Any) -> Factor:
     """A factor whose setting at each amount is the base case with `make(amount)` changed."""
     plain = np.asarray(amounts).tolist()
     return Factor(plain, [replace(base, **make(amount)) for amount in plain], **more)
@@ -217,7 +218,7 @@ def data_factors(p: Parameters, base: Setting) -> dict[str, Factor]:
         "unequal children": vary(base, np.geomspace(1, 16, n), lambda ratio: {"data": split(ratio)}),
         # Theory gives a bound only.
         "spread of magnitudes": vary(
-            base, np.linspace(0, 0.5, n), lambda s: {"data": spread_magnitudes(base.data, s)}, covered=False
+            base, np.linspace(0, 0.5, n), lambda s: {"data": spread_magnitudes(base.states, s)}, covered=False
         ),
         "cosine of features": vary(base, np.linspace(0, 0.3, n), lambda c: {"dictionary": leaning(c)}),
         "a prefix between the children": vary(
@@ -282,7 +283,7 @@ def model_factors(p: Parameters, base: Setting) -> dict[str, Factor]:
 
     def biased(which: str) -> dict[str, SAEConfig]:
         """The base case with the biases of that name."""
-        own = {f"{part}_bias": which in (part, "both") for part in ("encoder", "decoder")}
+        own: dict[str, Any] = {f"{part}_bias": which in (part, "both") for part in ("encoder", "decoder")}
         return {"sae": replace(base.sae, **own)}
 
     # A penalty, biases, a budget and spare latents are beyond the theory; with an inner prefix of 2 the children's
@@ -315,7 +316,7 @@ def pair_settings(p: Parameters, base: Setting, biased: bool) -> tuple[np.ndarra
     sae = pair_sae(p, biased)
     saes = [sae, replace(sae, weights=(1.0, 0.0))]
     data = [correlated_pair(p.likely, rho) for rho in correlations]
-    two = base.dictionary[: p.n_sweep_seeds, :2]
+    two = base.directions[: p.n_sweep_seeds, :2]
     return correlations, [Setting(sae, states, two) for sae in saes for states in data]
 
 

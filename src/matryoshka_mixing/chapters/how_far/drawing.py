@@ -76,7 +76,7 @@ def _name_ends(axis: Axes, values: np.ndarray, amounts: Sequence[str], place: in
     if np.isnan(values).all():
         return
     values = np.round(values, 4)  # of equal ones the first, on every machine
-    low, high = np.nanargmin(values), np.nanargmax(values)
+    low, high = int(np.nanargmin(values)), int(np.nanargmax(values))
     texts = [(low, "right", -5, amounts[low]), (high, "left", 5, amounts[high])]
     for end, side, gap, text in texts if extent(values) >= 0.005 else [(high, "left", 5, "steady")]:
         axis.annotate(
@@ -115,7 +115,7 @@ def _of_pairs(label: str, explored: Explored, theory: Expected, pairs: slice | l
 
 def _levels(explored: Explored, theory: Expected) -> list[dict]:
     """The mixings across three levels, each as one series."""
-    dictionary, grandchildren = explored.factor.settings[0].dictionary, [2, 3, 5, 6]
+    dictionary, grandchildren = explored.factor.settings[0].directions, [2, 3, 5, 6]
     upper = _of_pairs("parent's latent with a child", explored, theory, [0, 3])
     deeper = _of_pairs("child's latent with a grandchild", explored, theory, [1, 2, 4, 5])
     lines = torch.stack([rows[0] @ dictionary[0].T for rows in theory.decoders])

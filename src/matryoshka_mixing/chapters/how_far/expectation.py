@@ -97,8 +97,8 @@ def expected(factor: Factor) -> Expected:
     tables, decoders = [], []
     for setting in factor.settings:
         s = first_seeds(setting, 1)
-        directions = s.dictionary[0]
-        rows = pattern_optimum(s.data, directions, rank, s.sae.widths, s.sae.weights)
+        directions = s.directions[0]
+        rows = pattern_optimum(s.states, directions, rank, s.sae.widths, s.sae.weights)
         decoder, encoder = torch.zeros(2, s.sae.d_sae, s.sae.d_in, dtype=torch.float64)
         decoder[: len(rows)], encoder[: len(rows)] = rows[order], directions[order]
         biases = rows.new_zeros(1, 1, s.sae.d_sae), rows.new_zeros(1, 1, s.sae.d_in)
@@ -113,9 +113,9 @@ def own_firing(explored: Explored) -> Bool[Tensor, "settings seeds"]:
     rows = []
     for i, s in enumerate(explored.factor.settings):
         sae = explored.run.sae[i]
-        acts = sae.encode(s.data.inputs(s.dictionary[: len(sae)]), s.data.probs)
-        there = (s.data.acts > 0).any(0)
-        rows.append(metrics.each_its_own(acts, rank[there].expand(len(acts), -1), s.data.acts[:, there]))
+        acts = sae.encode(s.states.inputs(s.directions[: len(sae)]), s.states.probs)
+        there = (s.states.acts > 0).any(0)
+        rows.append(metrics.each_its_own(acts, rank[there].expand(len(acts), -1), s.states.acts[:, there]))
     return torch.stack(rows)
 
 
@@ -126,16 +126,16 @@ def theory_gap(explored: Mapping[str, Explored], theories: Mapping[str, Expected
         fits = own_firing(explored[name]) & explored[name].run.converged
         away = (explored[name].near - torch.from_numpy(line.line)[:, None]).abs().amax(-1)
         gaps.append(kept(away[fits]))
-    gaps = torch.cat(gaps)
-    return float(gaps.max()) if len(gaps) else float("nan")
+    every = torch.cat(gaps)
+    return float(every.max()) if len(every) else float("nan")
 
 
 def eigen_line(factor: Factor) -> Float[np.ndarray, " amounts"]:
     """The mean cosine with a child of the top eigenvector of the inputs' re-weighted second moment, at each setting."""
     found = []
     for s in factor.settings:
-        pull, directions = theory.prefix_weights(s.data, range(3), s.sae.widths, s.sae.weights), s.dictionary[0]
-        inputs = States(s.data.inputs(directions), s.data.probs)
+        pull, directions = theory.prefix_weights(s.states, range(3), s.sae.widths, s.sae.weights), s.directions[0]
+        inputs = States(s.states.inputs(directions), s.states.probs)
         top = theory.top_eigenvector(theory.second_moment(inputs, pull))
         cosine = directions @ top
         found.append((cosine * cosine[0].sign())[1:].mean())

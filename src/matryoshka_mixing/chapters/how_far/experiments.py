@@ -117,7 +117,7 @@ def starts(
         return random_start(settings[0].sae, seeds)
     found, order = [], places(parents)[0]
     for setting in settings:
-        start, near = random_start(setting.sae, seeds), start_near(setting.dictionary[:, order], seeds, noise)
+        start, near = random_start(setting.sae, seeds), start_near(setting.directions, seeds, noise, order=order)
         start.W_enc[..., : len(parents)], start.W_dec[:, : len(parents)] = near.W_enc, near.W_dec
         found.append(start)
     return SAE.stack([one.with_config(settings[0].sae) for one in found])
@@ -126,7 +126,7 @@ def starts(
 def measure(sae: SAE, settings: Sequence[Setting], parents: Sequence[int | None]) -> list[Mixing]:
     """The excess mixings of all seeds, one table a setting; the SAE's axes are (settings, seeds)."""
     return [
-        excess_mixing(sae[i], setting.data, setting.dictionary, parents, levels_of(setting, parents))
+        excess_mixing(sae[i], setting.states, setting.directions, parents, levels_of(setting, parents))
         for i, setting in enumerate(settings)
     ]
 
@@ -242,7 +242,12 @@ def explore(factor: Factor, p: Parameters) -> Explored:
     return Explored(factor, run, tables, near, ends, three(wild, factor))
 
 
-VARIANTS = {"tied": {"tied": 1}, "tied, norm 1": {"tied": 1, "unit": 1}, "0.15": {"log": 0.15}, "0.3": {"log": 0.3}}
+VARIANTS: dict[str, dict[str, float]] = {
+    "tied": {"tied": 1},
+    "tied, norm 1": {"tied": 1, "unit": 1},
+    "0.15": {"log": 0.15},
+    "0.3": {"log": 0.3},
+}
 """Variants of the base case whose losses `train` does not know: tied weights, a logarithmic penalty."""
 
 
@@ -264,7 +269,7 @@ def varied_loss(sae: SAE, base: Setting) -> Float[Tensor, "variants seeds"]:
 
     Source of the penalty: Candes, Wakin and Boyd 2008.
     """
-    sae, x, probs = as_varied(sae), base.data.inputs(base.dictionary)[None], base.data.probs
+    sae, x, probs = as_varied(sae), base.inputs[None], base.states.probs
     sizes = sae.encode(x) * sae.W_dec.norm(dim=-1).unsqueeze(-2)
     costs = (0.1 * torch.log1p(sizes / 0.1)).cumsum(-1)[..., [0, 2]].mT
     terms = sae.errors(x, (1, 3)) + switch("log")[..., None] * costs
@@ -278,11 +283,11 @@ def explore_variants(p: Parameters, base: Setting, plain: Explored) -> dict[str,
     own = [first_seeds(base, len(seeds)) for seeds, _ in sides]
     begin = [starts([one] * len(VARIANTS), (None, 0, 0), *side) for one, side in zip(own, sides, strict=True)]
     begin[1] = SAE.stack([begin[1]] * len(VARIANTS))
-    both = replace(base, dictionary=torch.cat([one.dictionary for one in own]))
+    both = replace(base, dictionary=torch.cat([one.directions for one in own]))
     objective = partial(varied_loss, base=both)
     # Autograd is slow, and half of the steps are enough.
     half = TrainConfig(max(1, p.n_steps // 2))
-    run = descend(objective, SAE.cat(begin, axis=1), half, held={"b_enc": ..., "b_dec": ...}, scale=base.data.power)
+    run = descend(objective, SAE.cat(begin, axis=1), half, held={"b_enc": ..., "b_dec": ...}, scale=base.states.power)
     alike = Factor(list(VARIANTS), [both] * len(VARIANTS))
     found = three(measure(as_varied(run.sae), alike.settings, alike.parents), alike)
 
@@ -349,10 +354,10 @@ def other_cosine(sae: SAE, settings: Sequence[Setting]) -> Float[Tensor, "settin
     found = []
     for i, s in enumerate(settings):
         used = 2 if s.sae.weights[1] else 1
-        cosines = metrics.decoder_cosines(sae[i], s.dictionary)[:, 0]
+        cosines = metrics.decoder_cosines(sae[i], s.directions)[:, 0]
         more = cosines.gather(1, cosines.abs().argmax(1, keepdim=True))[:, 0]
         less = cosines.gather(1, cosines.abs().argmin(1, keepdim=True))[:, 0]
-        fires = metrics.live(sae[i].encode(s.data.inputs(s.dictionary)))[:, :used].all(-1)
+        fires = metrics.live(sae[i].encode(s.inputs))[:, :used].all(-1)
         found.append(torch.where(fires, less * more.sign(), torch.nan))
     return torch.stack(found)
 
@@ -360,7 +365,7 @@ def other_cosine(sae: SAE, settings: Sequence[Setting]) -> Float[Tensor, "settin
 def explore_pairs(p: Parameters, base: Setting, biased: bool) -> Pairs:
     """Train both SAEs at every correlation, from near the truth and from random starts."""
     (correlations, settings), seeds = pair_settings(p, base, biased), p.near_seeds
-    near = start_near(settings[0].dictionary, seeds, p.start_noise)
+    near = start_near(settings[0].directions, seeds, p.start_noise)
     wild = random_start(settings[0].sae, seeds)
     values = [other_cosine(train(settings, start, p.exact).sae, settings) for start in (near, wild)]
     return Pairs(biased, correlations, *(table.unflatten(0, (2, -1)) for table in values))
@@ -368,7 +373,7 @@ def explore_pairs(p: Parameters, base: Setting, biased: bool) -> Pairs:
 
 def train_control(p: Parameters, base: Setting) -> dict[str, Tensor]:
     """Two independent features, with a decoder bias: `other_cosine` in live seeds, by kind of start."""
-    two, sae = base.dictionary[: p.n_seeds, :2], pair_sae(p, biased=True)
+    two, sae = base.directions[: p.n_seeds, :2], pair_sae(p, biased=True)
     independent = Setting(sae, correlated_pair(p.likely, 0.0), two)
     begin = (start_near(two, p.seeds, p.start_noise), random_start(sae, p.seeds))
     return {

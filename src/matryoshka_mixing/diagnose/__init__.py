@@ -1,0 +1,461 @@
+"""Does an SAE have the trouble that the toys have? A diagnosis that needs no true features.
+
+    found = mm.diagnose(sae, rows)          # any SAE with prefixes, any activations, of shape (rows, d_in)
+    print(found.words)
+
+or, from files, `python -m matryoshka_mixing.diagnose SAE ACTIVATIONS` (see there).
+
+**Idea.** In a Matryoshka SAE an inner latent's decoder is drawn toward later latents that fire with it, because the
+prefixes that hold the one and miss the others must reconstruct without them. The full reconstruction has no such pull.
+So hold all activations, refit the decoder (and its bias) to the full reconstruction alone, and see how each inner
+latent's decoder row turns:
+
+    refit     min over D of  E ||x - b - acts @ D||^2                   normal equations, G = acts^T acts
+    movement  sine of the angle between W_dec[k] and D[k]
+    pull      u_k = sum over later latents j of  r_kj G_kj W_dec[j]     r_kj: weight of the prefixes with k, without j
+    lean      part of the movement along u_k, both across W_dec[k]
+
+With the same activations the prefix losses have an optimum as well, at which the second moment G is re-weighted by the
+prefixes that hold both latents: (G * R) W = diag(r) G D. How far that W leans from D is what is *predicted*.
+
+**Chance.** Residuals with random signs (a wild bootstrap: Wu 1986) say how far a refit turns for nothing. A latent
+*leans* if its lean exceeds those of all draws and `LEAST`: for 19 draws one latent in 20 does for nothing at most.
+
+**Limits.** Only turning is seen, so only mixing that the full reconstruction would undo. A standard SAE that mixes, or
+absorbs, is at its optimum; a narrow SAE has no later latents; a parent whose latent is silent beside a child is not
+seen either. Labels can show these (see `label_edges`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from matryoshka_mixing import metrics
+from matryoshka_mixing.sae import SAE, SAEConfig
+
+LEAST = 0.01
+"""A smaller lean is not worth a word (a sine; our default)."""
+SELDOM = 30
+"""A latent that fires on fewer rows than this is not judged (our default)."""
+NAMED = 10
+"""How many latents, those that lean most, are told with their partners."""
+
+
+@dataclass(frozen=True)
+class Partner:
+    """A later latent that an inner one leans toward.
+
+    Attributes:
+        latent: its number.
+        together: cosine of the two latents' activations over all rows, from 0 to 1.
+        cosine: of the inner latent's decoder with this one's refitted row, in [-1, 1].
+        refitted: the same for the inner latent's refitted row.
+    """
+
+    latent: int
+    together: float
+    cosine: float
+    refitted: float
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A labelled parent and child; shares in [0, 1], None where the edge cannot be judged.
+
+    Attributes:
+        parent, child: their names.
+        latent: the parent's latent; None if it has none.
+        rows: on how many rows both are.
+        recall_with, recall_without: share of the parent's rows with and without the child on which the latent fires.
+        gap: the second less the first; above 0 where the child silences the parent's latent.
+        partial: how much of the parent other latents write beside the child (see `metrics.Edges`).
+        carrier: the latent that writes most of it.
+    """
+
+    parent: str
+    child: str
+    latent: int | None
+    rows: int
+    recall_with: float | None
+    recall_without: float | None
+    gap: float | None
+    partial: float | None
+    carrier: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What `diagnose` found; arrays have one entry for each inner latent.
+
+    Attributes:
+        rows, widths: how many rows were used, and the prefixes.
+        fires: share of the rows on which each latent fires, in [0, 1].
+        judged: whether it fires on `SELDOM` rows or more.
+        movement: sine of the angle by which its decoder turns in the refit, from 0 to 1; NaN for zero rows.
+        chance: the same where signs of residuals are random; mean over the draws.
+        along: cosine of the movement with the pull, in [-1, 1].
+        permuted: the same where later latents have each other's decoders.
+        lean: part of the movement along the pull, in [-1, 1]: positive where W_dec leans toward later latents.
+        bound: the largest lean over the draws.
+        predicted: the lean that the prefix losses predict for these activations.
+        agreement: cosine of the movement with the predicted one, in [-1, 1].
+        leans: whether a judged latent's lean exceeds both `bound` and `LEAST`.
+        partners: of the latents that lean most, by number.
+        fvu, fvu_refitted: fraction of variance unexplained by the full reconstruction, before and after the refit.
+        fvu_prefixes: that of each prefix, before.
+        refitted: the refitted decoder, shape (latents, d_in).
+        edges: of labelled features, if labels were given.
+    """
+
+    rows: int
+    widths: tuple[int, ...]
+    fires: Float[Tensor, " inner"]
+    judged: Bool[Tensor, " inner"]
+    movement: Float[Tensor, " inner"]
+    chance: Float[Tensor, " inner"]
+    along: Float[Tensor, " inner"]
+    permuted: Float[Tensor, " inner"]
+    lean: Float[Tensor, " inner"]
+    bound: Float[Tensor, " inner"]
+    predicted: Float[Tensor, " inner"]
+    agreement: Float[Tensor, " inner"]
+    leans: Bool[Tensor, " inner"]
+    partners: dict[int, list[Partner]]
+    fvu: float
+    fvu_refitted: float
+    fvu_prefixes: list[float]
+    refitted: Float[Tensor, "latents d_in"]
+    edges: list[Edge] = field(default_factory=list)
+
+    def median(self, name: str) -> float:
+        """The median of one of the arrays over the judged latents; NaN if there are none."""
+        values = getattr(self, name)[self.judged]
+        return float(values[~values.isnan()].quantile(0.5)) if len(values) else float("nan")
+
+    @property
+    def words(self) -> str:
+        """The finding in a few sentences."""
+        judged, n = int(self.judged.sum()), len(self.judged)
+        if not judged:
+            return f"None of {n} inner latents fires on {SELDOM} rows or more; give more rows."
+        lines = [
+            f"Of {judged} inner latents {int(self.leans.sum())} lean toward later latents that fire with them"
+            + (f" ({n - judged} more fire too seldom to be judged)." if judged < n else "."),
+            f"Median movement {self.median('movement'):.3f}, by chance {self.median('chance'):.3f}; cosine with the "
+            f"pull of later latents {self.median('along'):.2f}, with permuted ones {self.median('permuted'):.2f}.",
+            f"Median lean {self.median('lean'):.3f}, predicted {self.median('predicted'):.3f}.",
+            f"The refit takes the unexplained share of variance from {self.fvu:.3f} to {self.fvu_refitted:.3f}.",
+        ]
+        if self.edges:
+            some = [edge for edge in self.edges if edge.gap is not None]
+            worst = sum(edge.gap > 0.1 for edge in some if edge.gap is not None)
+            lines.append(
+                f"{len(some)} of {len(self.edges)} labelled edges can be judged; in {worst} the parent's latent fires "
+                "less often beside the child, by more than 0.1."
+            )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the refitted decoder, as plain data; NaN becomes None."""
+        plain: dict[str, Any] = {"words": self.words}
+        for name, value in vars(self).items():
+            if name == "refitted":
+                continue
+            plain[name] = value.tolist() if isinstance(value, Tensor) else value
+        plain["partners"] = {str(k): [asdict(partner) for partner in some] for k, some in self.partners.items()}
+        plain["edges"] = [asdict(edge) for edge in self.edges]
+        return {k: [None if x != x else x for x in v] if isinstance(v, list) else v for k, v in plain.items()}
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What one pass over the rows collects; the last latent stands for the bias, and always fires."""
+
+    gram: np.ndarray
+    cross: np.ndarray
+    by_chance: np.ndarray
+    fires: np.ndarray
+    errors: np.ndarray
+    power: float
+
+
+def diagnose(
+    sae: SAE,
+    rows: Any,
+    *,
+    widths: Sequence[int] | None = None,
+    labels: Any = None,
+    hierarchy: Sequence[int | None] | None = None,
+    names: Sequence[str] | None = None,
+    ridge: float = 1e-3,
+    draws: int = 19,
+    batch: int = 4096,
+    seed: int = 0,
+    progress: bool = False,
+) -> Diagnosis:
+    """Whether inner latents lean toward later ones that fire with them, and how far. See the module's docstring.
+
+    Args:
+        sae: one SAE, of any activation. BatchTopK takes each row against its threshold.
+        rows: activations, shape (rows, d_in): a tensor, an array, or what is read in slices, such as a memory map.
+        widths: the prefixes to look at, in place of the SAE's own; for a standard SAE, as a control.
+        labels: which rows hold which feature, shape (rows, features), true or false.
+        hierarchy: the number of each feature's parent, or None; with `labels`.
+        names: of the features, for messages.
+        ridge: pull of each refitted row toward where it was, in units of the median latent's second moment.
+        draws: how many draws of random signs, at least 1.
+        batch: rows at a time.
+        seed: of the signs and permutations.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: if shapes, types or values do not fit, or there are too few rows or prefixes; it says what to do.
+    """
+    sae, config = _ready(sae, rows, widths, ridge, draws, batch)
+    if (labels is None) != (hierarchy is None):
+        raise ValueError("labels and hierarchy belong together: which rows hold which feature, and each one's parent.")
+    sums = _collect(sae, config, rows, draws, batch, seed, progress)
+    W, b = sae.W_dec.double().numpy(), sae.b_dec.double().numpy()
+    n, inner = len(W), config.widths[-2]
+    scale = np.diag(sums.gram)[:n]
+    if not (scale > 0).any():
+        raise ValueError("no latent fires on any row; are these the activations that the SAE was trained on?")
+    pull = ridge * np.median(scale[scale > 0])
+    factor = np.linalg.cholesky(sums.gram + pull * np.eye(n + 1))
+    moved = _solve(factor, sums.cross)
+    D = W + moved[:n]
+
+    # The prefixes' weights: together[i, j] is that of the prefixes that hold both.
+    def reach(weights: Sequence[float]) -> np.ndarray:
+        place = np.searchsorted(config.widths, np.arange(n), side="right")
+        tail = np.cumsum(weights[::-1])[::-1]
+        return np.append(tail[place], tail[0])  # the bias is in all
+
+    r = reach(config.weights)
+    apart = (r[:inner, None] - np.minimum(r[:inner, None], r[None, :n])) * sums.gram[:inner, :n]
+    u = apart @ W
+    order = np.random.default_rng(seed).permutation(np.arange(inner, n))
+    shuffled = W.copy()
+    shuffled[inner:] = W[order]
+    q = reach(config.for_decoder.weights)
+    both = np.minimum(q[:, None], q[None, :])
+    start = np.concatenate([D, (b + moved[n])[None]])
+    expected = np.linalg.solve(
+        both * sums.gram + pull * np.diag(q), q[:, None] * (sums.gram @ start) + pull * q[:, None] * start
+    )
+
+    def turn(after: np.ndarray, before: np.ndarray, toward: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """From `after` to `before`: the turn across `before`, its sine, and its part along `toward`."""
+        unit = _unit(before[:inner])
+        across = -_across(after[:inner], unit) / np.linalg.norm(after[:inner], axis=1, keepdims=True)
+        return across, np.linalg.norm(across, axis=1), (across * _unit(_across(toward, unit))).sum(1)
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        way, movement, lean = turn(D, W, u)
+        along = lean / movement
+        permuted = turn(D, W, apart @ shuffled)[2] / movement
+        random = [turn(W + _solve(factor, part)[:n], W, u) for part in sums.by_chance]
+        forecast, _, predicted = turn(D, expected[:n], u)
+        agreement = (_unit(way) * _unit(forecast)).sum(1)
+    bound = np.max([part[2] for part in random], axis=0)
+    judged = sums.fires[:inner] >= SELDOM
+    leans = judged & (lean > np.maximum(bound, LEAST))
+    most = [int(k) for k in np.argsort(-np.nan_to_num(lean, nan=-1)) if leans[k]][:NAMED]
+    before = float(sums.errors[-1])
+    after = before - 2 * float((moved * sums.cross).sum()) + float((moved * (sums.gram @ moved)).sum())
+    total = len(rows)
+
+    def tensor(values: Any) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values))
+
+    found = Diagnosis(
+        total, config.widths, tensor(sums.fires[:inner] / total), tensor(judged), tensor(movement),
+        tensor(np.mean([part[1] for part in random], axis=0)), tensor(along), tensor(permuted), tensor(lean),
+        tensor(bound), tensor(predicted), tensor(agreement), tensor(leans),
+        {k: _partners(k, way[k], apart[k], W, D, sums.gram) for k in most},
+        before / sums.power, after / sums.power, (sums.errors / sums.power).tolist(), tensor(D),
+    )  # fmt: skip
+    if labels is None or hierarchy is None:
+        return found
+    return replace(found, edges=label_edges(sae, rows, labels, hierarchy, names))
+
+
+def _ready(
+    sae: SAE, rows: Any, widths: Sequence[int] | None, ridge: float, draws: int, batch: int
+) -> tuple[SAE, SAEConfig]:
+    """The SAE in float32 at least and its configuration, after all that can be wrong was looked at."""
+    if sae.instances:
+        raise ValueError(f"this holds SAEs with axes {sae.instances}; diagnose one at a time, such as sae[0].")
+    config = sae._each[0]
+    if widths is not None:
+        config = replace(config, widths=tuple(widths), weights=(), decoder_weights=None)
+        if config.widths[-1] != sae.b_enc.shape[-1]:
+            raise ValueError(f"widths are {tuple(widths)}; the last must be the SAE's {sae.b_enc.shape[-1]} latents.")
+    if len(config.widths) < 2:
+        raise ValueError(
+            f"the SAE has one prefix, its {config.widths[0]} latents, so none comes later than another. Give widths: "
+            f"its own, or some to compare with, such as ({config.widths[0] // 4}, {config.widths[0]})."
+        )
+    shape = tuple(rows.shape)
+    if len(shape) != 2 or shape[1] != config.d_in:
+        raise ValueError(f"the activations have shape {shape}; for this SAE it must be (rows, {config.d_in}).")
+    if shape[0] < config.d_sae:
+        raise ValueError(
+            f"{shape[0]} rows are too few to refit {config.d_sae} latents; give at least as many rows as latents, and "
+            "better ten times as many."
+        )
+    for name, value, fits in (("ridge", ridge, ridge > 0), ("draws", draws, draws >= 1), ("batch", batch, batch >= 1)):
+        if not fits:
+            raise ValueError(f"{name} is {value}; it must be {'above 0' if name == 'ridge' else 'at least 1'}.")
+    wide = torch.promote_types(sae.W_dec.dtype, torch.float32)
+    return sae.map(lambda p: p.detach().cpu().to(wide)), config
+
+
+def batches(rows: Any, size: int, dtype: torch.dtype, progress: bool = False) -> Iterator[tuple[int, Tensor]]:
+    """The rows, some at a time, with the number of the first.
+
+    Raises:
+        ValueError: if they are not floating-point numbers, or one is not finite, with its place.
+    """
+    from tqdm import tqdm
+
+    with tqdm(total=len(rows), disable=not progress, unit="row", unit_scale=True) as bar:
+        for first in range(0, len(rows), size):
+            part = rows[first : first + size]
+            x = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # a copy, of a memory map too
+            if not x.is_floating_point():
+                raise ValueError(
+                    f"the activations are {x.dtype}; they must be floating-point numbers. Scale and convert them first."
+                )
+            if not x.isfinite().all():
+                row, column = (~x.isfinite()).nonzero()[0].tolist()
+                raise ValueError(f"row {first + row}, column {column} of the activations is not finite; leave it out.")
+            yield first, x.cpu().to(dtype)
+            bar.update(len(x))
+
+
+def _collect(sae: SAE, config: SAEConfig, rows: Any, draws: int, size: int, seed: int, progress: bool) -> _Sums:
+    """One pass over the rows. Activations are few, so products with them are sparse."""
+    from scipy.sparse import csr_array
+
+    n, d = sae.W_dec.shape
+    gram, cross, chance = np.zeros((n + 1, n + 1)), np.zeros((n + 1, d)), np.zeros((draws, n + 1, d))
+    fires, errors = np.zeros(n), np.zeros(len(config.widths))
+    power, total = 0.0, np.zeros(d)
+    signs = np.random.default_rng(seed)
+    for _, x in batches(rows, size, sae.W_dec.dtype, progress):
+        acts = sae.encode(x)
+        residual = (x - sae.decode(acts)).double().numpy()
+        for i, width in enumerate(config.widths):
+            errors[i] += float((x - sae.decode(acts, width)).square().sum(dtype=torch.float64))
+        dense = torch.cat([acts, acts.new_ones(len(x), 1)], 1).double().numpy()
+        sparse = csr_array(dense).T.tocsr()
+        gram += sparse @ dense
+        cross += sparse @ residual
+        for part in chance:
+            part += sparse @ (residual * signs.choice([-1.0, 1.0], len(x))[:, None])
+        fires += (acts > 0).sum(0).numpy()
+        power += float(x.square().sum(dtype=torch.float64))
+        total += x.double().sum(0).numpy()
+    variance = power - float(total @ total) / len(rows)
+    if not variance > 0:
+        raise ValueError("all rows are equal; there is nothing to explain.")
+    return _Sums(gram, cross, chance, fires, errors, variance)
+
+
+def _solve(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
+    from scipy.linalg import cho_solve
+
+    return cho_solve((factor, True), right)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def _across(rows: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """What of each row lies across a unit vector."""
+    return rows - (rows * unit).sum(-1, keepdims=True) * unit
+
+
+def _partners(
+    k: int, way: np.ndarray, apart: np.ndarray, W: np.ndarray, D: np.ndarray, gram: np.ndarray
+) -> list[Partner]:
+    """The later latents whose pull goes most along the movement of latent k."""
+    pull = apart * (W @ way)
+    chosen = [int(j) for j in np.argsort(-pull)[:3] if pull[j] > 0]
+
+    def cosine(row: np.ndarray, j: int) -> float:
+        return float(row @ D[j] / (np.linalg.norm(row) * np.linalg.norm(D[j])))
+
+    return [
+        Partner(j, float(gram[k, j] / np.sqrt(gram[k, k] * gram[j, j])), cosine(W[k], j), cosine(D[k], j))
+        for j in chosen
+    ]
+
+
+def label_edges(
+    sae: SAE, rows: Any, labels: Any, hierarchy: Sequence[int | None], names: Sequence[str] | None = None
+) -> list[Edge]:
+    """What becomes of labelled parents beside their children, by `metrics.assign` and `metrics.edges`.
+
+    A feature's direction is its coefficient in the least-squares fit of the rows by all labels and a constant, so that
+    its magnitude is 1 wherever it is. All activations are held in memory at once.
+
+    Args:
+        sae: one SAE.
+        rows: activations, shape (rows, d_in).
+        labels: shape (rows, features), true or false (or 1 and 0).
+        hierarchy: the number of each feature's parent, or None; parents come before their children.
+        names: of the features.
+
+    Raises:
+        ValueError: if these do not fit, labels hold other values, or one is on no row or on all.
+    """
+    table = torch.as_tensor(np.asarray(labels))
+    if table.ndim != 2 or len(table) != len(rows) or table.shape[1] != len(hierarchy):
+        raise ValueError(
+            f"labels have shape {tuple(table.shape)} and the hierarchy {len(hierarchy)} entries; for {len(rows)} rows "
+            f"they must be ({len(rows)}, features) and one entry a feature: the number of its parent, or None."
+        )
+    if not ((table == 0) | (table == 1)).all():
+        raise ValueError("labels must be true or false (or 1 and 0) for each row and feature.")
+    features = table.double()
+    names = list(names or (f"feature {i}" for i in range(len(hierarchy))))
+    for i, (name, parent) in enumerate(zip(names, hierarchy, strict=True)):
+        if not 0 < int(features[:, i].sum()) < len(features):
+            raise ValueError(f"{name} is on {int(features[:, i].sum())} of {len(features)} rows; leave it out.")
+        if parent is not None and not 0 <= parent < i:
+            raise ValueError(f"the parent of {name} has number {parent}; parents must come before their children.")
+        if parent is not None and (features[:, i] > features[:, parent]).any():
+            raise ValueError(f"{name} is on rows where its parent {names[parent]} is not; a child implies its parent.")
+    x = torch.cat([x for _, x in batches(rows, 1 << 14, torch.float64)])
+    design = torch.cat([features, torch.ones(len(x), 1)], 1).double()
+    directions = torch.linalg.lstsq(design, x).solution[:-1]
+    sae = sae.map(lambda p: p.detach().cpu().double())
+    acts, probs = sae.encode(x), torch.full((len(x),), 1 / len(x), dtype=torch.float64)
+    latents = metrics.assign(sae, acts, features, probs, directions, hierarchy)
+    found = metrics.edges(sae, acts, latents, features, probs, directions, hierarchy)
+    written = sae.W_dec @ torch.linalg.pinv(directions)
+    pairs = [(parent, child) for child, parent in enumerate(hierarchy) if parent is not None]
+    edges = []
+    for e, (parent, child) in enumerate(pairs):
+        judged, beside = bool(found.judged[e]), features[:, child] > 0
+        share = acts[beside].mean(0) * written[:, parent]
+        share[latents[parent]] = 0
+        values = {key: float(getattr(found, key)[e]) for key in ("recall_with", "recall_without", "gap", "partial")}
+        shown: dict[str, Any] = {key: None if value != value or not judged else value for key, value in values.items()}
+        edges.append(
+            Edge(
+                names[parent], names[child], int(latents[parent]) if judged else None, int(beside.sum()),
+                carrier=int(share.argmax()) if judged and share.max() > 0 else None, **shown,
+            )
+        )  # fmt: skip
+    return edges

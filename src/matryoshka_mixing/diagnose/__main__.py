@@ -1,0 +1,77 @@
+"""Does a Matryoshka SAE mix? A diagnosis from files, without true features.
+
+    python -m matryoshka_mixing.diagnose SAE ACTIVATIONS [--widths 128 512 2048] [--labels TABLE --hierarchy JSON]
+
+Prints the finding, and writes a page (diagnosis.html) and the numbers (diagnosis.json).
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from matryoshka_mixing import exchange
+from matryoshka_mixing.diagnose import diagnose, files
+from matryoshka_mixing.diagnose.page import html
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m matryoshka_mixing.diagnose", description=__doc__.splitlines()[0],
+        epilog="BatchTopK SAEs of SAELens are saved as JumpReLU without their prefixes: give --widths.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("sae", type=Path, help="folder of SAELens or dictionary_learning, ae.pt, or a file of SAE.save")
+    add("activations", type=Path, help="of shape (rows, d_in): .npy, .npz, .safetensors or .parquet")
+    add("--key", help="name of the array in an .npz or .safetensors file that holds several")
+    add("--widths", type=int, nargs="+", help="prefixes, in place of the SAE's own; the last is its number of latents")
+    add("--scale", type=float, help="by what SAELens multiplied inputs in training (expected_average_only_in)")
+    add("--labels", type=Path, help="which rows hold which feature: .npy, .parquet or .csv, a column for each")
+    add(
+        "--hierarchy",
+        type=Path,
+        help='with --labels: JSON with each feature\'s parent, {"animal": null, "dog": "animal"}',
+    )
+    add("--draws", type=int, default=19, help="draws of random signs (default 19: one latent in 20 leans by chance)")
+    add("--ridge", type=float, default=1e-3, help="in units of the median latent's second moment (default 0.001)")
+    add("--batch", type=int, default=4096, help="rows at a time (default 4096)")
+    add("--seed", type=int, default=0, help="of the signs (default 0)")
+    add("--output", type=Path, default=Path("."), help="folder for diagnosis.html and diagnosis.json (default: here)")
+    add("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Read, diagnose, print and write; 2 if the input does not fit."""
+    options = _parser().parse_args(arguments)
+    try:
+        if (options.labels is None) != (options.hierarchy is None):
+            raise ValueError("--labels and --hierarchy belong together; give both or none.")
+        sae = exchange.read(options.sae, **({} if options.scale is None else {"scale": options.scale}))
+        rows = files.activations(options.activations, options.key)
+        table, parents, names = (None, None, None)
+        if options.labels is not None:
+            table, parents, names = files.labels(options.labels, options.hierarchy)
+        found = diagnose(
+            sae, rows, widths=options.widths, labels=table, hierarchy=parents, names=names, ridge=options.ridge,
+            draws=options.draws, batch=options.batch, seed=options.seed, progress=not options.quiet,
+        )  # fmt: skip
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        ("diagnosis.json", json.dumps(found.to_dict(), indent=1) + "\n"),
+        ("diagnosis.html", html(found, options.sae.resolve().name)),
+    ):
+        draft = options.output / f".{name}.{os.getpid()}.partial"
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(options.output / name)
+    print(found.words)
+    print(f"Written: {options.output / 'diagnosis.html'}, {options.output / 'diagnosis.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,314 @@
+"""The diagnosis, where the truth is known: does the refit's movement equal the mixing, and when does it not?"""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import matryoshka_mixing as mm
+from matryoshka_mixing import exchange, metrics
+from matryoshka_mixing.diagnose import __main__ as command
+from matryoshka_mixing.diagnose import files, label_edges, page
+from matryoshka_mixing.training import TrainConfig
+
+D_IN = 12
+
+
+def sampled(tree, directions, n, noise=0.0, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    acts = tree.sample(n, draw)
+    spread = noise * torch.randn(n, directions.shape[1], generator=draw, dtype=torch.float64)
+    return acts @ directions + spread, acts > 0
+
+
+def trained(tree, config, seed=0, order=None):
+    directions = mm.orthonormal_dictionary(tree.n_features, config.d_in, seed)
+    start = mm.start_near(directions if order is None else directions[order], [seed], 0.2)
+    run = mm.train(mm.Setting(config, tree.states(), directions), start, TrainConfig(1500))
+    return run.sae[0, 0], directions
+
+
+def toy(child=0.4, n=2, inner_weight=1.0, **changes):
+    tree = mm.family(0.3, child, n)
+    config = mm.SAEConfig(
+        D_IN, (1, n + 1), (inner_weight, 1.0), **{"encoder_bias": False, "decoder_bias": False} | changes
+    )
+    return tree, *trained(tree, config)
+
+
+@pytest.mark.parametrize(("child", "n", "weight"), [(0.4, 2, 1.0), (0.2, 2, 1.0), (0.2, 4, 0.5)])
+def test_movement_is_the_mixing_and_is_predicted(child, n, weight):
+    """Without noise the refit finds the parent itself, so its turn is the angle between latent and parent."""
+    tree, sae, directions = toy(child, n, weight)
+    x, _ = sampled(tree, directions, 3000)
+    found = mm.diagnose(sae, x, ridge=1e-9)
+    mixed = math.sqrt(1 - float(metrics.decoder_cosines(sae, directions)[0, 0]) ** 2)
+    assert float(found.movement[0]) == pytest.approx(mixed, abs=1e-4)
+    assert float(found.predicted[0]) == pytest.approx(mixed, abs=0.01)  # the sample's children are not quite equal
+    assert float(found.along[0]) > 0.95 and float(found.agreement[0]) > 0.95 and bool(found.leans[0])
+    refitted = found.refitted[0] / found.refitted[0].norm() @ directions.T
+    assert float(refitted[0]) == pytest.approx(1, abs=1e-6) and found.fvu_refitted < 1e-9 < found.fvu
+
+
+def test_partners_are_the_children():
+    tree, sae, directions = toy()
+    found = mm.diagnose(sae, sampled(tree, directions, 3000)[0], ridge=1e-9)
+    assert {partner.latent for partner in found.partners[0]} == {1, 2}
+    for partner in found.partners[0]:
+        assert 0.5 < partner.together < 0.8 and partner.cosine > partner.refitted + 0.2
+    assert "Of 1 inner latents 1 lean" in found.words
+
+
+def test_the_remedy_does_not_lean():
+    """Refitted, the SAE stands where the remedy leads: the full reconstruction alone."""
+    tree, sae, directions = toy()
+    x, _ = sampled(tree, directions, 3000, 0.05)
+    found = mm.diagnose(sae, x, ridge=1e-9)
+    refitted = replace(sae, W_dec=found.refitted)
+    again = mm.diagnose(refitted, x)
+    assert float(again.movement[0]) < 0.1 * float(found.movement[0])
+
+
+@pytest.fixture(scope="module")
+def forest():
+    """Three families and five loose features, all parents before all children."""
+
+    def family(q):
+        return mm.FeatureTree(0.15, tuple(mm.FeatureTree(q) for _ in range(2)), True)
+
+    tree = mm.FeatureTree(
+        1, (family(0.2), family(0.3), family(0.4), *(mm.FeatureTree(0.1) for _ in range(2))), is_read_out=False
+    )
+    parents = tree.parents()
+    order = [i for i, p in enumerate(parents) if p is None] + [i for i, p in enumerate(parents) if p is not None]
+    return tree, order
+
+
+def test_a_forest(forest):
+    """Parents lean, as far as they mix; loose features do not. And a standard SAE's latents do not lean."""
+    tree, order = forest
+    n, inner = tree.n_features, 5
+    sae, directions = trained(tree, mm.SAEConfig(D_IN, (inner, n), activation="batchtopk", k=1.0), 1, order)
+    x, _ = sampled(tree, directions, 6000)
+    cosines = metrics.decoder_cosines(sae, directions)[:, order]
+    mixed = (1 - cosines.diagonal()[:inner].square()).clamp_min(0).sqrt()
+    found = mm.diagnose(sae, x)
+    assert found.leans.tolist() == [True] * 3 + [False] * 2
+    assert (found.movement[:3] - mixed[:3]).abs().max() < 0.05
+    assert (found.predicted[:3] - found.lean[:3]).abs().max() < 0.05
+    standard, directions = trained(tree, mm.SAEConfig(D_IN, (n,), l1=0.02), 1, order)
+    found = mm.diagnose(standard, sampled(tree, directions, 6000)[0], widths=(inner, n))
+    assert not found.leans.any() and found.median("movement") < 0.01
+
+
+def false_alarms(widths, **changes):
+    """Share of latents that lean, over SAEs of independent features with noise in the rows."""
+    tree, leaning, judged, worst = mm.independent([0.1] * 8), 0, 0, 0.0
+    for seed in range(8):
+        sae, directions = trained(tree, mm.SAEConfig(D_IN, widths, **changes), seed)
+        found = mm.diagnose(sae, sampled(tree, directions, 2000, 0.1, seed)[0], widths=(4, 8), seed=seed)
+        leaning, judged = leaning + int(found.leans.sum()), judged + int(found.judged.sum())
+        worst = max(worst, float(found.lean.max()))
+    return leaning / judged, judged, worst
+
+
+def test_false_alarms_on_independent_features():
+    """By chance one in 20; a standard SAE leans nowhere, a Matryoshka SAE a little (features meet by chance)."""
+    rate, judged, worst = false_alarms((8,), l1=0.02)
+    assert judged >= 30 and rate <= 0.15 and worst < 0.05
+    rate, judged, worst = false_alarms((4, 8), l1=0.02)
+    assert judged >= 30 and worst < 0.08
+
+
+def test_absorption_is_not_seen_without_labels():
+    """A standard SAE that absorbs is at its optimum; labels show whose latent is silent, and who carries the parent."""
+    tree = mm.family(0.3, 0.4)
+    directions = mm.orthonormal_dictionary(3, D_IN, 0)
+    sae = mm.SAE(  # parent alone, parent + child, parent + other child
+        torch.stack([directions[0] - directions[1] - directions[2], directions[1], directions[2]], 1),
+        torch.zeros(3, dtype=torch.float64),
+        torch.stack([directions[0], directions[0] + directions[1], directions[0] + directions[2]]),
+        torch.zeros(D_IN, dtype=torch.float64),
+    )
+    x, holds = sampled(tree, directions, 3000)
+    assert (x - sae.decode(sae.encode(x))).abs().max() < 1e-9
+    found = mm.diagnose(sae, x, widths=(1, 3), labels=holds.numpy(), hierarchy=[None, 0, 0], names=["parent", "a", "b"])
+    assert float(found.movement[0]) < 0.01 and not found.leans.any()
+    for edge, carrier in zip(found.edges, (1, 2), strict=True):
+        assert (edge.parent, edge.latent, edge.carrier) == ("parent", 0, carrier)
+        assert edge.recall_with == 0 and 0.3 < edge.gap < 1 and edge.partial == pytest.approx(1, abs=0.01)
+    assert "in 2 the parent's latent fires less often" in found.words
+
+
+def test_labels_of_a_matryoshka_sae():
+    tree, sae, directions = toy()
+    x, holds = sampled(tree, directions, 3000, 0.02)
+    for edge in label_edges(sae, x, holds, [None, 0, 0]):
+        assert edge.latent == 0 and edge.recall_with == edge.recall_without == 1 and edge.gap == 0
+        assert edge.parent == "feature 0" and edge.rows == int((holds[:, int(edge.child[-1])]).sum())
+
+
+def test_batches_and_sources_do_not_matter(tmp_path):
+    tree, sae, directions = toy()
+    x, _ = sampled(tree, directions, 1000, 0.1)
+    one, many = mm.diagnose(sae, x), mm.diagnose(sae, x, batch=77)
+    assert torch.allclose(one.lean, many.lean) and one.fvu == pytest.approx(many.fvu)
+    np.save(tmp_path / "x.npy", x.numpy())
+    assert torch.allclose(mm.diagnose(sae, files.activations(tmp_path / "x.npy")).lean, one.lean)
+
+
+def test_latents_that_fire_seldom_are_not_judged():
+    tree, sae, directions = toy()
+    dead = replace(sae, b_enc=sae.b_enc - torch.tensor([100.0, 0, 0], dtype=torch.float64))
+    found = mm.diagnose(dead, sampled(tree, directions, 500)[0])
+    assert not found.judged.any() and not found.leans.any() and "give more rows" in found.words
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "match"),
+    [
+        ({"x": torch.zeros(100, 5)}, {}, r"shape \(100, 5\); for this SAE it must be \(rows, 12\)"),
+        ({"x": torch.zeros(2, D_IN)}, {}, "2 rows are too few to refit 3 latents"),
+        ({"x": torch.zeros(100, D_IN, dtype=torch.int64)}, {}, "activations are torch.int64"),
+        ({"x": torch.ones(100, D_IN)}, {}, "all rows are equal"),
+        ({"nan": (17, 3)}, {}, "row 17, column 3 of the activations is not finite"),
+        ({}, {"widths": (1, 2)}, "the last must be the SAE's 3 latents"),
+        ({}, {"widths": (3,)}, "Give widths: its own"),
+        ({}, {"ridge": 0}, "ridge is 0; it must be above 0"),
+        ({}, {"draws": 0}, "draws is 0; it must be at least 1"),
+        ({}, {"labels": np.ones((200, 1))}, "labels and hierarchy belong together"),
+        ({}, {"labels": np.ones((9, 1)), "hierarchy": [None]}, r"labels have shape \(9, 1\)"),
+        ({}, {"labels": np.full((200, 1), 2), "hierarchy": [None]}, "must be true or false"),
+        ({}, {"labels": np.ones((200, 1)), "hierarchy": [None]}, "feature 0 is on 200 of 200 rows"),
+        ({}, {"labels": np.eye(200)[:, :2], "hierarchy": [1, None]}, "parents must come before"),
+        ({}, {"labels": np.eye(200)[:, :2], "hierarchy": [None, 0]}, "a child implies its parent"),
+    ],
+)
+def test_bad_input_is_refused_in_words(change, options, match):
+    _, sae, directions = toy_once()
+    x = change.get("x", sampled(mm.family(0.3, 0.4), directions, 200)[0].clone())
+    if "nan" in change:
+        x[change["nan"]] = torch.nan
+    with pytest.raises(ValueError, match=match):
+        mm.diagnose(sae, x, **options)
+
+
+_ONCE = []
+
+
+def toy_once():
+    if not _ONCE:
+        _ONCE.append(toy())
+    return _ONCE[0]
+
+
+def test_many_saes_and_silence_are_refused():
+    tree, sae, directions = toy_once()
+    x, _ = sampled(tree, directions, 200)
+    with pytest.raises(ValueError, match="diagnose one at a time"):
+        mm.diagnose(mm.SAE.stack([sae, sae]), x)
+    with pytest.raises(ValueError, match="no latent fires"):
+        mm.diagnose(replace(sae, b_enc=sae.b_enc - 100), x)
+
+
+# Files and the command
+
+
+def test_files_of_every_kind(tmp_path):
+    x = np.arange(12.0).reshape(4, 3)
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "x.npz", a=x, b=x + 1)
+    save_file({"acts": torch.from_numpy(x)}, tmp_path / "x.safetensors")
+    pandas.DataFrame(x, columns=list("abc")).to_parquet(tmp_path / "x.parquet")
+    pandas.DataFrame({"row": list(x)}).to_parquet(tmp_path / "lists.parquet")
+    for name, key in (
+        ("x.npy", None),
+        ("x.npz", "a"),
+        ("x.safetensors", None),
+        ("x.parquet", None),
+        ("lists.parquet", None),
+    ):
+        found = files.activations(tmp_path / name, key)
+        assert found.shape == (4, 3) and len(found) == 4
+        assert np.array_equal(np.asarray(found[1:3]), x[1:3]), name
+    with pytest.raises(ValueError, match=r"it holds \['a', 'b'\]; say which"):
+        files.activations(tmp_path / "x.npz")
+    (tmp_path / "x.csv").write_text("1")
+    with pytest.raises(ValueError, match="no file of a known kind"):
+        files.activations(tmp_path / "x.csv")
+    for name in ("x.npy", "x.safetensors"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:70])
+        with pytest.raises(ValueError, match="cannot be read as activations"):
+            files.activations(tmp_path / name)
+    np.save(tmp_path / "o.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(ValueError, match="cannot be read as activations"):
+        files.activations(tmp_path / "o.npy")
+
+
+def test_labels_and_hierarchies(tmp_path):
+    frame = pandas.DataFrame({"dog": [1, 0], "animal": [1, 1], "other": [0, 1]})
+    frame.to_csv(tmp_path / "l.csv", index=False)
+    frame.to_parquet(tmp_path / "l.parquet")
+    np.save(tmp_path / "l.npy", frame.to_numpy())
+    (tmp_path / "h.json").write_text('{"dog": "animal", "animal": null}')
+    for name in ("l.csv", "l.parquet"):
+        table, parents, names = files.labels(tmp_path / name, tmp_path / "h.json")
+        assert (table.tolist(), parents, names) == ([[1, 1], [1, 0]], [None, 0], ["animal", "dog"])
+    (tmp_path / "n.json").write_text('{"0": "1"}')
+    assert files.labels(tmp_path / "l.npy", tmp_path / "n.json")[1:] == ([None, 0], ["1", "0"])
+    for text, match in (
+        ('{"cat": null}', r"names \['cat'\], which are no columns"),
+        ('{"dog": "animal", "animal": "dog"}', "own ancestor"),
+        ("[1]", "must hold an object"), ("{", "not valid JSON"),
+    ):  # fmt: skip
+        (tmp_path / "h.json").write_text(text)
+        with pytest.raises(ValueError, match=match):
+            files.labels(tmp_path / "l.csv", tmp_path / "h.json")
+    with pytest.raises(ValueError, match="labels come as"):
+        files.labels(tmp_path / "l.txt", tmp_path / "h.json")
+
+
+def test_the_command_from_saelens_to_a_page(tmp_path, capsys):
+    tree, sae, directions = toy_once()
+    x, holds = sampled(tree, directions, 2000, 0.05)
+    exchange.write_saelens(sae, tmp_path / "<sae>")
+    np.save(tmp_path / "x.npy", x.numpy())
+    pandas.DataFrame(holds.numpy(), columns=["p", "a", "b"]).to_parquet(tmp_path / "l.parquet")
+    (tmp_path / "h.json").write_text('{"p": null, "a": "p", "b": "p"}')
+    arguments = [str(tmp_path / "<sae>"), str(tmp_path / "x.npy"), "--output", str(tmp_path / "out"), "--quiet"]
+    more = ["--labels", str(tmp_path / "l.parquet"), "--hierarchy", str(tmp_path / "h.json")]
+    assert command.main([*arguments, *more]) == 0
+    assert "Of 1 inner latents 1 lean" in capsys.readouterr().out
+    data = json.loads((tmp_path / "out/diagnosis.json").read_text())
+    assert data["widths"] == [1, 3] and data["leans"] == [True] and len(data["edges"]) == 2
+    text = (tmp_path / "out/diagnosis.html").read_text()
+    assert "&lt;sae&gt;" in text and "<svg role" in text and "http-equiv" not in text and "src=" not in text
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["diagnosis.html", "diagnosis.json"]
+    assert command.main([*arguments, "--labels", "x.npy"]) == 2
+    assert command.main([str(tmp_path), str(tmp_path / "x.npy")]) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_the_command_by_its_name():
+    found = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "matryoshka_mixing.diagnose", "--help"], capture_output=True, text=True
+    )
+    assert found.returncode == 0 and "ACTIVATIONS" in found.stdout.upper() and not found.stderr
+
+
+def test_the_figure_shows_the_numbers():
+    tree, sae, directions = toy_once()
+    found = mm.diagnose(sae, sampled(tree, directions, 1000, 0.05)[0])
+    figure = page.draw(found)
+    points = figure.axes[1].collections[1].get_offsets()
+    assert points.tolist() == [[float(found.predicted[0]), float(found.lean[0])]]
+    none = replace(found, leans=found.leans & False, partners={})
+    assert "None leans by more than chance" in page.html(none, "x")
