@@ -27,6 +27,11 @@ INK = {"supported": 2, "refuted": 3, "mixed": 1, "inconclusive": 7}
 """Each verdict's place in `figures.COLOURS`."""
 
 
+def key_metric(claim: str) -> str:
+    """The metric that stands for a claim on a map: its first decisive one."""
+    return next(c.metric for c in claims.load()[claim].criteria if c.role == "decisive")
+
+
 @dataclass(frozen=True)
 class Found:
     """What a sweep found about one claim.
@@ -36,8 +41,8 @@ class Found:
         chapter: the notebook.
         varied: the parameters that the sweep moves, in the chapter's order.
         home: the chapter's own values of these.
-        runs: a row for each run, with all parameters, `verdict`, `key` (the value of the metric that the ledger shows)
-            and `why` (the criteria that were not met).
+        runs: a row for each run, with all parameters, `verdict`, `key` (the value of the claim's first decisive
+            metric) and `why` (the criteria that were not met).
 
     Raises:
         ValueError: if the table holds no verdict on the claim.
@@ -62,7 +67,7 @@ class Found:
         runs = rows.drop_duplicates("run").set_index("run")
         metrics = rows.pivot(index="run", columns="metric", values="value")
         missed = rows[rows["outcome"] != "met"].groupby("run")["metric"].agg(", ".join)
-        runs = runs.assign(key=metrics[claims.load()[claim].key], why=missed.reindex(runs.index).fillna(""))
+        runs = runs.assign(key=metrics[key_metric(claim)], why=missed.reindex(runs.index).fillna(""))
         varied = tuple(name for name in known.described() if runs[name].nunique() > 1)
         return cls(claim, chapter, varied, {name: getattr(known(), name) for name in varied}, runs)
 
@@ -326,7 +331,7 @@ Values up to which the verdict stays, as far as was tried, and the first at whic
 :name: fig-where-{found.claim}
 :alt: A plane of {x} and {y} with one cell a run, coloured and signed by verdict; the key number stands in each.
 
-The verdict on `{found.claim}` over `{x}` and `{y}`, and its key number, `{claims.load()[found.claim].key}` (a median).
+The verdict on `{found.claim}` over `{x}` and `{y}`, and its key number, `{key_metric(found.claim)}` (a median).
 All else is the chapter's own, but {command_line(found)}.
 ```
 

@@ -13,7 +13,7 @@ from matryoshka_mixing import claims
 
 HOME = {"child_probability": 0.4, "l1": 0.0}
 STORED = sorted(maps.STORED.glob("*.csv"))
-KEY = claims.load()["mse-reason"].key
+KEY = maps.key_metric("mse-reason")
 
 
 def table(verdicts, sweep="mine", claim="mse-reason"):
@@ -108,7 +108,7 @@ def test_the_map_shows_each_run_with_its_sign_and_number_and_frames_the_home():
 def test_the_overview_has_a_panel_a_parameter_and_a_row_a_claim(star):
     other = maps.Found.of(table(dict.fromkeys(STAR, "inconclusive"), claim="mse-reason"), "mse-reason")
     figure = maps.draw_overview([star, other])
-    assert [axis.get_title() for axis in figure.axes] == ["child_probability", "l1"]
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["child_probability", "l1"]
     assert words(figure) == list("✗✓✓✓????✓✓±✓????")
     plt.close(figure)
 
