@@ -27,6 +27,11 @@ INK = {"supported": 2, "refuted": 3, "mixed": 1, "inconclusive": 7}
 """Each verdict's place in `figures.COLOURS`."""
 
 
+def key_metric(claim: str) -> str:
+    """The metric that stands for a claim on a map: its first decisive one."""
+    return next(c.metric for c in claims.load()[claim].criteria if c.role == "decisive")
+
+
 @dataclass(frozen=True)
 class Found:
     """What a sweep found about one claim.
@@ -36,8 +41,8 @@ class Found:
         chapter: the notebook.
         varied: the parameters that the sweep moves, in the chapter's order.
         home: the chapter's own values of these.
-        runs: a row for each run, with all parameters, `verdict`, `key` (the value of the metric that the ledger shows)
-            and `why` (the criteria that were not met).
+        runs: a row for each run, with all parameters, `verdict`, `key` (the value of the claim's first decisive
+            metric) and `why` (the criteria that were not met).
 
     Raises:
         ValueError: if the table holds no verdict on the claim.
@@ -62,7 +67,7 @@ class Found:
         runs = rows.drop_duplicates("run").set_index("run")
         metrics = rows.pivot(index="run", columns="metric", values="value")
         missed = rows[rows["outcome"] != "met"].groupby("run")["metric"].agg(", ".join)
-        runs = runs.assign(key=metrics[claims.load()[claim].key], why=missed.reindex(runs.index).fillna(""))
+        runs = runs.assign(key=metrics[key_metric(claim)], why=missed.reindex(runs.index).fillna(""))
         varied = tuple(name for name in known.described() if runs[name].nunique() > 1)
         return cls(claim, chapter, varied, {name: getattr(known(), name) for name in varied}, runs)
 
@@ -224,20 +229,20 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def reach_table(screens: Sequence[Found]) -> str:
-    """Claims by parameters: how far each can move alone before the verdict changes."""
-    names = list(dict.fromkeys(name for found in screens for name in found.varied))
+    """Parameters by claims: how far each can move alone before the verdict changes."""
     rows = []
-    for found in screens:
+    for name in dict.fromkeys(name for found in screens for name in found.varied):
         cells = []
-        for name in names:
+        for found in screens:
             if name not in found.varied:
                 cells.append("")
                 continue
             far = found.reach(name)
             turns = [f"{far[side]:g}" for side in ("below", "above") if far[side] is not None]
-            cells.append(f"{far['low']:g} to {far['high']:g}" + (f"; turns at {' and '.join(turns)}" if turns else ""))
-        rows.append([f"`{found.claim}` ({found.at_home})", *cells])
-    return _table(["claim", *(f"`{name}`" for name in names)], rows)
+            span = f"{far['low']:g} to {far['high']:g}" if far["low"] != far["high"] else f"{far['low']:g} only"
+            cells.append(span + (f"; turns at {' and '.join(turns)}" if turns else ""))
+        rows.append([f"`{name}`", *cells])
+    return _table(["parameter", *(f"`{found.claim}`: *{found.at_home}*" for found in screens)], rows)
 
 
 def flip_lines(found: Found) -> str:
@@ -271,8 +276,18 @@ def command_line(found: Found) -> str:
     return ", ".join(fixed)
 
 
+NOTHING = """\
+# Where it holds
+
+No sweep is stored with this copy. {doc}`sweeps` says how to run one; put its table into `sweeps/stored` and call
+`python sweeps/maps.py` to write this page.
+"""
+
+
 def page() -> str:
     """The page in MyST Markdown, from the stored tables alone."""
+    if not any(stored("screen")):
+        return NOTHING
     screens, planes, spaces = (list(stored(kind)) for kind in ("screen", "map", "space"))
     names = list(dict.fromkeys(name for name, _ in [*screens, *planes, *spaces]))
     total = sum(len(pd.read_csv(STORED / f"{name}.csv")["run"].unique()) for name in names)
@@ -316,7 +331,7 @@ Values up to which the verdict stays, as far as was tried, and the first at whic
 :name: fig-where-{found.claim}
 :alt: A plane of {x} and {y} with one cell a run, coloured and signed by verdict; the key number stands in each.
 
-The verdict on `{found.claim}` over `{x}` and `{y}`, and its key number, `{claims.load()[found.claim].key}` (a median).
+The verdict on `{found.claim}` over `{x}` and `{y}`, and its key number, `{key_metric(found.claim)}` (a median).
 All else is the chapter's own, but {command_line(found)}.
 ```
 
@@ -338,6 +353,8 @@ On this plane: {share_line(found)}.
 
 def costs() -> str:
     """What a run costs, by stored sweep, in MyST Markdown."""
+    if not any(STORED.glob("*.csv")):
+        return "No sweep is stored with this copy.\n"
     rows = []
     for path in sorted(STORED.glob("*.csv")):
         runs = pd.read_csv(path).query("status == 'done'").drop_duplicates("run")
@@ -354,7 +371,8 @@ def main() -> None:
     mpl.use("agg")
     figures.use_style()
     mpl.rcParams |= {"svg.hashsalt": "where it holds", "svg.fonttype": "none"}
-    drawn = {"where-overview": draw_overview([found for _, found in stored("screen")])}
+    screens = [found for _, found in stored("screen")]
+    drawn = {"where-overview": draw_overview(screens)} if screens else {}
     drawn |= {f"where-{found.claim}": draw_map(found) for _, found in stored("map")}
     for name, figure in drawn.items():
         draft = FIGURES / f".{name}.partial"

@@ -1,7 +1,9 @@
 """Maps of where a verdict holds: what is read from a table, its figures, and the page with its stored sweeps."""
 
 import json
+import re
 
+import execute
 import maps
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -10,7 +12,8 @@ import pytest
 from matryoshka_mixing import claims
 
 HOME = {"child_probability": 0.4, "l1": 0.0}
-KEY = claims.load()["mse-reason"].key
+STORED = sorted(maps.STORED.glob("*.csv"))
+KEY = maps.key_metric("mse-reason")
 
 
 def table(verdicts, sweep="mine", claim="mse-reason"):
@@ -105,9 +108,14 @@ def test_the_map_shows_each_run_with_its_sign_and_number_and_frames_the_home():
 def test_the_overview_has_a_panel_a_parameter_and_a_row_a_claim(star):
     other = maps.Found.of(table(dict.fromkeys(STAR, "inconclusive"), claim="mse-reason"), "mse-reason")
     figure = maps.draw_overview([star, other])
-    assert [axis.get_title() for axis in figure.axes] == ["child_probability", "l1"]
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["child_probability", "l1"]
     assert words(figure) == list("✗✓✓✓????✓✓±✓????")
     plt.close(figure)
+
+
+def test_without_a_stored_sweep_the_page_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(maps, "STORED", tmp_path)
+    assert "No sweep is stored" in maps.page() and "No sweep is stored" in maps.costs()
 
 
 # What is stored
@@ -116,24 +124,31 @@ def test_the_overview_has_a_panel_a_parameter_and_a_row_a_claim(star):
 def test_the_page_is_what_the_stored_tables_give():
     assert maps.PAGE.read_text(encoding="utf-8") == maps.page(), "run: python sweeps/maps.py"
     assert maps.COSTS.read_text(encoding="utf-8") == maps.costs(), "run: python sweeps/maps.py"
-    for figure in ("overview", *(found.claim for _, found in maps.stored("map"))):
-        assert (maps.FIGURES / f"where-{figure}.svg").is_file()
+    for figure in re.findall(r"_static/(where-[\w-]+\.svg)", maps.page()):
+        assert (maps.FIGURES / figure).is_file()
 
 
-def test_the_stored_tables_belong_to_the_sweep_files_beside_them():
-    names = [path.stem for path in maps.STORED.glob("*.csv")]
-    assert len(names) >= 3
-    for name in names:
-        found = pd.read_csv(maps.STORED / f"{name}.csv")
-        assert set(found["run"]) == set(maps.design.load(maps.design.ROOT / f"sweeps/{name}.yml").runs), name
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_a_stored_table_belongs_to_the_sweep_file_beside_it(path):
+    found = pd.read_csv(path)
+    assert set(found["run"]) == set(maps.design.load(path.parent.with_name(f"{path.stem}.yml")).runs)
 
 
-def test_a_stored_run_computed_again_gives_the_same_verdicts_and_numbers(tmp_path):
-    import execute
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_the_two_parameters_of_a_map_are_those_that_the_screening_puts_first(path):
+    if not path.stem.endswith("_map"):
+        pytest.skip("no map")
+    claim = next(found for name, found in maps.stored("map") if name == path.stem)
+    screen = next(found for _, found in maps.stored("screen") if found.claim == claim.claim)
+    assert set(claim.varied) == set(screen.screened().index[:2])
 
-    stored = pd.read_csv(maps.STORED / "narrow_screen.csv")
-    sweep = maps.design.load(maps.design.ROOT / "sweeps/narrow_screen.yml")
-    run, parameters = next((run, p) for run, p in sweep.runs.items() if p["child_probability"] == 0.1)
+
+@pytest.mark.parametrize("path", STORED[:1], ids=lambda path: path.stem)
+def test_a_stored_run_computed_again_gives_the_same_verdicts_and_numbers(path, tmp_path):
+    stored = pd.read_csv(path)
+    sweep = maps.design.load(path.parent.with_name(f"{path.stem}.yml"))
+    run = stored[stored["verdict"] != "supported"]["run"].iloc[0]
+    parameters = sweep.runs[run]
     output = tmp_path / f"{sweep.chapter}.ipynb"
     execute.run(maps.design.ROOT / f"notebooks/{sweep.chapter}.py", output, dict(parameters))
     expected = stored[stored["run"] == run].set_index(["claim", "metric"])
