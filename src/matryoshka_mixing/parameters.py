@@ -108,7 +108,7 @@ PARAMETERS = {
     "n_steps": Parameter("training steps", 1, 1_000_000, whole=True),
     "batch_size": Parameter("inputs in a batch, in the sampled runs", 1, 1_000_000, whole=True),
     "n_grid": Parameter("points on the axis of each sweep", 3, 1000, whole=True),
-    "remedy": Parameter("remedy that the page trains beside plain Matryoshka", choices=("ours",)),
+    "remedy": Parameter("remedy beside plain Matryoshka", choices=("ours",)),
     "tree_path": Parameter("tree file of your own, in place of that of the chapter", tree_file=True),
 }
 """What the names mean in every chapter; a chapter may narrow a range or sharpen a meaning for itself."""

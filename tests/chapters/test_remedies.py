@@ -99,7 +99,7 @@ def test_detached_deltas_by_hand_and_their_gradient():
         expected += weight * probs @ ((rest**2).sum(1) + 0.1 * sizes)
     leaf = sae.W_dec.clone().requires_grad_()
     found = losses.deltas(CONFIG, lambda: ROWS)(replace(sae, W_dec=leaf))
-    assert float(found) == pytest.approx(expected, rel=1e-12)
+    assert found.item() == pytest.approx(expected, rel=1e-12)
     found.sum().backward()
     # The first row learns from the first block alone, whose target does not move.
     own = -2 * (probs * acts[:, 0]) @ (x - acts[:, :1] @ rows[:1]) + 0.1 * probs @ acts[:, 0] * rows[
@@ -169,12 +169,17 @@ def test_matching_pursuit_by_hand():
     assert float(found) == pytest.approx(probs @ (rest**2).sum(1), rel=1e-12)
 
 
-def test_adam_does_not_see_a_mean_for_a_sum_nor_an_empty_prefix():
-    """Bussmann et al. take the mean over prefixes, with the empty one; without a decoder bias that is a constant."""
-    case = toys.Case.of(TINY["three features"], "relu", range(2))
-    mean = replace(case.plain, weights=tuple(w / 3 for w in case.plain.weights))
-    one, other = (case.fit(config, stages=20).W_dec for config in (case.plain, mean))
-    assert (one - other).abs().max() < 1e-6
+def test_a_mean_with_an_empty_prefix_is_the_sum_but_for_two_constants():
+    """Bussmann et al. take the mean over prefixes, the empty one among them, which only the decoder bias can change."""
+    sae, widths = some_sae(CONFIG), CONFIG.widths
+    whole = replace(sae, b_dec=torch.zeros(1, 5).double())
+    x, probs = ROWS
+    errors = whole.errors(x, widths, probs) + CONFIG.l1 * whole.penalties(x, widths, probs)
+    empty = x.square().sum(-1, keepdim=True).mT
+    mean = (probs * torch.cat([empty, errors], -2)).sum(-1).mean(-1)
+    power = (probs * empty).sum()
+    total = whole.loss(x, probs, replace(CONFIG, weights=(1.0, 1.0, 1.0)))
+    assert mean.item() == pytest.approx((total.item() + power.item()) / 4, rel=1e-12)
 
 
 # The contestants

@@ -81,8 +81,9 @@ def _largest(values: Float[Tensor, "*instances some"]) -> Float[Tensor, "*instan
 
 
 def best_of(values: Float[np.ndarray, " seeds"], loss: Float[np.ndarray, " seeds"], k: int) -> float:
-    """The mean of a value over all ways to train k of the seeds and keep the one of lowest loss."""
+    """The mean of a value over all ways to train k of the seeds and keep the one of lowest loss (of all, if fewer)."""
     order, n = np.argsort(loss, kind="stable"), len(loss)
+    k = min(k, n)
     rest = n - 1 - np.arange(n)  # seeds of a higher loss, of which all the others of the k must be
     chance = np.ones(n)
     for taken in range(k - 1):
