@@ -136,7 +136,7 @@ def singles(p: Parameters) -> dict[tuple[str, str, bool], Single]:
         ):
             for sampled in (False, True):
                 run = train(setting, start, p.schedule(sampled))
-                reading = metrics.read(run.sae[0], setting.data, dictionary, [None, None])
+                reading = metrics.read(run.sae[0], setting.states, dictionary, [None, None])
                 bias = (run.sae.b_dec[0].unsqueeze(-2) @ dictionary.mT).squeeze(-2)
                 found[name, kind, sampled] = Single(reading.decoder[:, 0], bias, reading.all_live, run.converged[0])
     return found

@@ -126,7 +126,7 @@ def fit(
 
 def main_runs(p: Parameters) -> dict[tuple[str, str], Runs]:
     """Both cases from every kind of start, by (case, start); a third of the seeds where the parent is not learned."""
-    found = {}
+    found: dict[tuple[str, str], Runs] = {}
     for kind in STARTS:
         seeds = p.seeds if kind == STARTS[0] else p.third
         found |= {(case, kind): one(fit([tree], kind, p, seeds)) for case, tree in cases(p).items()}

@@ -240,7 +240,8 @@ class Misses:
     @property
     def at_least_one_of_two(self) -> tuple[float, float]:
         """Chance that at least one of two runs misses a feature, at the share's and at its interval's upper end."""
-        return tuple(float(binom.sf(0, 2, share)) for share in (self.missed / self.total, self.interval[1]))
+        most_likely, most = (float(binom.sf(0, 2, share)) for share in (self.missed / self.total, self.interval[1]))
+        return most_likely, most
 
     @property
     def compared(self) -> float:

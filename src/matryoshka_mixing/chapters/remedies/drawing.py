@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -104,7 +105,7 @@ def recovered(stored: Stored, names: Sequence[str] = (STANDARD, PLAIN, OURS)) ->
     return figure
 
 
-def _line(name: str) -> dict[str, object]:
+def _line(name: str) -> dict[str, Any]:
     look = LOOK[contestants()[name].group]
     hollow = {"mfc": "none"} if name == STANDARD else {}
     return {"fmt": look["marker"], "color": look["color"], "ms": 7, "capsize": 2, "lw": 1, **hollow}

@@ -36,6 +36,7 @@ def batches(case: Case) -> Callable[[], Rows]:
         fixed = case.rows()
         return lambda: fixed
     size, tree, generator = case.toy.training.batch_size, case.toy.tree, torch.Generator().manual_seed(case.seeds[0])
+    assert size is not None  # toys that are sampled have one
 
     def drawn() -> Rows:
         number = len(case.dictionary)

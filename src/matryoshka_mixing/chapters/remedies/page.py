@@ -267,7 +267,8 @@ def package_gradient(p: Parameters, x: Tensor, *parameters: Tensor) -> list[Tens
     widths = chosen(p).widths
     config = remedy.full_decoder(SAEConfig(p.d_model, widths, l1=p.l1))
     rows = States(x.detach(), torch.full((len(x),), 1 / len(x), dtype=torch.float64))
-    start = SAE(*(value.detach()[None] for value in parameters), config=config)
+    W_enc, b_enc, W_dec, b_dec = (value.detach()[None] for value in parameters)
+    start = SAE(W_enc, b_enc, W_dec, b_dec, config)
     step = TrainConfig(1, lr=1e-3, warmup=0, cooldown=0, optimiser="gd")
     after = train(Setting(config, rows), start, step).sae[0]
     return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(options.output, joined)
 
 
-def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write(path: Path, arrays: dict[str, Any]) -> None:
     """Write a file in one move: an interrupted write leaves what stood there before."""
     draft = path.with_name(f".{path.name}.partial")
     try:

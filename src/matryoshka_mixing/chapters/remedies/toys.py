@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -216,13 +217,13 @@ class Case:
         both = {"random": anew, "near the truth": close}
         return SAE.cat([both[kind].with_config(config) for kind in self.kinds])
 
-    def setting(self, config: SAEConfig, **changes: object) -> Setting:
+    def setting(self, config: SAEConfig, **changes: Any) -> Setting:
         """An SAE on the data of this case."""
         return Setting(config, self.toy.tree if self.toy.sampled else self.toy.states, self.dictionary, **changes)
 
     def fit(
         self, config: SAEConfig, start: SAE | None = None, *, stages: float = 1.0, lr: float | None = None,
-        **changes: object,
+        **changes: Any,
     ) -> SAE:  # fmt: skip
         """Train one SAE an instance with the compiled trainer, for so many stages' steps.
 
