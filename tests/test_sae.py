@@ -305,3 +305,12 @@ def test_a_start_near_the_truth_takes_features_in_another_order():
     for wrong in ([0, 5], [0, 0], [-1]):
         with pytest.raises(ValueError, match=r"order is .* some of the 5 directions, each once"):
             start_near(dictionary, [0], order=wrong)
+
+
+def test_the_one_configuration_of_all_instances():
+    narrow, wide = SAEConfig(6, (1, 3)), SAEConfig(6, (2, 3))
+    assert random_start(narrow, [0, 1]).one_config == narrow
+    both = SAE.stack([random_start(config, [0]) for config in (narrow, wide)])
+    assert both[1].one_config == wide
+    with pytest.raises(ValueError, match="2 configurations"):
+        _ = both.one_config

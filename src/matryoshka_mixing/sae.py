@@ -191,6 +191,17 @@ class SAE:
         return tuple(self.b_dec.shape[:-1])
 
     @property
+    def one_config(self) -> SAEConfig:
+        """The configuration that all instances share.
+
+        Raises:
+            ValueError: if they have several.
+        """
+        if len(set(self._each)) > 1:
+            raise ValueError(f"these SAEs have {len(self._each)} configurations; select along the first axis first.")
+        return self._each[0]
+
+    @property
     def _each(self) -> tuple[SAEConfig, ...]:
         assert self.config is not None  # filled in on construction
         return self.config if isinstance(self.config, tuple) else (self.config,)

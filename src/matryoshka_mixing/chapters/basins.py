@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -244,7 +245,9 @@ class Found:
         """Measure what was trained, one for each setting."""
         found = []
         for sae, loss, converged in zip(run.sae, run.loss, run.converged, strict=True):
-            used = [width for width, weight in zip(sae.config.widths, sae.config.weights, strict=True) if weight]
+            used = [
+                width for width, weight in zip(sae.one_config.widths, sae.one_config.weights, strict=True) if weight
+            ]
             sae = sae.first(used[-1])
             reading = metrics.read(sae, data, directions, tree.parents())
             recovery = metrics.recovery(reading.decoder, reading.live)
@@ -365,7 +368,7 @@ def main_runs(toy: Toy) -> MainRuns:
     biased = explore(toy, with_biases(toy.both, False, True), 2 * n)
     titles = ("Matryoshka, decoder bias", "standard, decoder bias")
     solutions = {
-        name: metrics.solutions(found.sae, toy.states, found.directions, found.sae.config)
+        name: metrics.solutions(found.sae, toy.states, found.directions, found.sae.one_config)
         for name, found in arms.items()
     }
     return MainRuns(arms, dict(zip(titles, biased, strict=True)), near, solutions)
@@ -510,7 +513,8 @@ def loss_and_recovery(panels: Mapping[str, Circles]) -> Figure:
         axis.set_ylabel("recovery")
     handles, labels = axes[0].get_legend_handles_labels()
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
-    legend.legend_handles[0].set_sizes([80])
+    first: Any = legend.legend_handles[0]
+    first.set_sizes([80])
     return figure
 
 
@@ -742,13 +746,13 @@ def stacked_shares(panels: Mapping[str, Bars], width: float = 4.3, across: int =
     hatches = ("", "..", "//", "", "\\\\", "xx")
     used = np.max([panel.shares.max(0) for panel in panels.values()], axis=0) > 0
     box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.85}
-    middle = {"ha": "center", "va": "center", "fontsize": 7.5, "color": "0.1", "bbox": box}
+    middle: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": "0.1", "bbox": box}
     for axis, (title, panel) in zip(axes, panels.items(), strict=True):
         bars, floor = np.arange(len(panel.names)), np.zeros(len(panel.names))
         for i in np.flatnonzero(used):
             height, look = panel.shares[:, i], {"color": colours[i], "hatch": hatches[i], "ec": "0.25", "lw": 0.6}
             axis.bar(bars, height, 0.8, bottom=floor, label=OUTCOMES[i], **look)
-            for bar in np.flatnonzero(height >= 0.08):
+            for bar in np.flatnonzero(height >= 0.08).tolist():
                 axis.text(bar, floor[bar] + height[bar] / 2, f"{height[bar]:.0%}", **middle)
             floor = floor + height
         axis.set_xticks(bars, panel.names, fontsize=9)

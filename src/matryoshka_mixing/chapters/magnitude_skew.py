@@ -277,8 +277,8 @@ Runs = Mapping[tuple[str, str, str], Found]
 
 def trained(settings: Sequence[Setting], start: SAE, how: TrainConfig) -> Found:
     """Train SAEs of parent and child on dictionaries that all settings share, and read them."""
-    run, dictionary = train(settings, start, how), settings[0].dictionary
-    reading = metrics.read(run.sae, [setting.data for setting in settings], dictionary, PARENTS)
+    run, dictionary = train(settings, start, how), settings[0].directions
+    reading = metrics.read(run.sae, [setting.states for setting in settings], dictionary, PARENTS)
     each = dictionary.expand(len(settings), *dictionary.shape)
     return Found(reading.decoder, reading.acts, reading.absorption, run.converged, run.path, each)
 
@@ -341,11 +341,11 @@ def gentle_run(setup: Setup) -> Found:
 
 def sampled_runs(setup: Setup) -> dict[tuple[str, str], Found]:
     """The loud case in sampled batches, by (kind, start); near the truth at a tenth of the learning rate."""
-    kinds, results = ("Matryoshka", "standard, penalty"), {}
+    kinds, results = ("Matryoshka", "standard, penalty"), dict[tuple[str, str], Found]()
     pairs = [(setup.kinds[kind], setup.cases["loud"]) for kind in kinds]
     slowly = replace(setup.sampled, lr=setup.gentle.lr)
-    for start, *how in [("random", setup.seeds, setup.sampled), ("near the truth", setup.sixth, slowly)]:
-        found = setup.fit(pairs, start, *how)
+    for start, seeds, how in [("random", setup.seeds, setup.sampled), ("near the truth", setup.sixth, slowly)]:
+        found = setup.fit(pairs, start, seeds, how)
         results |= {(kind, start): found[i] for i, kind in enumerate(kinds)}
     return results
 
@@ -479,7 +479,7 @@ def turns(inner_weight: float) -> dict[str, tuple[Float[np.ndarray, " x"], Float
         "Matryoshka, parent alone completed": (beta, 1 + beta),
         "Matryoshka, sum completed": (1 + beta, beta),
     }
-    return {label: (fine, skew_turn(fine, *pair)) for label, pair in weights.items()}
+    return {label: (fine, np.asarray(skew_turn(fine, *pair))) for label, pair in weights.items()}
 
 
 def share_map(cells: Found) -> Float[Tensor, " cells"]:
@@ -562,9 +562,9 @@ def company_runs(setup: Setup) -> dict[str, Float[Tensor, "live 2"]]:
 def order_runs(setup: Setup) -> dict[str, Found]:
     """The loud case with more weight on the inner prefix ("heavy"), or with "two" latents in it, from random starts."""
     sae, states = setup.kinds["Matryoshka"], setup.cases["loud"]
-    heavy = [(replace(sae, weights=(HEAVY * setup.p.inner_weight, 1.0)), states)]
-    two = [(replace(sae, widths=(2, 3), weights=(), l1=l1), states) for l1 in (0.0, setup.p.l1)]
-    heavy, two = (setup.fit(pairs, "random", setup.third, setup.exact) for pairs in (heavy, two))
+    weighed = [(replace(sae, weights=(HEAVY * setup.p.inner_weight, 1.0)), states)]
+    wide = [(replace(sae, widths=(2, 3), weights=(), l1=l1), states) for l1 in (0.0, setup.p.l1)]
+    heavy, two = (setup.fit(pairs, "random", setup.third, setup.exact) for pairs in (weighed, wide))
     return {"heavy": heavy[0], "two": two[0], "two, penalty": two[1]}
 
 
