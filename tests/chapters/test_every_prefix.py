@@ -90,12 +90,16 @@ def test_every_tree_runs_and_what_it_lacks_is_said(name, folder):
     against = chapter.against_theory(results)
     numbers = chapter.in_numbers(results, live, against)
     assert numbers["origin"] == "the run on this page, 1 seeds and 50 steps"
-    assert "nan" not in repr(numbers) and len(numbers) == 56
+    assert "nan" not in repr(numbers) and len(numbers) == 55
     without = {key for key, value in numbers.items() if value == chapter.NO_VALUE}
     assert ("expected" in without) == ("theory" in lacks) and ("unrelated" in without) == ("strangers" in lacks)
-    assert without - {"unrelated"} <= {key for key in numbers if re.match("expected|gap|theory|correlation|slope", key)}
+    judged = {key for key in numbers if "absorption" in key}  # one seed and few steps: an arm may miss every parent
+    known = {key for key in numbers if re.match("expected|gap|theory|correlation|slope", key)}
+    assert without - {"unrelated"} - judged <= known
+    missing = sum(bool(np.isnan(results.of(arm, "absorption")).all()) for arm in toy.arms)
     table = chapter.table(results)
-    assert "nan" not in table.lower() and table.count("<td>no value</td>") == ("siblings" in lacks) * len(toy.arms)
+    no_value = ("siblings" in lacks) * len(toy.arms) + missing
+    assert "nan" not in table.lower() and table.count("<td>no value</td>") == no_value
 
     theirs = chapter.draw_theory(against)
     drawn = [theirs, chapter.draw_mixing(results, live), chapter.draw_absorption(results)]
