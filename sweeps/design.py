@@ -110,7 +110,7 @@ def _expanded(name: str, sheet: Any) -> Sweep:
         except ValueError as error:
             refused.append(f"{point or 'the fixed values'}: {error}")
             continue
-        chosen = {key: _settled(value, getattr(chapter, key)) for key, value in chosen.items()}
+        chosen = {key: _settled(key, value, getattr(chapter, key)) for key, value in chosen.items()}
         text = json.dumps([sheet["chapter"], chosen], sort_keys=True)
         runs[hashlib.sha256(text.encode()).hexdigest()[:12]] = chosen
     if refused and (unfit == "refuse" or not runs):
@@ -122,11 +122,11 @@ def _expanded(name: str, sheet: Any) -> Sweep:
     return Sweep(name, sheet["chapter"], tuple(varied), runs, len(refused))
 
 
-def _settled(value: Any, default: Any) -> Any:
+def _settled(name: str, value: Any, default: Any) -> Any:
     """The one form of a value, whichever way it was written; a path holds from any folder."""
     if isinstance(default, float):
         return float(value)
-    return os.path.abspath(value) if isinstance(value, str) and value else value
+    return os.path.abspath(value) if name.endswith("_path") and value else value
 
 
 def _profile(name: str | None) -> dict[str, Any]:
