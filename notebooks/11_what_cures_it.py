@@ -90,9 +90,7 @@ stored = chapter.page.Stored.load()
 page = chapter.page.Page.run(p)
 theory = chapter.page.theory(p)
 for name in page.saes:
-    print(
-        f"{name}: clean are {page.share_clean(name):.0%} of random starts, {page.share_clean(name, 1):.0%} of near ones"
-    )
+    print(f"{name}: clean are {page.share_clean(name):.0%} of random starts, {page.share_clean(name, 1):.0%} near")
 
 # %% tags=["remove-cell"]
 claims.glue(frontier=chapter.drawing.frontier(stored), turning=theory.turning)

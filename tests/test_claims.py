@@ -13,12 +13,11 @@ from matryoshka_mixing.sae import SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, descend, train
 
 OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent",
-        "unequal-children", "prefix-pull", "sibling-undo", "magnitude-skew", "loud-child-first", "first-to-absorb",
-        "less-at-low-probability", "improves-on-standard",
-        "not-sampling", "topk-too", "lowest-loss-cleanest", "beyond-the-toy",
-        "mixing-in-real-activations", "absorption-in-real-activations", "diagnosis-in-real-activations",
-        "parent-first-stays", "log-of-losses", "published-toys",
-        "no-published-remedy", "decoder-from-full"]  # fmt: skip
+        "unequal-children", "improves-on-standard", "not-sampling", "magnitude-skew", "loud-child-first",
+        "first-to-absorb", "prefix-pull", "sibling-undo", "topk-too", "less-at-low-probability",
+        "lowest-loss-cleanest", "beyond-the-toy", "mixing-in-real-activations",
+        "absorption-in-real-activations", "diagnosis-in-real-activations", "parent-first-stays",
+        "log-of-losses", "published-toys", "no-published-remedy", "decoder-from-full"]  # fmt: skip
 
 
 def criterion(metric, role, share=None, op=">=", threshold=0.5):

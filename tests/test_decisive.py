@@ -8,6 +8,7 @@ import torch
 
 from matryoshka_mixing import claims, metrics, theory
 from matryoshka_mixing.chapters import firing_rates, how_far, magnitude_skew, standard_sae_absorbs
+from matryoshka_mixing.chapters.remedies.measures import is_clean
 from matryoshka_mixing.chapters.why_it_happens import completed
 from matryoshka_mixing.claims import Claim
 from matryoshka_mixing.features import family, without_hierarchy
@@ -90,6 +91,17 @@ def factors():
     return how_far.experiments.effect_measures({"number of latents": effect}, 0.325)
 
 
+def share_clean(kind):
+    """1 if the SAE counts as clean in the chapter on remedies, else 0."""
+    edges, mix = reading(kind).edges, reading(kind).mixing
+    found = {
+        "mixing": torch.cat([mix.parent_to_child, mix.child_to_sibling, mix.child_to_parent], -1).abs().amax(-1),
+        "absorption": edges.mean(edges.partial), "silent": edges.mean(edges.silent),
+        "unjudged": 1 - edges.judged.double().mean(-1), "missing": (reading(kind).latents < 0).sum(-1),
+    }  # fmt: skip
+    return is_clean(found)
+
+
 def topk():
     return dict.fromkeys(
         ("child_cosine_near_truth", "topk_near_truth", "batchtopk_random", "topk_random", "least_over_k"),
@@ -144,6 +156,31 @@ FAILS = {
     },
     "lowest-loss-cleanest": dict.fromkeys(("recovery_gap", "shortfall_in_blocks_of_8"), recoveries),
     "beyond-the-toy": reach(),
+    "parent-first-stays": dict.fromkeys(
+        ("kept_quiet", "kept_loud"), lambda: reading("absorbed").edges.mean(reading("absorbed").edges.represented)
+    ),
+    "log-of-losses": {
+        "mixing_left": lambda: leaning("mixed") / leaning("mixed"),  # a log that changes nothing
+        "absorption_rise": lambda: carried("clean") - carried("clean"),
+    },
+    "published-toys": {
+        **dict.fromkeys(("hierarchical", "correlated", "anticorrelated"), lambda: leaning("clean")),
+        "balance": lambda: 1 - 0.25,  # equal children that balance where both prefixes weigh alike
+        "unbalanced": lambda: leaning("clean").abs(),
+    },
+    "no-published-remedy": dict.fromkeys(
+        ("best_published_on_its_worst_toy", "best_published_on_its_worst_toy_batchtopk"), lambda: share_clean("clean")
+    ),
+    "decoder-from-full": dict.fromkeys(
+        ("clean_on_the_page", "clean_four_children", "clean_twenty_features", "worst_toy_near_truth"),
+        lambda: share_clean("mixed"),
+    ),
+    "mixing-in-real-activations": {
+        "cosine_commoner": lambda: leaning("clean"),
+        "theory_gap": lambda: (leaning("mixed") - leaning("clean")).abs(),
+    },
+    "absorption-in-real-activations": {"fewer_pairs": lambda: carried("absorbed") - carried("absorbed")},
+    "diagnosis-in-real-activations": dict.fromkeys(("along", "leaning"), lambda: leaning("clean")),
 }
 """By claim and metric: what is measured of an SAE or a run that is not as the criterion says; one seed for all."""
 
