@@ -103,6 +103,7 @@ PARAMETERS = {
     "d_model": Parameter("dimension of the input", 1, 1000, whole=True),
     "n_seeds": Parameter("random seeds for each experiment", 1, 10_000, whole=True),
     "n_sweep_seeds": Parameter("random seeds at each point of a sweep", 1, 10_000, whole=True),
+    "n_trained": Parameter("seeds to train again", 0, 1000, whole=True),
     "seed": Parameter("number of the first seed", 0, 1_000_000_000, whole=True),
     "start_noise": Parameter("noise of the starts near the truth, relative to the length of a feature", 0, 10),
     "n_steps": Parameter("training steps", 1, 1_000_000, whole=True),
