@@ -263,9 +263,13 @@ figure = chapter.draw_removed(chapter.beside_whole(near, random, without))
 # absorption is {glue:text}`absorption_whole:.2f` from near the truth; without the blamed terms, and their part of the
 # penalty, it is {glue:text}`absorption_removed:.2f`.
 #
-# So **the terms that mix are the terms that prevent absorption**. They act on two things: on the encoder (fire beside
-# the child) and on the decoder (lean toward the child). These can be told apart: let the blamed terms reach the
-# encoder only, or the decoder only.
+# So **the terms that mix are the terms that prevent absorption**. Chanin et al. {cite:p}`chanin2025hedging` call this
+# the trade of hedging against absorption; their balanced weights set the two pulls on the encoder against each other
+# and leave the decoder mixed ({doc}`14_published_toys`).
+#
+# The terms act on two things: on the encoder (fire beside the child) and on the decoder (lean toward the child). These
+# can be told apart: let the blamed terms reach the encoder only, or the decoder only. {doc}`11_what_cures_it` makes a
+# remedy of it.
 
 # %%
 limited, reach = chapter.intervene(setup, chapter.reaches(setup))

@@ -116,7 +116,8 @@ chapter.page.table(stored).style.format(precision=2)
 
 # %% [markdown]
 # The sum, the mean, and the mean with an empty prefix {cite:p}`bussmann2025matryoshka` are one training here: Adam sees
-# no constant factor. Balanced weights {cite:p}`chanin2025hedging` have the best base for each toy. OrtSAE
+# no constant factor. Balanced weights {cite:p}`chanin2025hedging` have the best base for each toy; what autograd trains has the one
+# number that was best on three features. OrtSAE
 # {cite:p}`korznikov2025ortsae` and C2R {cite:p}`jin2026c2r` stand on a standard SAE, as in the code of the latter; of
 # the papers' texts we read the abstracts. Matching pursuit {cite:p}`costa2025matching` has tied weights; the right L0
 # {cite:p}`chanin2025sparse` is that of the least similar rows. Log loss, unsquared loss and availability are ideas
