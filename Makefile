@@ -21,6 +21,9 @@ INSTALLED := $(VENV)/installed
 BENCHMARK_VENV      := .venv-benchmark
 BENCHMARK_PY        := $(BENCHMARK_VENV)/bin/python
 BENCHMARK_INSTALLED := $(BENCHMARK_VENV)/installed
+SWEEP_VENV      := .venv-sweep
+SWEEP_INSTALLED := $(SWEEP_VENV)/installed
+SWEEPS          := $(basename $(notdir $(wildcard sweeps/*.yml)))
 BUILD     := _build/$(PROFILE)
 NAMES     := $(basename $(notdir $(wildcard notebooks/[0-9][0-9]_*.py)))
 EXECUTED  := $(NAMES:%=$(BUILD)/notebooks/%.ipynb)
@@ -32,11 +35,14 @@ COMMON    := $(shell find $(PACKAGE) -type f \( -name '*.py' -o -name '*.json' -
 # Folders are listed too: their dates tell of a file that was removed.
 BOOK      := _config.yml _toc.yml benchmarks/. $(wildcard benchmarks/*.py benchmarks/*.json) \
              book/. $(shell find book -mindepth 1 -not -path "*/__pycache__*")
+# What makes torch, NumPy and numba take the paths of another, older CPU.
+ELSEWHERE := MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Prescott \
+             NUMBA_CPU_NAME=nehalem NUMBA_CPU_FEATURES=+sse4.2,+popcnt
 PARALLEL   = $(MAKE) --silent --no-print-directory --jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book notebooks executed test lint format benchmark serve clean distclean
+.PHONY: help book pdf browser notebooks executed test elsewhere release-check lint format benchmark sweep serve clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +52,12 @@ help: ## list the targets
 book: $(INSTALLED) ## run every notebook and render the site into _build/html
 	@$(PARALLEL) $(BUILD)/rendered
 	@$(PY) scripts/render.py publish $(BUILD) _build/html
+
+pdf: book ## print the whole book into _build/html/matryoshka-mixing.pdf (needs Debian's chromium)
+	@$(PY) scripts/render.py pdf $(BUILD) _build/html
+
+browser: $(INSTALLED) ## look at every page of _build/html in a real browser (needs Debian's chromium)
+	@$(PY) -m pytest tests/browser
 
 notebooks: $(INSTALLED) ## refresh the outputs of the committed notebooks
 	@$(PARALLEL) PROFILE=report executed
@@ -57,8 +69,14 @@ notebooks: $(INSTALLED) ## refresh the outputs of the committed notebooks
 	@$(PY) scripts/render.py figure $(README_FIGURE)
 
 test: lint ## check style and types, run the unit tests, and nbval over the committed notebooks
-	@$(PY) -m pytest -n $(JOBS) --cov=matryoshka_mixing tests
+	@$(PY) -m pytest -n $(JOBS) --cov=matryoshka_mixing --ignore tests/browser tests
 	@$(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300 notebooks
+
+elsewhere: $(INSTALLED) ## nbval once more, as on another CPU: other BLAS kernels, and compiled code for an old processor
+	@$(ELSEWHERE) $(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300 notebooks
+
+release-check: $(INSTALLED) ## build wheel and sdist, install the wheel into an environment of its own, and use it there
+	@$(PY) scripts/release_check.py
 
 lint: $(INSTALLED) ## check style, formatting and types
 	@$(VENV)/bin/ruff check .
@@ -74,6 +92,13 @@ benchmark: $(BENCHMARK_INSTALLED) ## measure the speed beside JAX, SAELens and a
 	@$(BENCHMARK_PY) benchmarks/exchange.py
 	@$(BENCHMARK_PY) benchmarks/run.py --output benchmarks/results.json
 
+sweep: ## run the notebook of sweeps/SWEEP.yml at every point of its design, or what is missing (own environment)
+	@test -n "$(SWEEP)" -a -f "sweeps/$(SWEEP).yml" || { \
+	  echo "error: SWEEP=$(SWEEP) is unknown; choose one of: $(SWEEPS), or write sweeps/NAME.yml" >&2; exit 1; }
+	@$(MAKE) --no-print-directory $(SWEEP_INSTALLED)
+	@$(SWEEP_VENV)/bin/snakemake --snakefile sweeps/Snakefile --config sweep=sweeps/$(SWEEP).yml --cores $(JOBS)
+	@echo "[sweep] table: _build/sweeps/$(SWEEP)/table.csv"
+
 serve: ## show _build/html at http://localhost:8000 (PORT=... for another)
 	@test -f _build/html/index.html || { echo "nothing to show yet: run 'make book' first" >&2; exit 1; }
 	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
@@ -82,12 +107,13 @@ clean: ## remove everything that was built
 	rm -rf _build
 
 distclean: clean ## remove the installed packages as well
-	rm -rf $(VENV) $(BENCHMARK_VENV)
+	rm -rf $(VENV) $(BENCHMARK_VENV) $(SWEEP_VENV)
 
-# One recipe for both environments: the report's, and the benchmark's with what it is compared to.
+# One recipe for all environments: the report's, the benchmark's with what it is compared to, and that of the sweeps.
 $(INSTALLED): requirements.txt pyproject.toml
 $(BENCHMARK_INSTALLED): benchmarks/requirements.txt pyproject.toml
-$(INSTALLED) $(BENCHMARK_INSTALLED):
+$(SWEEP_INSTALLED): sweeps/requirements.txt pyproject.toml
+$(INSTALLED) $(BENCHMARK_INSTALLED) $(SWEEP_INSTALLED):
 	@command -v $(PYTHON) > /dev/null || { echo "error: no $(PYTHON) found; name one with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version); name another with PYTHON=..." >&2; exit 1; }
@@ -111,7 +137,8 @@ name = $(1:$(firstword $(subst _, ,$(1)))_%=%)
 $(foreach notebook,$(NAMES),$(eval $(BUILD)/notebooks/$(notebook).ipynb: $(call own,$(call name,$(notebook)))))
 
 $(BUILD)/ledger.json: $(EXECUTED)
-	@$(PY) -m matryoshka_mixing.claims collect $(EXECUTED) --ledger $@ --table $(BUILD)/verdicts.md
+	@$(PY) -m matryoshka_mixing.claims collect $(EXECUTED) --ledger $@ --table $(BUILD)/verdicts.md \
+		--page $(BUILD)/criteria.md
 
 $(BUILD)/rendered: $(BUILD)/ledger.json $(BOOK) scripts/render.py
 	@$(PY) scripts/render.py build $(BUILD) $(EXECUTED)

@@ -13,7 +13,7 @@ import sys
 
 TIME_LIMIT = 180
 """Seconds after which a cell is given up."""
-MODULES = {"ours": "ours", "jax": "in_jax", "loop": "peers", "saelens": "peers", "machine": "floor"}
+MODULES = {"ours": "ours", "fast": "fast", "jax": "in_jax", "loop": "peers", "saelens": "peers", "machine": "floor"}
 
 
 def settle(contender: str, threads: int) -> None:
@@ -21,7 +21,7 @@ def settle(contender: str, threads: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1" if contender == "ours" else str(threads)
+        os.environ[name] = "1" if contender in ("ours", "fast") else str(threads)
     if threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     os.environ |= {

@@ -12,7 +12,7 @@ tree = mm.FeatureTree(1.0, (animal,), is_read_out=False)
 # Latents follow the levels: first the animal, then dog and cat, then the breeds.
 directions = mm.orthonormal_dictionary(tree.n_features, 20, seed=0)
 config = mm.SAEConfig(20, widths=(1, 3, 5), l1=0.01)
-start = mm.start_near(directions[tree.by_level()], range(16), noise=0.3)
+start = mm.start_near(directions, range(16), noise=0.3, order=tree.by_level())
 run = mm.train(mm.Setting(config, tree.states(), directions), start, mm.TrainConfig(2000))
 
 reading = mm.read(run.sae[0], tree.states(), directions, tree.parents())

@@ -12,5 +12,5 @@ reading = mm.read(run.sae[0], tree.states(), dictionaries, tree.parents())
 live = reading.all_live
 print(f"{int(live.sum())} of 64 SAEs have no dead latent")
 print(f"their parent's latent leans {reading.mixing.parent_to_child[live].median():.3f} toward a child (the truth: 0)")
-print(f"they absorb {reading.absorption[live].mean():.0%} of the parent's firings beside a child")
+print(f"they absorb {reading.absorption[live].nanmean():.0%} of the parent beside a child")
 run.sae[0, int(live.int().argmax())].save("one_sae.safetensors")

@@ -78,9 +78,9 @@ to_parent = random.reading.mixing.child_to_parent[random.live]
 claims.glue(child_to_parent=float(to_parent.median()))
 figure = chapter.draw_decoders(exact, setup)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Activations on every state in the same seeds. Over live random seeds the parent's latent is silent on {glue:text}`absorption:.0%` of the inputs where a child fires (median).", "name": "fig-absorb-acts"}, "image": {"alt": "Two heat maps of activation by state. The parent's latent fires on the parent alone and is zero where a child is active."}}
-absorption = random.reading.absorption[random.live]
-claims.glue(absorption=float(absorption.median()))
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Activations on every state in the same seeds. Over live random seeds the parent's latent is silent on {glue:text}`silent:.0%` of the inputs where a child fires (median).", "name": "fig-absorb-acts"}, "image": {"alt": "Two heat maps of activation by state. The parent's latent fires on the parent alone and is zero where a child is active."}}
+edges = random.reading.edges
+claims.glue(silent=float(edges.mean(edges.silent)[random.live].median()))
 figure = chapter.draw_activations(exact, setup)
 
 # %% [markdown]
@@ -103,14 +103,14 @@ claims.glue(**{f"{name}_loss": loss for name, loss in losses.items()})
 #
 # ## How robust
 #
-# {numref}`fig-absorb-sweeps` varies the penalty and the child's probability: the absorption rate should not hang on
+# {numref}`fig-absorb-sweeps` varies the penalty and the child's probability: absorption should not hang on
 # either. These runs take twice as many steps, since under a small penalty random starts settle late.
 
 # %%
 swept_random = chapter.sweep(p, setup, "random")
 swept_near = chapter.sweep(p, setup, "near the truth")
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Absorption rate and the child latents' cosine with the parent, against the penalty (top) and the child's probability (bottom). Over all of them the absorption rate lies between {glue:text}`rate_low:.2f` and {glue:text}`rate_high:.2f`. Medians over live seeds that have converged, with bars over all of these; filled points from near the truth, open circles from random initialisation. Left out as not converged: {glue:text}`n_unconverged` of {glue:text}`n_swept` SAEs.", "name": "fig-absorb-sweeps"}, "image": {"alt": "Four panels of points: absorption rate and cosine against penalty and child probability, for both kinds of start."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Absorption (how much of the parent other latents write beside a child) and the child latents' cosine with the parent, against the penalty (top) and the child's probability (bottom). Over all of them absorption lies between {glue:text}`rate_low:.2f` and {glue:text}`rate_high:.2f`. Medians over live seeds that have converged, with bars over all of these; filled points from near the truth, open circles from random initialisation. Left out as not converged: {glue:text}`n_unconverged` SAEs.", "name": "fig-absorb-sweeps"}, "image": {"alt": "Four panels of points: absorption and cosine against penalty and child probability, for both kinds of start."}}
 rate_low, rate_high = chapter.rate_range(swept_near, swept_random)
 n_swept = swept_near.rate.numel() + swept_random.rate.numel()
 n_unconverged = swept_near.n_unconverged + swept_random.n_unconverged
@@ -138,10 +138,10 @@ claims.glue(batch_size=p.batch_size, sampled_gap=claims.number(sampled_gap))
 figure = chapter.draw_seeds(exact, sampled, biased, control)
 
 # %% [markdown]
-# **A decoder bias** changes the picture. The same {glue:text}`n_seeds` random starts with one leave
-# {glue:text}`bias_live` live seeds; in {glue:text}`bias_absorbed` of them both thresholds are met, and in
-# {glue:text}`bias_complement` the parent's latent is a *complement*: the bias carries the parent, and the latent takes
-# it away where the parent is absent. The verdict above is for SAEs without biases.
+# **A decoder bias** changes the picture. Of {glue:text}`bias_live` live seeds with one both thresholds are met in
+# {glue:text}`bias_absorbed`, and in {glue:text}`bias_complement` the parent's latent is a *complement*: the bias
+# carries the parent, and the latent takes it away where the parent is absent. The verdict above is for SAEs without
+# biases.
 #
 # **Basins.** {numref}`fig-absorb-basins` shows the solutions that the {glue:text}`n_seeds` random seeds reached. In
 # {glue:text}`n_live` of them all latents fire. In the others at least one is *dead*: mostly it is negative on every
@@ -160,9 +160,9 @@ figure = figures.basin_heatmaps(found, random.reading.decoder, random.reading.li
 
 # %%
 measured = {
-    "absorption_rate": absorption,
+    "absorption_rate": chapter.absorption(random),
     "child_to_parent": leaning,
-    "absorption_rate_near_truth": near.reading.absorption[near.live],
+    "absorption_rate_near_truth": chapter.absorption(near),
     "sampled_gap": sampled_gap,
     "control_child_to_parent": chapter.control_lean(control),
     "converged": chapter.converged(exact),

@@ -140,7 +140,7 @@ sampled = setup.fit_both(sampled=True)
 biased = setup.fit("random", decoder_bias=True)
 control = setup.fit("random", decoder_bias=True, hierarchy=False)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The decoder's smallest cosine with a child, every live seed a point. Sampled batches of {glue:text}`batch_size` agree with the exact loss: their medians differ by {glue:text}`sampled_gap`. With a decoder bias the hierarchy still gives {glue:text}`biased_median:.3f` (absolute: a latent may take the family away instead). The control, for which the largest foreign cosine is shown, gives {glue:text}`control_median`.", "name": "fig-narrow-sampled"}, "image": {"alt": "Strips of points. Exact runs sit on the theory's line, sampled runs scatter closely around it, and the control sits at zero."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The decoder's smallest cosine with a child, every live seed a point. Sampled batches agree with the exact loss: their medians differ by {glue:text}`sampled_gap`. With a decoder bias the hierarchy still gives {glue:text}`biased_median:.3f` (absolute: a latent may take the family away instead). The control, for which the largest foreign cosine is shown, gives {glue:text}`control_median`.", "name": "fig-narrow-sampled"}, "image": {"alt": "Strips of points. Exact runs sit on the theory's line, sampled runs scatter closely around it, and the control sits at zero."}}
 sampled_gap = chapter.median_gap(sampled["random"].child_cosines, random.child_cosines)
 claims.glue(batch_size=p.batch_size, sampled_gap=claims.number(sampled_gap))
 claims.glue(biased_median=float(biased.child_cosines_either_sign.median()))

@@ -98,19 +98,17 @@ claims.glue(n_swept=selective.numel(), n_stray=int((~selective).sum()))
 figure = chapter.draw_sweep(swept, p)
 
 # %% [markdown]
-# Move the slider: theory on the left, a trained SAE on the right (the first selective seed at each child probability).
-
+# Move it: the arrows follow the closed forms. The small dots are the trained SAEs of this run.
 
 # %% tags=["hide-input"]
-HTML(chapter.slider(swept, p, tree.names))
+HTML(chapter.explorable(swept, p))
 
 # %% [markdown]
-# In {glue:text}`n_stray` of {glue:text}`n_swept` runs from near the truth a child's latent fires on a sibling as well,
-# and the children's decoders are then not unique: without a penalty that costs nothing. (In all runs, those included,
-# the largest distance of the loss from its setting's median is {glue:text}`loss_spread`, and of the parent's decoder
-# from its line {glue:text}`parent_gap`.) The formula for the children assumes that each latent fires only with its own
-# feature; the figure shows the runs in which it does, and the ledger's criterion was narrowed to them after the first
-# run.
+# In {glue:text}`n_stray` of {glue:text}`n_swept` runs from near the truth a child's latent fires on a sibling as
+# well, and the children's decoders are then not unique: without a penalty that costs nothing. The parent's decoder
+# does not notice: in all runs, those included, it lies on its line to {glue:text}`parent_gap`. The formula for the
+# children assumes that each latent fires only with its own feature; the figure shows the runs in which it does, and
+# the ledger's criterion was narrowed to them after the first run.
 #
 # {numref}`fig-matryoshka-heatmaps` is the picture that the thread drew: decoder and encoder beside the theory, for
 # the seed of median loss from near the truth.
@@ -135,12 +133,11 @@ figure = chapter.draw_walk(walk)
 # %% [markdown]
 # ## How robust
 #
-# **Basins.** From random initialisation all latents fire in {glue:text}`n_live` of {glue:text}`n_seeds` seeds; in the
-# others at least one is *dead*, mostly because it is negative on every input from the start.
-# {glue:text}`n_parent_first` seeds reach the solution above, and {glue:text}`n_below` a lower loss: there, the
-# children's latents fire together on the parent alone and cancel. That loss sinks toward a limit which no SAE has, so
-# such seeds do not converge ({doc}`09_basins`). {numref}`fig-matryoshka-basins` shows where the others end. A start
-# near the truth would hide all of this.
+# **Basins.** From random initialisation all latents fire in {glue:text}`n_live` seeds; in the others at least one is
+# *dead*, mostly because it is negative on every input from the start. {glue:text}`n_parent_first` seeds reach the
+# solution above, and {glue:text}`n_below` a lower loss: there, the children's latents fire together on the parent
+# alone and cancel. That loss sinks toward a limit which no SAE has, so such seeds do not converge ({doc}`09_basins`).
+# {numref}`fig-matryoshka-basins` shows where the others end. A start near the truth would hide all of this.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The most frequent of the {glue:text}`n_basins` distinct solutions of random seeds, lowest loss first, with their shares. Decoder cosines of the first seed in each; grey rows are dead latents.", "name": "fig-matryoshka-basins"}, "image": {"alt": "Small heat maps, one for each basin, among them the mixed parent-first solution and several with dead latents."}}
 found = metrics.basins(random.loss, random.reading.live, states.power)
@@ -150,8 +147,8 @@ figure = figures.basin_heatmaps(found, random.reading.decoder, random.reading.li
 # %% [markdown]
 # **An L1 penalty** shrinks the activation of the parent's latent, and so its over-shoot: the child's small negative
 # cosine with the parent should shrink too, and may turn its sign. Over this sweep it goes from
-# {glue:text}`lean_first:.3f` to {glue:text}`lean_last:.3f`, while the parent's cosine with a child goes from
-# {glue:text}`mixed_first:.3f` to {glue:text}`mixed_last:.3f`.
+# {glue:text}`lean_first:.3f` to {glue:text}`lean_last:.3f`, and the parent's cosine with a child ends at
+# {glue:text}`mixed_last:.3f`.
 
 # %%
 penalised = chapter.penalised(p, setup)
@@ -163,11 +160,12 @@ claims.glue(lean_first=float(lean[0].median()), lean_last=float(lean[-1].median(
 figure = chapter.draw_penalised(penalised, p)
 
 # %% [markdown]
-# **Sampled batches** of {glue:text}`batch_size` inputs beside the exact loss; the hierarchy with a **decoder bias**;
-# and in that same architecture the **control**: independent features that fire as often, with a decoder bias, where
-# nothing should mix. From near the truth the control's first latent has a foreign cosine above 0.1 in
-# {glue:text}`n_control_near` seeds; from random initialisation in {glue:text}`n_control_random` of
-# {glue:text}`n_control_live`, since random starts find poor minima there too.
+# **Sampled batches** beside the exact loss; the hierarchy with a **decoder bias**; and in that same architecture the
+# **control**: independent features that fire as often, with a decoder bias, where nothing should mix.
+#
+# From near the truth the control's first latent has a foreign cosine above 0.1 in {glue:text}`n_control_near` seeds;
+# from random initialisation in {glue:text}`n_control_random` of {glue:text}`n_control_live`, since random starts find
+# poor minima there too.
 
 # %%
 sampled = setup.fit_both(sampled=True)

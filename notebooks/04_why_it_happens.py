@@ -11,6 +11,8 @@
 # {glue:}`sibling-undo`
 #
 # {glue:}`child-to-parent`
+#
+# {glue:}`unequal-children`
 
 # %% [markdown]
 # ## What was predicted
@@ -196,7 +198,7 @@ doses, open_doses = chapter.read_doses(setup, dosed)
 from_theory = dosed["near"].cosines[..., 0, :] - chapter.dosed_decoders(setup, factors)[:, None, 0]
 dose_gap = chapter.largest(from_theory.abs().amax(-1), ~doses[0].isnan())
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Turning the blamed terms up and down. Without them (0) the parent is clean: its largest cosine with a child, over {glue:text}`n_sweep_seeds` seeds, is {glue:text}`dose_zero`. Filled points: from near the truth, medians with bars over the seeds that keep A4 (above 0 all but {glue:text}`n_dose_stray` of {glue:text}`n_dosed`); their largest distance of the parent's decoder from theory, over all doses, is {glue:text}`dose_gap`. Open circles: the {glue:text}`n_dose_random` of {glue:text}`n_dosed` random runs that reach the same loss and keep A4. A child's decoder at dose 0 is not shown: it is not unique there, as told below.", "name": "fig-why-dose"}, "image": {"alt": "Two panels against the factor on the blamed terms. The parent's cosine with a child rises from zero along a curve; the child's cosine with its sibling falls below zero, and with the parent is slightly negative. Points lie on the lines."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Turning the blamed terms up and down. Without them (0) the parent is clean: its largest cosine with a child is {glue:text}`dose_zero`. Filled points: from near the truth, medians with bars over the seeds that keep A4; their largest distance of the parent's decoder from theory, over all doses, is {glue:text}`dose_gap`. Open circles: random runs that reach the same loss and keep A4. A child's decoder at dose 0 is not shown: it is not unique there, as told below.", "name": "fig-why-dose"}, "image": {"alt": "Two panels against the factor on the blamed terms. The parent's cosine with a child rises from zero along a curve; the child's cosine with its sibling falls below zero, and with the parent is slightly negative. Points lie on the lines."}}
 claims.glue(
     n_sweep_seeds=p.n_sweep_seeds,
     dose_zero=told(dosed["near"].cosines[0, :, 0, 1:].abs(), torch.max),
@@ -208,10 +210,10 @@ claims.glue(
 figure = chapter.draw_doses(setup, factors, [doses, open_doses])
 
 # %% [markdown]
-# Move the slider: theory on the left; on the right the trained SAE whose loss is the median of its seeds.
+# Move it: the lines are the closed forms; the small dots are the trained SAEs whose loss is the median of their seeds.
 
 # %% tags=["hide-input"]
-HTML(chapter.dose_slider(setup, factors, dosed["near"]))
+HTML(chapter.dose_explorable(setup, factors, dosed["near"]))
 
 # %% [markdown]
 # ## Intervention (a): which terms pull, and which hold back
@@ -255,15 +257,19 @@ figure = chapter.draw_removed(chapter.beside_whole(near, random, without))
 # ### What else happens: absorption comes back
 #
 # Nothing is free. Without the blamed terms nothing asks the parent's latent to fire beside a child any more. With no
-# penalty the loss is then zero for a whole family of solutions, clean and absorbing alike (the trained child cosines
-# with the parent lie between {glue:text}`lean_low` and {glue:text}`lean_high`). A small penalty decides between them:
-# with an L1 penalty of {glue:text}`l1:.3f`, on the whole loss, the median absorption rate is
-# {glue:text}`absorption_whole:.2f` from near the truth; without the blamed terms, and their part of the penalty, it is
-# {glue:text}`absorption_removed:.2f`.
+# penalty the loss is then zero for a whole family of solutions, clean and absorbing alike.
 #
-# So **the terms that mix are the terms that prevent absorption**. They act on two things: on the encoder (fire beside
-# the child) and on the decoder (lean toward the child). These can be told apart: let the blamed terms reach the
-# encoder only, or the decoder only.
+# A small penalty decides between them: with an L1 penalty of {glue:text}`l1:.3f`, on the whole loss, the median
+# absorption is {glue:text}`absorption_whole:.2f` from near the truth; without the blamed terms, and their part of the
+# penalty, it is {glue:text}`absorption_removed:.2f`.
+#
+# So **the terms that mix are the terms that prevent absorption**. Chanin et al. {cite:p}`chanin2025hedging` call this
+# the trade of hedging against absorption; their balanced weights set the two pulls on the encoder against each other
+# and leave the decoder mixed ({doc}`14_published_toys`).
+#
+# The terms act on two things: on the encoder (fire beside the child) and on the decoder (lean toward the child). These
+# can be told apart: let the blamed terms reach the encoder only, or the decoder only. {doc}`11_what_cures_it` makes a
+# remedy of it.
 
 # %%
 limited, reach = chapter.intervene(setup, chapter.reaches(setup))
@@ -289,13 +295,14 @@ claims.glue(
 figure = chapter.draw_reach(limited["near"], reach, tree.names)
 
 # %% [markdown]
-# Where the terms reach the decoder alone the absorption rate is {glue:text}`absorption_decoder`: a latent that the
-# penalty has silenced beside the child is not pulled at all.
-# With the encoder alone reached, the smallest cosine of a latent with its own feature is {glue:text}`own_encoder`
-# (median over seeds from near the truth) at an absorption rate of {glue:text}`absorption_encoder`. From random
-# initialisation, over the {glue:text}`n_partial_live` live of {glue:text}`n_partial` seeds, the medians are
-# {glue:text}`own_encoder_random` and {glue:text}`absorption_encoder_random`. This tests the mechanism;
-# it is not yet a remedy, since it takes the knowledge of which latents are children.
+# Where the terms reach the decoder alone the absorption is {glue:text}`absorption_decoder`: a latent that the penalty
+# has silenced beside the child is not pulled at all. With the encoder alone reached, the smallest cosine of a latent
+# with its own feature is {glue:text}`own_encoder` (median over seeds from near the truth) at an absorption of
+# {glue:text}`absorption_encoder`.
+#
+# From random initialisation, over {glue:text}`n_partial_live` live seeds, the medians are
+# {glue:text}`own_encoder_random` and {glue:text}`absorption_encoder_random`. This tests the mechanism; it is not yet
+# a remedy, since it takes the knowledge of which latents are children.
 
 # %% [markdown]
 # ## Intervention (c): hold the parent's decoder
@@ -318,7 +325,7 @@ held_free = chapter.hold(setup, setup.near, two[:1])
 mixtures = chapter.held_levels(p.n_grid, p.n_children)
 held_sweep = chapter.hold(setup, setup.sweep["near"], mixtures)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The parent's decoder held at a mixture (left: equal parts, right: unequal): the first child's decoder follows the formula. In the seeds whose latents fire only with their own features ({glue:text}`n_held_fire` of {glue:text}`n_held`), the largest distance of any child's cosine from it is {glue:text}`held_gap`. Held at the truth, with the small penalty, the largest sibling cosine in size is {glue:text}`held_clean` from near the truth.", "name": "fig-why-held"}, "image": {"alt": "Two panels against the held ratio. The child's cosine with a sibling starts at zero and falls; its cosine with the parent first falls slightly below zero, then rises. Points lie on the lines."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The parent's decoder held at a mixture (left: equal parts, right: unequal): the first child's decoder follows the formula. In the seeds whose latents fire only with their own features the largest distance of any child's cosine from it is {glue:text}`held_gap`. Held at the truth, with the small penalty, the largest sibling cosine in size is {glue:text}`held_clean` from near the truth.", "name": "fig-why-held"}, "image": {"alt": "Two panels against the held ratio. The child's cosine with a sibling starts at zero and falls; its cosine with the parent first falls slightly below zero, then rises. Points lie on the lines."}}
 held_clean = {kind: setup.read(run.sae[0]) for kind, run in held.items()}
 free_siblings = chapter.siblings(setup.read(held_free.sae[0]))
 held_gap = chapter.held_gap(held_sweep, mixtures)
@@ -342,7 +349,7 @@ figure = chapter.draw_held(held_sweep, mixtures)
 # %%
 ranks = chapter.by_rank(setup)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The parent's cosine with each of five equal children, by the rank of the child's latent. With all prefixes the largest distance from theory is {glue:text}`rank_gap` in the {glue:text}`n_rank` of {glue:text}`n_sweep_seeds` seeds that keep A4. With sampled prefixes medians differ from the theory of expected weights by at most {glue:text}`drawn_gap:.4f`; bars are the range over seeds.", "name": "fig-why-rank"}, "image": {"alt": "Two rising series of points over rank, each on its line: later children are mixed in more; the rise is less steep with sampled prefixes."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The parent's cosine with each of five equal children, by the rank of the child's latent. With all prefixes the largest distance from theory is {glue:text}`rank_gap` in the seeds that keep A4. With sampled prefixes medians differ from the theory of expected weights by at most {glue:text}`drawn_gap:.4f`; bars are the range over seeds.", "name": "fig-why-rank"}, "image": {"alt": "Two rising series of points over rank, each on its line: later children are mixed in more; the rise is less steep with sampled prefixes."}}
 full, drawn = ((series["points"].T, series["line_y"]) for series in ranks)
 claims.glue(
     n_rank=int((~full[0][:, 0].isnan()).sum()),
@@ -392,10 +399,10 @@ claims.glue(many_gap=told(max(gaps)))
 figure = chapter.draw_leans(leans)
 
 # %% [markdown]
-# **The positive case, shown.** One common child with nine tenths of the default total probability, and the rest shared
-# by the others: theory gives a rare child a cosine of {glue:text}`rare_theory:+.3f` with the parent. Trained, from
-# near the truth, the median over rare children is {glue:text}`rare_trained` in the {glue:text}`n_rare` of
-# {glue:text}`n_near` seeds that keep A4, and the common child's is {glue:text}`common_trained`.
+# **The positive case, shown.** One common child with nine tenths of the default total probability, and the rest
+# shared by the others: theory gives a rare child a cosine of {glue:text}`rare_theory:+.3f` with the parent. Trained,
+# from near the truth, the median over rare children is {glue:text}`rare_trained` in the seeds that keep A4, and the
+# common child's is {glue:text}`common_trained`.
 
 # %%
 rare_run, rare_theory = chapter.rare_children(setup)
@@ -423,7 +430,7 @@ solution = float(near_run.loss[0].median())
 noises, reached_near = chapter.noisier(setup, solution)
 reached = metrics.same_loss(random_run.loss[0], solution, states.power).double()
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Where the theory ends. Largest drift over each panel: penalty {glue:text}`drift_penalty`, biases {glue:text}`drift_biases`, two overlapping children {glue:text}`drift_overlap`, directions that are not orthogonal {glue:text}`drift_oblique`. Trained from near the truth; medians with bars over all seeds, in the panels on overlap and directions over those that keep A4. Last panel: the share of starts that end at the theory's solution, by the noise of the start; dashed: of all random starts, dead ones included, {glue:text}`reached_random:.2f` do.", "name": "fig-why-limits"}, "image": {"alt": "Five small panels. The penalty moves the child's cosine with the parent off its line; oblique directions and overlap follow the dashed lines; biases matter where the parent fires often; the share of starts that reach the solution falls with noise toward that of random starts."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Where the theory ends. Largest drift: over the penalties {glue:text}`drift_penalty`, with biases {glue:text}`drift_biases`. Trained from near the truth; medians with bars over all seeds, in the panels on overlap and directions over those that keep A4. Last panel: the share of starts that end at the theory's solution, by the noise of the start; dashed: of all random starts, dead ones included, {glue:text}`reached_random:.2f` do.", "name": "fig-why-limits"}, "image": {"alt": "Five small panels. The penalty moves the child's cosine with the parent off its line; oblique directions and overlap follow the dashed lines; biases matter where the parent fires often; the share of starts that reach the solution falls with noise toward that of random starts."}}
 for key, limit in limits.items():
     claims.glue(**{f"drift_{key}": told(chapter.farthest(limit))})
     if key in ("overlap", "oblique"):
@@ -441,21 +448,21 @@ figure = chapter.draw_limits(limits, noises, reached_near, float(reached.mean())
 
 # %% [markdown]
 # A **penalty** shrinks activations, so a child takes back less of the parent. **Two children that overlap** and come
-# in together keep the dashed lines, up to overlap {glue:text}`overlap_up_to:.1f` to {glue:text}`overlap_gap`: in the
-# outer prefix their two decoders span what is missing from the joint input as well. (With equal weights on both
-# prefixes the overlap even drops out of the eigenvector.) With a prefix between the two, or three at once, the theory
-# says nothing, and `theory.prefix_weights` refuses. **Oblique directions** keep the dashed lines to
-# {glue:text}`oblique_gap`. **Biases** add little while the parent is rare; a decoder bias can carry a parent that
-# fires more often than not. **Random starts** break A4: of {glue:text}`n_random`, {glue:text}`n_random_live` have no
-# dead latent; of those a share of {glue:text}`reached_live` ends at the theory's solution, and the median distance
-# from its mixings is {glue:text}`drift_random`.
+# in together keep the dashed lines, to {glue:text}`overlap_gap`: in the outer prefix their two decoders span what is
+# missing from the joint input as well. (With equal weights on both prefixes the overlap even drops out of the
+# eigenvector.) With a prefix between the two, or three at once, the theory says nothing, and `theory.prefix_weights`
+# refuses. **Oblique directions** keep the dashed lines to {glue:text}`oblique_gap`.
+#
+# **Biases** add little while the parent is rare; a decoder bias can carry a parent that fires more often than not.
+# **Random starts** break A4: of those without a dead latent a share of {glue:text}`reached_live` ends at the theory's
+# solution, and the median distance from its mixings is {glue:text}`drift_random`.
 
 # %% [markdown]
 # ## The verdicts
 #
 # All thresholds come from the ledger, `book/claims.yml`. A criterion over seeds is met when the 95% Wilson interval
-# of the share that passes lies above the share asked for {cite:p}`wilson1927probable`. The control of the last claim
-# is as in {doc}`03_matryoshka_inherits`: independent features with a decoder bias.
+# of the share that passes lies above the share asked for {cite:p}`wilson1927probable`. The control of the last two
+# claims is as in {doc}`03_matryoshka_inherits`: independent features with a decoder bias.
 
 # %% tags=["hide-input"]
 ledger = claims.load()
@@ -465,7 +472,6 @@ prefix_pull = claims.judge(
         "pull_share": share,
         "child_cosine_without_the_terms_near_truth": chapter.mixed_in(clean["near"]),
         "child_cosine_without_the_terms": chapter.mixed_in(clean["random"]),
-        "imbalance": imbalance,
         "dose_gap": dose_gap,
         "child_cosine_without_others": kept,
         "converged": chapter.converged(near_run, random_run, *removed.values(), *dosed.values()),
@@ -493,7 +499,7 @@ sibling_undo = claims.judge(
 sibling_undo
 
 # %% [markdown]
-# Random seeds for the last claim: the first {glue:text}`n_first` left its criterion undecided in the first run of this
+# Random seeds for the claim on equal children: the first ones left its criterion undecided in the first run of this
 # chapter (here {glue:text}`first_lean` of {glue:text}`first_live` live ones pass), so it is judged on
 # {glue:text}`n_fresh` fresh ones.
 
@@ -512,15 +518,26 @@ child_to_parent = claims.judge(
         "child_to_parent": leaning.amax(-1),
         "child_to_parent_size": leaning.abs().amax(-1) / chapter.siblings(near, in_size=False).abs(),
         "child_to_parent_random": random_lean[random.all_live & fresh],
+        "control_child_to_parent": control_lean.abs().amax(-1),
+        "converged": chapter.converged(near_run, random_run, control_run),
+    },
+    started={"child_to_parent_random": int(fresh.sum())},
+)
+child_to_parent
+
+# %% tags=["hide-input"]
+unequal_children = claims.judge(
+    ledger["unequal-children"],
+    {
         "sign_agreement": by_pair.agreement,
         "positive_case": rare_leans[metrics.live(rare_run.acts[0]).all(-1), 1:].amin(-1),
         "theory_gap": by_pair.gap,
         "control_child_to_parent": control_lean.abs().amax(-1),
-        "converged": chapter.converged(near_run, random_run, control_run, by_pair.run, rare_run),
+        "converged": chapter.converged(control_run, by_pair.run, rare_run),
     },
-    started={"child_to_parent_random": int(fresh.sum()), "positive_case": n_near},
+    started={"positive_case": n_near},
 )
-child_to_parent
+unequal_children
 
 # %% tags=["remove-cell"]
 first = random_lean[random.all_live & ~fresh]
@@ -532,6 +549,7 @@ claims.glue(
     prefix_pull=prefix_pull,
     sibling_undo=sibling_undo,
     child_to_parent=child_to_parent,
+    unequal_children=unequal_children,
 )
 
 # %% [markdown]

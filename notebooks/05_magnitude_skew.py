@@ -1,19 +1,22 @@
 # %% [markdown]
 # # A loud child absorbs its parent
 #
-# **Claim.** Where the child is much louder than the parent, the child is learned first and absorbs the parent,
-# Matryoshka or not. Source: the first comment of the thread {cite:p}`chanind2024thread`, which gives a case and did
-# not run it.
+# **Claims.** The first comment of the thread {cite:p}`chanind2024thread` gives a case and did not run it: where the
+# child is much louder than the parent, the child is learned first and absorbs the parent, Matryoshka or not. All is
+# well as long as the parent is learned first. That is three claims.
 #
 # {glue:}`magnitude-skew`
 #
-# In short: the parent is absorbed in {glue:text}`n_absorbed` of {glue:text}`n_live` live random seeds of the
-# Matryoshka. The child is learned first in {glue:text}`n_child_first` of {glue:text}`n_fresh_live` live fresh seeds,
-# and by the margin that the ledger asks for in {glue:text}`n_child_well_first`, which is
-# {glue:text}`child_first_outcome`. Where the parent is absorbed follows from a closed form: in the plane of loudness
-# and probability {glue:text}`share_above` of live random SAEs absorb beyond the theory's lines and
-# {glue:text}`share_below` before them. Absorbed is said of the decoders: in {glue:text}`n_still_fires` of the
-# {glue:text}`n_live` seeds the child's latent still fires wherever the parent does.
+# {glue:}`loud-child-first`
+#
+# {glue:}`first-to-absorb`
+#
+# In short: from random starts the parent is absorbed in {glue:text}`n_absorbed` of {glue:text}`n_live` live seeds.
+# From near the truth it is in {glue:text}`gentle_tally`: there each latent goes on firing with its own feature, while
+# the parent's latent turns toward the child.
+#
+# Who comes first is another matter: {glue:text}`child_first` of live seeds under Adam. And it does not decide: where
+# the child is not first, the parent is kept in {glue:text}`late_kept`.
 
 # %% [markdown]
 # ## What was predicted
@@ -39,14 +42,12 @@
 # | Matryoshka, second latent completes the parent alone | $\beta, 1 + \beta$ | a quieter child |
 #
 # So the thread's comparison is exactly the narrow SAE's turning point, and a Matryoshka SAE turns before or after it.
-# Both Matryoshka solutions are local minima at every $r$ and $q$, so neither turn is a matter of the lowest loss. The
-# second solution is the lower one when $q > 1/(2 + r^2)$, whatever $\beta$.
+# Both Matryoshka solutions are local minima at every $r$ and $q$. A turn is not yet absorption: where the second latent
+# completes the *sum*, the first fires on all of the parent's inputs and the second with the child, however far the
+# first has turned. Where it completes the parent *alone*, past the turn the parent's latent is the second one, silent
+# beside the child.
 #
-# Thresholds were fixed in the ledger: 90% of the child's expected square reconstructed well before 90% of the parent's;
-# the parent's latent silent on at least 90% of the inputs where the child fires, in the Matryoshka and in the standard
-# SAE. A trial run on other seeds came before them. Three changes came after the first run, and no threshold moved: the
-# criterion from near the truth is judged at a tenth of the learning rate, "learned first" on fresh seeds, and every
-# seed has directions of its own, where all had the same.
+# Thresholds stood in the ledger; what changed since, and after which run, is told there ({doc}`../book/ledger`).
 #
 # ## Setup
 
@@ -81,9 +82,11 @@ setup = chapter.Setup(p)
 # One parent and one child with the thread's probabilities and magnitudes; beside it, as the control, the same with
 # both magnitudes {glue:text}`parent_magnitude:.0f`. Four SAEs of two latents: Matryoshka (widths 1 and 2) and
 # standard, each without a penalty and with an L1 penalty of {glue:text}`l1:.2f`. (Relative to the inputs that is
-# about the penalty of {doc}`01_standard_sae_absorbs`.) A seed draws all that is random: the directions of the features,
-# the start, the batches. Two kinds of start: *random*, and *near the truth* with the parent first, with noise of
-# {glue:text}`start_noise:.2f` times a feature's length ({glue:text}`n_near` seeds).
+# about the penalty of {doc}`01_standard_sae_absorbs`.)
+#
+# A seed draws all that is random: the directions of the features, the start, the batches. Two kinds of start:
+# *random*, and *near the truth* with the parent first, with noise of {glue:text}`start_noise:.2f` times a feature's
+# length ({glue:text}`n_near` seeds).
 
 # %%
 runs = chapter.main_runs(setup)
@@ -92,10 +95,11 @@ print(chapter.report(runs))
 # %% [markdown]
 # ## The decisive figures
 #
-# {numref}`fig-skew-decoder` and {numref}`fig-skew-acts` show what the latents hold and when they fire, in the
-# solution that most live random seeds reached. {numref}`fig-skew-shares` counts seeds. *Absorbed* means here that
-# the latent that matches the parent best is silent on the sum. (A latent that matches it with a negative sign takes
-# the parent away, so firing on the sum counts as silence.) The match goes by decoders.
+# {numref}`fig-skew-acts` and {numref}`fig-skew-decoder` show when the latents fire and what they hold, in the
+# solution that most live random seeds reached. {numref}`fig-skew-shares` counts seeds. The parent is *absorbed* where
+# its own latent is silent on the sum and another latent writes it there. Which latent is the parent's goes by what
+# fires: one that points toward the parent and fires on all of its inputs, and on no other, if there is one; else by
+# cosines.
 
 # %% tags=["hide-input"]
 loud, control = (runs["Matryoshka", "random", case] for case in ("loud", "equal"))
@@ -105,153 +109,79 @@ shown = {
     "Matryoshka, equal": control,
     "standard + penalty, equal": runs["standard, penalty", "random", "equal"],
 }
-moment = theory.second_moment(setup.cases["loud"])
-size_parent, size_child = moment.diagonal().tolist()
-eigen_parent, eigen_child = chapter.awaited_eigenvalues(moment).tolist()
+size_parent, size_child = theory.second_moment(setup.cases["loud"]).diagonal().tolist()
 claims.glue(parent_magnitude=p.parent_magnitude, l1=p.l1, start_noise=p.start_noise)
-claims.glue(n_seeds=p.n_seeds, n_near=max(1, p.n_seeds // 6))
-claims.glue(size_parent=size_parent, eigen_parent=eigen_parent)
-claims.glue(size_child=size_child, eigen_child=eigen_child)
-claims.glue(n_still_fires=int((loud.first_on_both & loud.absorbs).sum()))
+claims.glue(n_near=max(1, p.n_seeds // 6), size_parent=size_parent, size_child=size_child)
+claims.glue(n_live=int(loud.live.sum()), n_absorbed=int((loud.live & loud.absorbs).sum()))
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines with the true features, in the most frequent live solution of random seeds. With the loud child the Matryoshka's first latent has a median cosine of {glue:text}`child_cosine` with the child and {glue:text}`parent_cosine` with the parent (median over live seeds).", "name": "fig-skew-decoder"}, "image": {"alt": "Four heat maps of two latents by two features. With a loud child the first Matryoshka latent is almost the child with a small part of the parent; with equal magnitudes it is mostly the parent."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Activations on every state. With the loud child the parent's latent is silent on the sum in {glue:text}`n_absorbed` of {glue:text}`n_live` live random seeds of the Matryoshka.", "name": "fig-skew-acts"}, "image": {"alt": "Four heat maps of activation, three states by two latents. With the loud child one latent fires on parent plus child and the other on the parent alone."}}
+figure = chapter.draw_typical(shown, "activation")
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines of the same SAEs with the true features. With the loud child the Matryoshka's first latent has a median cosine of {glue:text}`child_cosine` with the child and {glue:text}`parent_cosine` with the parent; a clean one has 0 and 1.", "name": "fig-skew-decoder"}, "image": {"alt": "Four heat maps of two latents by two features. With a loud child the first Matryoshka latent is almost the child with a small part of the parent; with equal magnitudes it is mostly the parent."}}
 claims.glue(child_cosine=chapter.told(loud.first_with("child").median(), ".3f"))
 claims.glue(parent_cosine=chapter.told(loud.first_with("parent").median(), ".3f"))
 figure = chapter.draw_typical(shown, "cosine")
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Activations of the same SAEs on every state. With the loud child the latent that matches the parent is silent on the sum in {glue:text}`n_absorbed` of {glue:text}`n_live` live random seeds of the Matryoshka ({glue:text}`n_seeds` started).", "name": "fig-skew-acts"}, "image": {"alt": "Four heat maps of activation, three states by two latents. With the loud child one latent fires on parent plus child and the other on the parent alone."}}
-claims.glue(n_live=int(loud.live.sum()), n_absorbed=int((loud.live & loud.absorbs).sum()))
-figure = chapter.draw_typical(shown, "activation")
-
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of live seeds that absorb the parent (grey: no live seed). From random starts with equal magnitudes, {glue:text}`rate_equal` absorb in the Matryoshka and {glue:text}`rate_standard_equal` in the standard SAE with the penalty; with the loud child and no penalty, {glue:text}`rate_loud` and {glue:text}`rate_standard_free`.", "name": "fig-skew-shares"}, "image": {"alt": "A heat map of shares: four SAEs by two cases and two kinds of start."}}
-rates = {
-    "loud": loud,
-    "equal": control,
-    "standard_free": runs["standard", "random", "loud"],
-    "standard_near": runs["standard", "near the truth", "loud"],
-    "standard_equal": runs["standard, penalty", "random", "equal"],
-}
-claims.glue(**{f"rate_{name}": chapter.told(some.share) for name, some in rates.items()})
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of live seeds that absorb the parent (grey: no live seed). From random starts the Matryoshka absorbs in {glue:text}`rate_loud` with the loud child and in {glue:text}`rate_equal` with equal magnitudes.", "name": "fig-skew-shares"}, "image": {"alt": "A heat map of shares: four SAEs by two cases and two kinds of start."}}
+claims.glue(rate_loud=chapter.told(loud.share), rate_equal=chapter.told(control.share))
+claims.glue(rate_standard_free=chapter.told(runs["standard", "random", "loud"].share))
 figure = chapter.draw_shares(runs)
 
 # %% [markdown]
 # **The standard SAE** absorbs because its penalty pays for it, loud child or not ({doc}`01_standard_sae_absorbs`).
 # Without a penalty many solutions are perfect and nothing decides between them: with the loud child
-# {glue:text}`rate_standard_free` of live seeds absorb from random starts, and
-# {glue:text}`rate_standard_near` from near the truth.
+# {glue:text}`rate_standard_free` of live random seeds absorb.
 #
-# **A matter of decoders.** In {glue:text}`n_still_fires` of the {glue:text}`n_live` live random seeds with the loud
-# child the first latent fires on both states, weakly on the parent alone, and is called the child's, since its decoder
-# is. By its firing alone it would pass for the parent's latent. So the label changes where the decoder comes nearer to
-# the child than to the
-# parent, while the solution changes smoothly: {numref}`fig-skew-first` shows the cosine itself.
+# **From near the truth** the Matryoshka's first latent starts as the parent's and keeps firing on all of the parent's
+# inputs, the second with the child. But the first latent's decoder turns: it ends with a median cosine of
+# {glue:text}`near_child` with the child and {glue:text}`near_parent` with the parent, and the second takes the parent
+# away again where the child fires. So nothing is absorbed ({glue:text}`gentle_tally` live seeds are), and nothing is
+# clean: it is mixing at its largest. A label that goes by cosines alone calls the same SAEs absorbed.
 #
-# **From near the truth** the Matryoshka's first latent starts as the parent's. It ends with a median cosine of
-# {glue:text}`near_child:.3f` with the loud child. At the usual learning rate both latents then fire in
-# {glue:text}`n_near_live` of {glue:text}`n_near` seeds: the child's own latent has little left to do, and dies. At a
-# tenth of the rate both fire in {glue:text}`n_gentle_live` of {glue:text}`n_seeds`, and of these
-# {glue:text}`n_gentle_absorbed` have absorbed the parent. The first latent holds the sum there, and the second takes
-# the parent away again where the child fires. The ledger's criterion is judged at a tenth of the rate, which was
-# decided after the first run.
+# At the usual learning rate both latents fire in {glue:text}`n_near_live` of {glue:text}`n_near` such seeds: the
+# child's own latent has little left to do, and dies. These runs have a tenth of it.
 
 # %%
 gentle = chapter.gentle_run(setup)
 
 # %% tags=["remove-cell"]
-near = runs["Matryoshka", "near the truth", "loud"]
-near_child = near.decoder[:, 0, 1].median().item()
-claims.glue(near_child=near_child, n_near_live=int(near.live.sum()))
-claims.glue(n_gentle_live=int(gentle.live.sum()))
-claims.glue(n_gentle_absorbed=int((gentle.absorbs & gentle.live).sum()))
-
-# %% [markdown]
-# **Sampled batches** of {glue:text}`batch_size` inputs, for the Matryoshka without a penalty and the standard SAE
-# with one. From random starts {glue:text}`sampled_matryoshka` and {glue:text}`sampled_standard` live seeds absorb;
-# from near the truth, at a tenth of the learning rate, {glue:text}`sampled_matryoshka_near` and
-# {glue:text}`sampled_standard_near`. The median cosine of the Matryoshka's first latent with the child moves by
-# {glue:text}`sampled_gap` from random starts.
-
-# %%
-sampled = chapter.sampled_runs(setup)
-
-# %% tags=["hide-input"]
-sampled_child = sampled["Matryoshka", "random"].first_with("child").median()
-sampled_gap = abs(float(sampled_child - loud.first_with("child").median()))
-claims.glue(sampled_gap=chapter.told(sampled_gap, ""), batch_size=p.batch_size)
-claims.glue(sampled_matryoshka=sampled["Matryoshka", "random"].tally)
-claims.glue(sampled_standard=sampled["standard, penalty", "random"].tally)
-claims.glue(sampled_matryoshka_near=sampled["Matryoshka", "near the truth"].tally)
-claims.glue(sampled_standard_near=sampled["standard, penalty", "near the truth"].tally)
+claims.glue(n_near_live=int(runs["Matryoshka", "near the truth", "loud"].live.sum()), gentle_tally=gentle.tally)
+claims.glue(near_child=chapter.told(gentle.first_with("child").median(), ".3f"))
+claims.glue(near_parent=chapter.told(gentle.first_with("parent").median(), ".3f"))
 
 # %% [markdown]
 # ## Which is learned first?
 #
-# A latent that fires on the sum is pulled toward the *sum*, not toward a feature: parent and child are one direction
-# there.
+# A feature is *learned* at the first step at which the SAE reconstructs 90% of its expected square
+# ({numref}`fig-skew-learned`). By any margin: the child comes first in {glue:text}`child_first` of live fresh seeds
+# under Adam, {glue:text}`n_tied` are ties. Under gradient descent, which does not see the axes and so not the
+# dictionary, it does in {glue:text}`descent_first`.
 #
-# To ask which feature is *learned* first, take the share of its expected square that the SAE reconstructs, and the
-# first step at which that share reaches 90% ({numref}`fig-skew-learned`). In the main runs the child comes at least
-# 1.5 times as early in {glue:text}`n_main_well_first` of {glue:text}`n_live` live seeds. The first run of this chapter
-# left it at that, too near half of the seeds to decide. So the criterion is judged on {glue:text}`n_fresh` fresh
-# seeds, trained for the first {glue:text}`n_early` steps of the same schedule. Each seed has directions of its own:
-# Adam treats every coordinate by itself, so a share of seeds on one dictionary would be a share of that dictionary.
+# **Is being first what absorption needs?** Of the seeds in which the child is *not* first, the parent is kept in
+# {glue:text}`late_kept` under Adam, and in {glue:text}`descent_kept` under gradient descent.
+#
+# Which latent fires on what is settled by the start: a latent that fires on the parent alone, before any training, is
+# there in {glue:text}`alone_late` of these seeds, and in {glue:text}`alone_first` of the others. It learns its state
+# while the other latent learns the sum.
 
 # %%
 fresh, alone = chapter.fresh_run(setup)
-share = chapter.learned(fresh, setup.cases["loud"])
-child_lead = chapter.leads(chapter.when_learned(share, setup.beginning.snapshots))
+descent = chapter.descent_run(setup)
+case, slow = setup.cases["loud"], setup.law_schedules["gradient descent"].snapshots
+lead, late = chapter.order(fresh, case, setup.beginning.snapshots)
+descent_lead, descent_late = chapter.order(descent, case, slow)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of each feature's expected square that is reconstructed, over training: medians over live random seeds of the main runs, the middle half shaded. The median step at which 90% is reached is {glue:text}`when_child` for the loud child and {glue:text}`when_parent` for its parent.", "name": "fig-skew-learned"}, "image": {"alt": "Panels of two curves each. With a loud child the child's share rises before the parent's; with equal magnitudes it does not."}}
 shares = chapter.learned_in_main(setup, runs)
 when = {key: chapter.when_learned(some, setup.steps) for key, some in shares.items()}
-loud_lead, control_lead = (chapter.leads(when["Matryoshka", case]) for case in setup.cases)
 when_parent, when_child = (chapter.told(some.median(), ".0f") for some in when["Matryoshka", "loud"].T)
-first, late = child_lead >= 1.5, (child_lead < 1.5) & fresh.absorbs[fresh.live]
-alone = alone[fresh.live]
-claims.glue(n_main_well_first=int((loud_lead >= 1.5).sum()))
-claims.glue(n_control_live=len(control_lead), n_control_first=int((control_lead > 1).sum()))
-claims.glue(n_fresh=len(fresh.live), n_early=setup.beginning.steps, n_fresh_live=len(child_lead))
-claims.glue(n_child_first=int((child_lead > 1).sum()), n_child_well_first=int(first.sum()))
-claims.glue(n_not_first=int(late.sum()), n_alone_late=int(alone[late].sum()))
-claims.glue(n_alone_first=int(alone[first].sum()))
+control_lead, alone = chapter.leads(when["Matryoshka", "equal"]), alone[fresh.live]
+claims.glue(child_first=chapter.part(lead > 1), n_tied=int((lead == 1).sum()))
+claims.glue(descent_first=chapter.part(descent_lead > 1))
+claims.glue(late_kept=chapter.part(late <= 0.1), descent_kept=chapter.part(descent_late <= 0.1))
+claims.glue(alone_late=chapter.part(alone[lead <= 1]), alone_first=chapter.part(alone[lead > 1]))
 claims.glue(when_parent=when_parent, when_child=when_child)
 figure = chapter.draw_learned(shares, setup.steps)
-
-# %% [markdown]
-# Of {glue:text}`n_fresh_live` live fresh seeds the child comes first in {glue:text}`n_child_first`, and at least 1.5
-# times as early in {glue:text}`n_child_well_first`. The 95% interval of that share runs from
-# {glue:text}`child_first_low` to {glue:text}`child_first_high`: {glue:text}`child_first_outcome`. With equal
-# magnitudes the child comes first in {glue:text}`n_control_first` of {glue:text}`n_control_live` (main runs).
-#
-# **Is being first what absorption needs?** No: {glue:text}`n_not_first` of the seeds that absorb did not have the
-# child well first. What sets them apart is the start. In {glue:text}`n_alone_late` of the {glue:text}`n_not_first`
-# some latent fired on the parent alone, and on nothing else, before any training; of the
-# {glue:text}`n_child_well_first` with the child well first that holds for {glue:text}`n_alone_first`. Such a latent
-# learns its state while the other learns the sum.
-#
-# **What predicts the time?** The thread's heuristic takes a feature's expected square: {glue:text}`size_child:.1f` for
-# the child and {glue:text}`size_parent:.1f` for the parent. Gradient descent from a small start learns eigenvectors
-# of the second moment instead, the largest eigenvalue first (Saxe et al. {cite:p}`saxe2014exact` solve linear
-# networks). So a feature has to wait for the last eigenvector that it needs for its 90%, here those of eigenvalues
-# {glue:text}`eigen_child:.1f` and {glue:text}`eigen_parent:.2f`. Both numbers are held against the same times, in
-# standard SAEs without a penalty, for many ratios and probabilities: by plain gradient descent, and by Adam, which
-# equalises steps. The nearer a rank correlation is to -1, the better the prediction:
-#
-# | rank correlation of the step at 90% with | gradient descent | Adam |
-# | --- | --- | --- |
-# | the expected square | {glue:text}`rank_gd_square` | {glue:text}`rank_adam_square` |
-# | the awaited eigenvalue | {glue:text}`rank_gd_eigen` | {glue:text}`rank_adam_eigen` |
-#
-# The heuristic can miss where a feature is seldom alone: a quiet parent that nearly always fires with its loud child is
-# learned with it, whatever its own square.
-
-# %%
-laws = chapter.laws(setup)
-
-# %% tags=["remove-cell"]
-names = ("gd_square", "gd_eigen", "adam_square", "adam_eigen")
-for name, rank in zip(names, laws.values(), strict=True):
-    claims.glue(**{f"rank_{name}": chapter.told(rank, ".2f")})
 
 # %% [markdown]
 # ## The phase diagram
@@ -263,12 +193,12 @@ for name, rank in zip(names, laws.values(), strict=True):
 # %%
 phase = chapter.phase_runs(setup)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of live Matryoshka SAEs that absorb the parent; grey cells have none. Random starts: {glue:text}`share_below` absorb left of both Matryoshka lines, {glue:text}`share_between` between them and {glue:text}`share_above` right of both. Near the truth: {glue:text}`near_share_below`, {glue:text}`near_share_between` and {glue:text}`near_share_above`.", "name": "fig-skew-phase"}, "image": {"alt": "Two maps over magnitude ratio and child probability. To the right of the lines the parent is absorbed, to the left it is not. From near the truth the boundary is the rightmost line, and lies beyond it where the child is frequent; from random starts it is a band between the outer two; where the child is quietest no random seed is live."}}
-*matryoshka, penalised = phase
-shares = {title: chapter.share_map(phase[title]) for title in matryoshka}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "What fires: share of live SAEs that absorb the parent; grey cells have none. Random starts absorb in {glue:text}`share_below` left of both Matryoshka lines and in {glue:text}`share_above` right of both; near the truth in {glue:text}`near_share_above` right of both. The lines are those of the Matryoshka.", "name": "fig-skew-phase"}, "image": {"alt": "Three maps over magnitude ratio and child probability. Matryoshka from random starts: to the right of the lines the parent is absorbed, to the left it is not. From near the truth: light, but for the loudest children, where a few seeds absorb. Standard SAE with a penalty: absorbed on both sides of the lines."}}
+shares = {title: chapter.share_map(cells) for title, cells in phase.items()}
 figure = chapter.draw_maps(setup, shares, "share that absorbs")
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "What the first latent became, where it fires on both states: its decoder cosine with the child, from the parent (0) over a mixture to the child (1). Medians over seeds with both latents live; grey cells have none.", "name": "fig-skew-first"}, "image": {"alt": "Two maps of the cosine of the first latent with the child, rising smoothly from lower left to upper right, with the theory's lines along its middle."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "What is held: the first latent's decoder cosine with the child, where it fires on both states, from the parent (0) over a mixture to the child (1). Medians over seeds with both latents live; grey cells have none.", "name": "fig-skew-first"}, "image": {"alt": "Two maps of the cosine of the first latent with the child, rising smoothly from lower left to upper right, with the theory's lines along its middle."}}
+*matryoshka, penalised = phase
 firsts = {title: chapter.first_map(phase[title]) for title in matryoshka}
 figure = chapter.draw_maps(setup, firsts, "first latent's cosine with the child")
 
@@ -276,148 +206,109 @@ figure = chapter.draw_maps(setup, firsts, "first latent's cosine with the child"
 for prefix, title in zip(("share", "near_share"), matryoshka, strict=True):
     shares = chapter.region_shares(setup, phase[title])
     claims.glue(**{f"{prefix}_{name}": chapter.told(share, ".1%") for name, share in shares.items()})
+claims.glue(standard_share=chapter.told(phase[penalised].share))
 
 # %% [markdown]
-# **Where theory and experiment meet.** From near the truth the second latent starts as the child's, so it completes
-# the sum, and the boundary should be the line of that solution. Random seeds split between the two solutions, so
-# between their lines both outcomes should occur, and outside the lines one. The thread's line lies between them.
-# The caption counts.
+# **Where theory and experiment meet.** From random starts a parent is absorbed where the second latent completes the
+# parent alone and the first has turned to the child: right of the leftmost line, in {glue:text}`share_between` of live
+# seeds between the lines. The decoders follow the lines from both kinds of start; what fires does not: from near the
+# truth the second latent completes the sum, and the parent's latent keeps firing on both sides of the lines. Where some
+# seeds absorb there, the noise of their start had silenced the parent's latent beside so loud a child to begin with.
 #
-# **Where they part.** Right of both lines not every SAE from near the truth absorbs. Those that do not are still on
-# their way: where the child is frequent, the first latent is close to the sum already, and the second has little left
-# to write and learns it slowly. Among live SAEs that have converged, the shares right of both lines are
-# {glue:text}`share_above_done` from random starts and {glue:text}`near_share_above_done` from near the truth, and left
-# of both {glue:text}`share_below_done` and {glue:text}`near_share_below_done`. Of all SAEs
-# {glue:text}`share_converged` and {glue:text}`near_share_converged` have converged, and in {glue:text}`share_live` and
-# {glue:text}`near_share_live` both latents are alive.
+# **The standard SAE** has no first latent and no such line. Its penalty pays for absorption at every ratio, since on
+# the sum one latent of the sum's length replaces two: {glue:text}`standard_share` of all live seeds absorb. For a quiet
+# child the saving is small, and absorption slow.
 #
-# **The standard SAE** in the same plane has no first latent and no such line. Its penalty pays for absorption at
-# every ratio, since on the sum one latent of the sum's length replaces two. For a quiet child the saving is small, and
-# absorption slow.
-
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The standard SAE with the penalty: share of live random seeds that absorb the parent; grey cells have none. Over all live ones {glue:text}`standard_share` absorb, over those that have converged ({glue:text}`standard_converged`) {glue:text}`standard_done`. Of the {glue:text}`n_standard_kept` converged others, {glue:text}`n_twins` have both latents on the sum and none for the parent alone. The lines are those of the Matryoshka, for comparison.", "name": "fig-skew-standard"}, "image": {"alt": "A map that is dark on both sides of the lines: the standard SAE with a penalty absorbs with and without a loud child. It is light where the child is quietest, and lighter where it is loud and frequent."}}
-standard = phase[penalised]
-done = standard.live & standard.converged
-kept = done & ~standard.absorbs
-twins = chapter.fires_only_on(standard.acts, chapter.SUM).all(-1)
-claims.glue(standard_converged=chapter.told(standard.converged[standard.live].double().mean()))
-claims.glue(standard_done=chapter.told(standard.absorbs[done].double().mean()))
-claims.glue(standard_share=chapter.told(standard.share))
-claims.glue(n_standard_kept=int(kept.sum()), n_twins=int((kept & twins).sum()))
-figure = chapter.draw_maps(setup, {penalised: chapter.share_map(standard)}, "share that absorbs")
-
-# %% [markdown]
-# ## Does it survive in company, and with magnitudes that vary?
+# ## How robust
 #
-# In the post's tree of twenty features {cite:p}`nabeshima2024code`, with all of its magnitudes 1, one child of the
-# first parent is raised to the thread's ratio (twenty latents, every prefix in the loss, no penalty, random starts,
-# sampled batches of {glue:text}`batch_size`). In the pair, both magnitudes vary from input to input, normally and with
-# a standard deviation of {glue:text}`spread:.1f` times the mean (clipped at 0): then the parent's latent can be of use
-# on inputs that hold the child, where the parent is louder than the sum's latent expects. The table has the share of a
-# child's inputs that leave its parent's latent silent, as a mean over live seeds.
+# Sampled batches of {glue:text}`batch_size` inputs; more weight on the inner prefix, or two latents in it; company: the
+# post's tree of twenty features {cite:p}`nabeshima2024code`, with one child of the first parent raised to the thread's
+# ratio; magnitudes that vary, with a standard deviation of {glue:text}`spread:.1f` times the mean. Random starts, live
+# seeds. Where a parent is silent on a share of the inputs it is a mean over seeds.
 #
-# | | live seeds of {glue:text}`n_sweep_seeds` | loud child | other children |
-# | --- | --- | --- | --- |
-# | tree | {glue:text}`n_tree` | {glue:text}`tree_first` | {glue:text}`tree_others` |
-# | tree, nothing raised | {glue:text}`n_tree_equal` | {glue:text}`tree_equal_first` | {glue:text}`tree_equal_others` |
-# | pair, magnitudes vary | {glue:text}`n_varied` | {glue:text}`varied_first` | |
-# | the same in the standard SAE with the penalty | {glue:text}`n_varied_standard` | {glue:text}`varied_standard_first` | |
+# | what is changed | outcome |
+# | --- | --- |
+# | sampled batches, Matryoshka | {glue:text}`sampled_matryoshka` absorb; the first latent's median cosine with the child moves by {glue:text}`sampled_gap` |
+# | sampled batches, standard + penalty | {glue:text}`sampled_standard` absorb |
+# | sampled batches, Matryoshka from near the truth (a tenth of the rate) | {glue:text}`sampled_near` absorb |
+# | {glue:text}`heavy` times the weight on the inner prefix | {glue:text}`tally_heavy` absorb |
+# | widths 2 and 3 | {glue:text}`tally_two` absorb; with the penalty {glue:text}`tally_two_penalty` |
+# | in the tree | the loud child silences its parent on {glue:text}`tree_first` of its inputs, other children on {glue:text}`tree_others` |
+# | in the tree, nothing raised | {glue:text}`tree_equal_first` and {glue:text}`tree_equal_others` |
+# | magnitudes vary | silent on {glue:text}`varied_first` of the child's inputs; in the standard SAE with the penalty on {glue:text}`varied_standard_first` |
+# | when a feature is learned, over many $q$ and $r$ (standard SAE, no penalty) | rank correlation with its expected square {glue:text}`rank_gd_square` under gradient descent and {glue:text}`rank_adam_square` under Adam; with the eigenvalue it waits for {cite:p}`saxe2014exact` {glue:text}`rank_gd_eigen` and {glue:text}`rank_adam_eigen` |
+# | solutions of the main runs, loud child | {glue:text}`reached`; no cosine is further than {glue:text}`theory_gap` from theory |
 
 # %%
+sampled = chapter.sampled_runs(setup)
+options = chapter.order_runs(setup)
 company = chapter.company_runs(setup)
+laws = chapter.laws(setup)
+theory_gap, reached = chapter.theory_check(setup, runs)
 
 # %% tags=["remove-cell"]
-claims.glue(n_sweep_seeds=p.n_sweep_seeds, spread=chapter.SPREAD)
+sampled_child = sampled["Matryoshka", "random"].first_with("child").median()
+sampled_gap = abs(float(sampled_child - loud.first_with("child").median()))
+claims.glue(sampled_gap=chapter.told(sampled_gap, ""), batch_size=p.batch_size)
+claims.glue(sampled_matryoshka=sampled["Matryoshka", "random"].tally)
+claims.glue(sampled_standard=sampled["standard, penalty", "random"].tally)
+claims.glue(sampled_near=sampled["Matryoshka", "near the truth"].tally)
+claims.glue(heavy=chapter.HEAVY, spread=chapter.SPREAD, theory_gap=chapter.told(theory_gap, ""))
+claims.glue(**{f"tally_{name.replace(', ', '_')}": some.tally for name, some in options.items()})
 for name, rates in company.items():
     key, (by_loud, by_others) = name.replace(", ", "_"), rates.mean(0).tolist()
-    claims.glue(**{f"n_{key}": len(rates), f"{key}_first": chapter.told(by_loud)})
-    claims.glue(**{f"{key}_others": chapter.told(by_others, ".1%")})
+    claims.glue(**{f"{key}_first": chapter.told(by_loud), f"{key}_others": chapter.told(by_others, ".1%")})
+for name, rank in zip(("gd_square", "gd_eigen", "adam_square", "adam_eigen"), laws.values(), strict=True):
+    claims.glue(**{f"rank_{name}": chapter.told(rank, ".2f")})
+claims.glue(reached="; ".join(f"{count} of “{name}”" for name, count in reached["loud"].items()))
 
 # %% [markdown]
-# ## Do other prefixes help?
-#
-# The original code {cite:p}`nabeshima2024code` draws short prefixes more often. More weight on the inner prefix should
-# change the solution's numbers, not its kind: with {glue:text}`heavy` times the weight {glue:text}`tally_heavy` live
-# random seeds absorb in the thread's case. Two latents in the first prefix (widths 2 and 3) make that prefix a
-# standard SAE of two latents, with its fate: {glue:text}`tally_two` seeds in which at least two latents fire absorb
-# without a penalty and {glue:text}`tally_two_penalty` with one. A start with the order known, parent first, is the one
-# above, near the truth.
-
-# %%
-options = chapter.order_runs(setup)
-
-# %% tags=["remove-cell"]
-claims.glue(heavy=chapter.HEAVY)
-for name, some in options.items():
-    claims.glue(**{f"tally_{name.replace(', ', '_')}": some.tally})
-
-# %% tags=["hide-input"]
-theory_gap, reached = chapter.theory_check(setup, runs)
-claims.glue(theory_gap=chapter.told(theory_gap, ""))
-for case in setup.cases:
-    for name, count in reached[case].items():
-        claims.glue(**{f"n_{case}_{name.replace(', ', '_')}": count})
-
-# %% [markdown]
-# **Solutions.** The theory has four solutions with both latents live, named by the states on which the first and the
-# second latent fire. The random seeds of the main runs end in them as follows; the largest distance of any cosine
-# from them, from both kinds of start, is {glue:text}`theory_gap`.
-#
-# | | both, sum | both, alone | sum, alone | alone, sum |
-# | --- | --- | --- | --- | --- |
-# | loud child | {glue:text}`n_loud_both_sum` | {glue:text}`n_loud_both_alone` | {glue:text}`n_loud_sum_alone` | {glue:text}`n_loud_alone_sum` |
-# | equal | {glue:text}`n_equal_both_sum` | {glue:text}`n_equal_both_alone` | {glue:text}`n_equal_sum_alone` | {glue:text}`n_equal_alone_sum` |
-#
 # ## What it means for a practitioner
 #
 # 1. Compare $q\,r^2$ with 1, not magnitudes alone: a child at {glue:text}`case_ratio:.3g` times its parent's
 #    magnitude takes the first latent once it fires on more than {glue:text}`turn_low:.1%` to
 #    {glue:text}`turn_high:.1%` of the parent's inputs, and a child no louder than its parent never does.
-# 2. Past that boundary the Matryoshka loss does not protect: {glue:text}`share_above` of the live random SAEs
-#    there absorb, and in the thread's case {glue:text}`tally_heavy` with {glue:text}`heavy` times the weight on the
-#    inner prefix.
-# 3. The damage is local: in the twenty-feature tree the loud child silences its parent's latent on
-#    {glue:text}`tree_first` of its inputs, and the other children silence theirs on {glue:text}`tree_others`.
-# 4. Magnitudes that vary make absorption partial: the parent's latent misses {glue:text}`varied_first` of the
-#    child's inputs.
+# 2. Past that boundary the Matryoshka loss does not protect: {glue:text}`share_above` of the live random SAEs there
+#    absorb. A start with the parent first keeps the parent's latent firing, with a decoder that is nearly the child's.
+# 3. Look at firing and at decoders: neither alone tells these two apart.
 #
-# ## The verdict
+# ## The verdicts
 #
-# All thresholds come from the ledger, `book/claims.yml`. A criterion over seeds is met when the 95% Wilson interval
-# of the share that passes lies above the share asked for {cite:p}`wilson1927probable`.
+# All thresholds come from the ledger, `book/claims.yml`.
 
 # %% tags=["hide-input"]
-penalised = runs["Matryoshka, penalty", "random", "loud"]
-standard_loud = runs["standard, penalty", "random", "loud"]
-every_converged = np.concatenate([some.converged for some in runs.values()])
+every_converged = float(np.concatenate([some.converged for some in runs.values()]).mean())
+ledger, begun = claims.load(), {"child_first": len(fresh.live), "kept_though_not_first": len(fresh.live)}
 measured = {
-    "child_first": child_lead,
     "absorption_rate": loud.rates,
-    "standard_absorption_rate": standard_loud.rates,
+    "standard_absorption_rate": runs["standard, penalty", "random", "loud"].rates,
     "absorption_rate_near_truth": gentle.rates,
-    "absorption_rate_with_penalty": penalised.rates,
+    "absorption_rate_with_penalty": runs["Matryoshka, penalty", "random", "loud"].rates,
     "child_cosine": loud.first_with("child"),
     "theory_gap": theory_gap,
     "sampled_gap": sampled_gap,
     "control_absorption": control.rates,
-    "converged": float(every_converged.mean()),
+    "converged": every_converged,
 }
 
 # %%
-started = dict.fromkeys(measured, p.n_seeds) | {"child_first": len(fresh.live)}
-magnitude_skew = claims.judge(claims.load()["magnitude-skew"], measured, started)
+magnitude_skew = claims.judge(ledger["magnitude-skew"], measured, p.n_seeds)
 magnitude_skew
 
+# %%
+measured = {"child_first": lead, "child_first_descent": descent_lead, "control_child_first": control_lead}
+measured |= {"converged": every_converged}
+loud_child_first = claims.judge(ledger["loud-child-first"], measured, dict.fromkeys(measured, p.n_seeds) | begun)
+loud_child_first
+
+# %%
+measured = {"kept_though_not_first": late, "kept_though_not_first_descent": descent_late}
+measured |= {"control_absorption": control.rates, "converged": every_converged}
+first_to_absorb = claims.judge(ledger["first-to-absorb"], measured, dict.fromkeys(measured, p.n_seeds) | begun)
+first_to_absorb
+
 # %% tags=["remove-cell"]
-first_outcome = magnitude_skew.outcomes[0]
-halves = {
-    "met": "more than half",
-    "failed": "less than half",
-    "undecided": "too near half to call",
-}
-low, high = first_outcome.interval or (np.nan, np.nan)
-claims.glue(magnitude_skew=magnitude_skew, child_first_outcome=halves[first_outcome.outcome])
-claims.glue(child_first_low=chapter.told(low, ".1%"), child_first_high=chapter.told(high, ".1%"))
+claims.glue(magnitude_skew=magnitude_skew, loud_child_first=loud_child_first, first_to_absorb=first_to_absorb)
 beta, ratio = p.inner_weight, setup.case_ratio
 claims.glue(case_ratio=ratio, turn_low=chapter.skew_turn(ratio, beta, 1 + beta))
 claims.glue(turn_high=chapter.skew_turn(ratio, 1 + beta, beta))
@@ -425,9 +316,9 @@ claims.glue(turn_high=chapter.skew_turn(ratio, 1 + beta, beta))
 # %% [markdown]
 # ## What would change our mind
 #
-# Live seeds whose parent's latent keeps firing beside the loud child; a boundary off the lines; absorption of a
-# parent by a quiet child, or with equal magnitudes, in the Matryoshka. Each is a criterion above or a number of the
-# phase diagram.
+# Live random seeds whose parent's latent keeps firing beside the loud child; absorption from near the truth, or of a
+# parent by a quiet child in the Matryoshka; decoders off the lines. Each is a criterion above or a number of the phase
+# diagram.
 #
 # ## Rerun it
 #

@@ -113,9 +113,7 @@ figure = figures.heatmaps(panels, toy.tree.names, per_row=3)
 #
 # BatchTopK at the true mean L0 and TopK with K = 2, beside the ReLU SAE without a penalty. Random seeds that have a
 # dead latent are left out of the verdict: of {glue:text}`n_started` seeds {glue:text}`n_live_batchtopk` are live with
-# BatchTopK, {glue:text}`n_live_topk` with TopK, {glue:text}`n_live_relu` with ReLU. (A run with a quarter as many
-# random seeds left the criterion on the siblings of BatchTopK undecided, so their number was raised; no threshold was
-# moved.)
+# BatchTopK and {glue:text}`n_live_topk` with TopK.
 
 # %%
 compared = chapter.compare(toy)

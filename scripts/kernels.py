@@ -27,6 +27,7 @@ def surroundings(given=os.environ):
     where the home folder cannot be written, or the fonts must first be listed, a warning would stand in an output.
     """
     env = dict(given)
+    env["SOURCE_DATE_EPOCH"] = "0"  # Matplotlib would write the time into a vector figure
     env.pop("MPLBACKEND", None)  # set to anything, it makes the figures vanish from the outputs
     if "MPLCONFIGDIR" not in env and _prepared(MATPLOTLIB):
         env["MPLCONFIGDIR"] = str(MATPLOTLIB)

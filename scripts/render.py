@@ -1,18 +1,21 @@
 """Turn executed notebooks and prose into the site, check it, and publish it.
 
 `build` gathers the sources of the book in `BUILD/source`, renders them with Jupyter Book (a warning is an
-error) and checks the pages. `publish` swaps the site into place. `check` looks at a finished site. `figure` takes
-a figure out of an executed notebook, for the README.
+error) and checks the pages. `publish` swaps the site into place. `check` looks at a finished site. `pdf` prints the
+whole book. `figure` takes a figure out of an executed notebook, for the README.
 """
 
 import argparse
+import ast
 import base64
 import importlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,6 +24,9 @@ import yaml
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 TRACEBACK = re.compile(r'class="output traceback|Traceback \(most recent call last\)')
 LOADED = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(?!data:)([^"?#]+)')
+EXPLORABLE = re.compile(r'<div class="explorable".*?<script type="application/json">(.*?)</script>', re.DOTALL)
+PDF = "matryoshka-mixing.pdf"
+TRAINED = "03_matryoshka_inherits"
 OUTSIDE = re.compile(r"(?:https?:)?//")
 
 
@@ -62,7 +68,7 @@ def wanted_sources(build, notebooks):
     """Return where each file of the book's source comes from: path inside the source -> path here."""
     prose = [path for path in Path("book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     wanted = {path: path for path in [Path("_config.yml"), Path("_toc.yml"), *prose]}
-    for generated in ("verdicts.md", "parameters.md"):
+    for generated in ("verdicts.md", "criteria.md", "parameters.md", "explorable.html"):
         wanted[Path("book") / generated] = build / generated
     # The page on speed comes with figures, unless no benchmark was run.
     wanted |= {Path("book") / path.name: path for path in (build / "speed").glob("*")}
@@ -91,23 +97,83 @@ def assemble(source, wanted):
     return afresh
 
 
+def chapter_of(notebook):
+    """Return the module of the chapter that `notebook` belongs to."""
+    return importlib.import_module(f"matryoshka_mixing.chapters.{notebook.stem.split('_', 1)[1]}")
+
+
+def bar(source, chapter):
+    """Return what stands on the bar over folded code: what the function that it is about says of itself."""
+    rooms = {name: importlib.import_module(f"matryoshka_mixing.{name}") for name in ("figures", "notebook", "claims")}
+    rooms["chapter"] = chapter
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    named = [
+        (call.value.id, call.attr)
+        for call in calls
+        if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) and call.value.id in rooms
+    ]
+    # The figure that it draws, else what it computes, else what every chapter does.
+    ranks = [("chapter", "draw"), ("figures", ""), ("chapter", ""), ("notebook", "begin"), ("claims", "judge")]
+    for room, start in ranks:
+        for name, attribute in named:
+            about = getattr(rooms[name], attribute, None) if name == room and attribute.startswith(start) else None
+            if about is not None and about.__doc__:
+                words = re.split(r"[.:;] ", " ".join(about.__doc__.split("\n\n")[0].split()))[0].rstrip(".:")
+                return f"Code: {words[0].lower()}{words[1:]}".replace("`", "")
+    return "Code"
+
+
+def with_bars(notebook, chapter):
+    """Return an executed notebook, as JSON, whose folded cells say what they do."""
+    read = json.loads(notebook.read_text())
+    for cell in read["cells"]:
+        if cell["cell_type"] == "code" and {"hide-input", "hide-cell"} & set(cell["metadata"].get("tags", [])):
+            words = bar("".join(cell["source"]), chapter)
+            cell["metadata"].setdefault("mystnb", {}).setdefault("code_prompt_show", words)
+    return json.dumps(read, indent=1, ensure_ascii=False)
+
+
 def parameters_page(notebooks):
     """Return one folded table of parameters for each notebook, as its chapter declares them."""
     parts = []
     for notebook in notebooks:
-        _, name = notebook.stem.split("_", 1)
-        chapter = importlib.import_module(f"matryoshka_mixing.chapters.{name}")
-        parts.append(f":::{{dropdown}} `{notebook.stem}`\n{chapter.Parameters.table()}:::\n")
+        parts.append(f":::{{dropdown}} `{notebook.stem}`\n{chapter_of(notebook).Parameters.table()}:::\n")
     return "\n".join(parts)
+
+
+def explorable_data(notebook):
+    """Return the JSON that a chapter hands to what a reader moves, from its executed `notebook`."""
+    for cell in json.loads(notebook.read_text())["cells"]:
+        for output in cell.get("outputs", []):
+            page = "".join(output.get("data", {}).get("text/html", ""))
+            if found := EXPLORABLE.search(page):
+                return json.loads(found[1])
+    raise ValueError(f"{notebook} shows nothing that a reader can move")
+
+
+def explorable_page(notebooks):
+    """Return the HTML of the landing page's explorable: its first frame, and the trained SAEs of the run."""
+    source = next((path for path in notebooks if path.stem == TRAINED), None)
+    data = explorable_data(source) if source else {}
+    other = dict.fromkeys(("without", "remedy"), "04_why_it_happens")
+    # The message is that of the default values, whatever the run's.
+    data = {key: data[key] for key in ("run", "dots") if key in data} | {"notebooks": {"whole": TRAINED} | other}
+    frame, packed = Path("book/_static/explorable.html").read_text(), json.dumps(data).replace("<", "\\u003c")
+    return f'<div class="explorable">\n{frame}<script type="application/json">{packed}</script>\n</div>\n'
 
 
 def build_site(build, notebooks):
     """Render the site of one profile into `build/_build/html`; `build/rendered` marks success."""
     marker, sphinx_output = build / "rendered", build / "_build"
     (build / "parameters.md").write_text(parameters_page(notebooks))
+    (build / "explorable.html").write_text(explorable_page(notebooks))
+    shown = [build / "shown" / notebook.name for notebook in notebooks]
+    (build / "shown").mkdir(exist_ok=True)
+    for notebook, copy in zip(notebooks, shown, strict=True):
+        copy.write_text(with_bars(notebook, chapter_of(notebook)))
     shutil.rmtree(build / "speed", ignore_errors=True)
     subprocess.run([sys.executable, "benchmarks/page.py", "benchmarks/results.json", build / "speed"], check=True)
-    afresh = assemble(build / "source", wanted_sources(build, notebooks))
+    afresh = assemble(build / "source", wanted_sources(build, shown))
     # Sphinx repeats no warning for a page that it has already read: after a failed
     # or interrupted build a second one would pass.
     if afresh or not marker.exists():
@@ -115,27 +181,49 @@ def build_site(build, notebooks):
     marker.unlink(missing_ok=True)
     print("[book] rendering…", flush=True)
     start = time.monotonic()
-    jupyter_book = Path(sys.executable).with_name("jupyter-book")
-    command = [
-        jupyter_book,
-        "build",
-        build / "source",
-        "--path-output",
-        build,
-        "-q",
-        "-W",
-        "-n",
-        "--keep-going",
-    ]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    log = ANSI_COLOUR.sub("", result.stdout)
-    (build / "sphinx.log").write_text(log)
-    if result.returncode:
-        lines = [line for line in log.splitlines() if "WARNING" in line or "ERROR" in line]
-        sys.exit("\n".join([*lines, f"[book] FAILED: full log in {build / 'sphinx.log'}"]))
+    jupyter_book(build / "source", build, build / "sphinx.log", "-W", "-n", "--keep-going")
     check(sphinx_output / "html", Path("_toc.yml"))
     print(f"[book] rendered in {time.monotonic() - start:.1f} s", flush=True)
     marker.write_text(f"{build.name} {time.time_ns()}\n")
+
+
+def jupyter_book(source, output, log, *options):
+    """Call Jupyter Book; on failure stop with its complaints."""
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", source, "--path-output", output, "-q", *options]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log.write_text(ANSI_COLOUR.sub("", result.stdout))
+    if result.returncode:
+        lines = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
+        sys.exit("\n".join([*lines, f"[book] FAILED: full log in {log}"]))
+
+
+def pdf(build, site):
+    """Print the whole book as one PDF into the published `site`, and show the link to it.
+
+    Jupyter Book puts all chapters on one page, and Debian's Chromium prints that.
+    """
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if chromium is None:
+        sys.exit("[book] no chromium found: install Debian's package, or name another in CHROMIUM")
+    if not (build / "rendered").is_file() or not (site / "index.html").is_file():
+        sys.exit("[book] nothing to print yet: run 'make book' first")
+    print("[book] printing…", flush=True)
+    start, single = time.monotonic(), build / "single"
+    jupyter_book(build / "source", single, build / "pdf.log", "--builder", "singlehtml")
+    page = next((single / "_build" / "singlehtml").glob("book/index.html"), None) or next(
+        (single / "_build" / "singlehtml").glob("*.html")
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = Path(scratch) / "book.pdf"
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        printing = ["--no-pdf-header-footer", "--virtual-time-budget=20000", f"--print-to-pdf={draft}"]
+        command = [chromium, *options, f"--user-data-dir={scratch}/profile", *printing, page.resolve().as_uri()]
+        subprocess.run(command, check=True, capture_output=True, timeout=500)
+        shutil.copy(draft, site / f".{PDF}.partial")
+        (site / f".{PDF}.partial").replace(site / PDF)
+    landing = site / "book" / "index.html"
+    landing.write_text(landing.read_text().replace('class="pdf" hidden', 'class="pdf"'))
+    print(f"[book] printed {site / PDF} in {time.monotonic() - start:.1f} s")
 
 
 def check(site, toc):
@@ -181,6 +269,9 @@ def main():
     step = steps.add_parser("check", help="see that every page exists, shows no traceback, loads only what is there")
     step.add_argument("site", type=Path, help="folder of the rendered site")
     step.add_argument("--toc", type=Path, default=Path("_toc.yml"), help="table of contents (default: _toc.yml)")
+    step = steps.add_parser("pdf", help="print the whole book into a site that is in place")
+    step.add_argument("build", type=Path, help="folder of one profile, such as _build/report")
+    step.add_argument("site", type=Path, help="where the site stands, such as _build/html")
     step = steps.add_parser("figure", help="copy a figure of an executed notebook into a PNG file")
     step.add_argument("notebook", type=Path, help="executed notebook")
     step.add_argument("name", help="name of the figure, such as fig-matryoshka-curve")
@@ -191,8 +282,8 @@ def main():
         args.image.write_bytes(stored_figure(args.notebook, args.name))
     elif args.step == "build":
         build_site(args.build, args.notebooks)
-    elif args.step == "publish":
-        publish(args.build, args.site)
+    elif args.step in ("publish", "pdf"):
+        {"publish": publish, "pdf": pdf}[args.step](args.build, args.site)
     else:
         check(args.site, args.toc)
 

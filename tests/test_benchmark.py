@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,8 +97,9 @@ def test_the_plan_holds_every_cell_once():
         for contender in ("ours", "jax"):
             some = page.pick(run.plan_rates(False), contender=contender, threads=threads, dtype="float64")
             places = {(one["problem"], one["batch"], one["instances"]) for one in some}
-            assert len(places) == len(some) == 2 * 3 * 6 + 2 * 2 * 3
-    assert {one["contender"] for one in run.plan_rates(True)} == {"ours", "jax", "jax rows", "loop", "saelens"}
+            assert len(places) == len(some) == (2 * 3 * 4 + 2 * 2 * 3 if threads == 1 else 2 * 3 * 2 + 2 * 2)
+    everyone = {"ours", "fast", "jax", "jax rows", "loop", "saelens"}
+    assert {one["contender"] for one in run.plan_rates(True)} == everyone
 
 
 def test_floor_by_hand():
@@ -238,6 +242,29 @@ def test_the_page_shows_met_missed_and_failed(results):
     assert "Of 5 targets, 3 are met, 2 are not met and 0 were not measured." in text
     words = ("Abacus", "Apples and pears.", "By counting.", "No GPU was at hand, so none was measured.", "3e-15 apart")
     assert all(word in text for word in words)
+
+
+def test_the_page_says_what_the_bits_cost(results):
+    assert "## What the bits cost\n\nNot measured." in page.page(results)
+    pairs = {M: ([1100, 1300], [1000, 1000]), T: ([300, 330], [300, 300])}
+    results["rates"] = [
+        cell(contender, rates, problem=problem)
+        for problem, both in pairs.items()
+        for contender, rates in zip(("fast", "ours"), both, strict=True)
+    ]
+    text = page.bits(results)
+    assert "it takes 1.12 times as many steps a second in the median (64 SAEs)" in text
+    assert f"| {T}, batch 200 | 1.05 (1–1.1) |\n| {M}, batch 200 | 1.2 (1.1–1.3) |" in text
+
+
+def test_only_the_contender_with_fast_math_is_compiled_with_it():
+    code = "import {}; from matryoshka_mixing._kernel import fit; print(fit.targetoptions.get('fastmath'))"
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    for module, said in (("fast", "True"), ("ours", "None")):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(module)], env=os.environ | paths, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == said, done.stderr
 
 
 def test_a_gpu_is_named_only_if_it_was_measured(results):

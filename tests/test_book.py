@@ -1,5 +1,6 @@
 """The book: its table of contents names files that exist, and the check of the rendered site can fail."""
 
+import json
 from pathlib import Path
 
 import no_value
@@ -53,6 +54,38 @@ def test_the_page_on_rerunning_has_a_table_for_each_chapter():
     assert "`03_matryoshka_inherits`" in inherits and "| `inner_weight` |" in inherits
     with pytest.raises(ModuleNotFoundError):
         render.parameters_page([Path("11_of_no_module.ipynb")])
+
+
+def test_a_bar_over_folded_code_says_what_it_does(tmp_path):
+    from matryoshka_mixing.chapters import matryoshka_inherits as chapter
+
+    walk = "the loss along the walk, relative to its start"
+    assert render.bar("x = chapter.walk(p, s)\nfigure = chapter.draw_walk(x)", chapter) == f"Code: {walk}"
+    assert render.bar("p = notebook.begin(globals())", chapter) == (
+        "Code: check the parameters, and set up threads and figures"
+    )
+    assert render.bar("print(1); chapter.no_such()", chapter) == "Code"
+    cells = [
+        {"cell_type": "code", "metadata": {"tags": tags, **more}, "source": ["chapter.draw_walk(x)"], "outputs": []}
+        for tags, more in [(["hide-input"], {}), ([], {}), (["hide-cell"], {"mystnb": {"code_prompt_show": "Own"}})]
+    ]
+    (tmp_path / "03_x.ipynb").write_text(json.dumps({"cells": cells}))
+    first, second, third = json.loads(render.with_bars(tmp_path / "03_x.ipynb", chapter))["cells"]
+    assert first["metadata"]["mystnb"]["code_prompt_show"] == f"Code: {walk}"
+    assert "mystnb" not in second["metadata"] and third["metadata"]["mystnb"]["code_prompt_show"] == "Own"
+
+
+def test_what_a_reader_moves_gets_the_runs_own_saes(tmp_path):
+    page = '<div class="explorable" id="x"><script type="application/json">{"dots": [[0.1, 0.2, null]]}</script></div>'
+    outputs = [{"data": {"text/plain": "1"}}, {"data": {"text/html": [page]}}]
+    path = tmp_path / "03_matryoshka_inherits.ipynb"
+    path.write_text(json.dumps({"cells": [{"cell_type": "markdown"}, {"cell_type": "code", "outputs": outputs}]}))
+    packed = render.EXPLORABLE.search(render.explorable_page([path]))[1]
+    assert json.loads(packed)["dots"] == [[0.1, 0.2, None]] and "start" not in json.loads(packed)
+    assert "dots" not in render.EXPLORABLE.search(render.explorable_page([]))[1]
+    path.write_text('{"cells": []}')
+    with pytest.raises(ValueError, match="shows nothing that a reader can move"):
+        render.explorable_page([path])
 
 
 @pytest.fixture

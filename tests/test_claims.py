@@ -1,4 +1,6 @@
+import html
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ from matryoshka_mixing.features import FeatureTree, States, family, without_hier
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, descend, train
 
-OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent", "prefix-pull",
-        "sibling-undo", "magnitude-skew", "less-at-low-probability", "improves-on-standard",
-        "not-sampling", "topk-too", "lowest-loss-cleanest", "beyond-the-toy",
-        "mixing-in-real-activations", "absorption-in-real-activations", "diagnosis-in-real-activations"]  # fmt: skip
+OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent",
+        "unequal-children", "improves-on-standard", "not-sampling", "magnitude-skew", "loud-child-first",
+        "first-to-absorb", "prefix-pull", "sibling-undo", "topk-too", "less-at-low-probability",
+        "lowest-loss-cleanest", "beyond-the-toy", "mixing-in-real-activations",
+        "absorption-in-real-activations", "diagnosis-in-real-activations", "parent-first-stays",
+        "log-of-losses", "published-toys", "no-published-remedy", "decoder-from-full"]  # fmt: skip
 
 
 def criterion(metric, role, share=None, op=">=", threshold=0.5):
@@ -21,7 +25,7 @@ def criterion(metric, role, share=None, op=">=", threshold=0.5):
 
 
 CLAIM = Claim(
-    "a-claim", "A claim", "It holds.", "here", notebook="00_x", key="main",
+    "a-claim", "A claim", "It holds.", "here", notebook="00_x", key="it is {main:.2f} in {main.counted}",
     criteria=(
         criterion("main", "decisive", share=0.9),
         criterion("also", "decisive"),
@@ -47,15 +51,65 @@ GOOD = {"main": np.full(64, 0.7), "also": 0.6, "gap": 0.001, "control": np.zeros
         ({"control": np.ones(64)}, "inconclusive"),
         ({"control": np.ones(64), "main": np.zeros(64), "also": 0.0}, "inconclusive"),
         ({"control": np.zeros(1)}, "inconclusive"),
+        ({"main": np.repeat([0.7, 0.0], [270, 30])}, "mixed"),
+        ({"main": np.repeat([0.7, 0.0], [270, 30]), "also": 0.0}, "mixed"),
+        ({"control": np.repeat([0.0, 1.0], [150, 150])}, "inconclusive"),
     ],
 )
 def test_verdicts_follow_the_numbers(change, verdict):
     assert judge(CLAIM, GOOD | change).verdict == verdict
 
 
+def key_outcome(verdict):
+    return next(outcome for outcome in verdict.outcomes if outcome.criterion.metric == "main")
+
+
+def test_a_narrow_interval_around_half_is_about_half_and_a_wide_one_undecided():
+    """Wilson's interval of 48 of 96 is .50 +- .098; that of 46 of 92 is .50 +- .1002."""
+    half = Criterion("m", "says", ">=", 1, "decisive", 0.5)
+    for total, outcome, words in [
+        (96, claims.NEAR, "about half of the seeds"),
+        (92, "undecided", "undecided (too few seeds)"),
+    ]:
+        values = np.arange(total) < total / 2
+        found = judge(Claim("x", "X", "", "", criteria=(half,)), {"m": values}).outcomes[0]
+        assert (found.outcome, found.words) == (outcome, words)
+    eighty = replace(half, share=0.8)
+    found = judge(Claim("x", "X", "", "", criteria=(eighty,)), {"m": np.arange(100) < 80}).outcomes[0]
+    assert found.words == "about 80% of the seeds"
+    ninety = replace(half, share=0.9)
+    found = judge(Claim("x", "X", "", "", criteria=(ninety,)), {"m": np.ones(30)}).outcomes[0]
+    assert found.outcome == "undecided", "all of a few seeds pass"
+
+
+@pytest.mark.parametrize(
+    ("values", "op", "outcome"),
+    [
+        ([0] * 31 + [1], "<=", claims.NEAR),  # mean 1/32, Student's interval -.0325 to .0950
+        ([0] * 30 + [1, 1], "<=", "undecided"),  # mean 1/16, interval -.0267 to .1517: beyond .1
+        ([0] * 32, "<=", "met"),
+        ([0] * 32, ">=", "met"),
+        ([1, 2, 3, 2], "<=", "failed"),
+        ([1, 2, 3, 2], ">=", "met"),
+        ([-1, -2, -3, -2], "<=", "met"),
+        ([-1, -2, -3, -2], ">=", "failed"),
+        ([1], "<=", "undecided"),
+    ],
+)
+def test_means_are_judged_by_their_interval(values, op, outcome):
+    mean = Criterion("m", "says", op, 0, "decisive", mean=True, width=0.1)
+    found = judge(Claim("x", "X", "", "", criteria=(mean,)), {"m": values}).outcomes[0]
+    assert found.outcome == outcome and found.value == pytest.approx(np.mean(values), abs=1e-4)
+    if len(set(values)) > 1:
+        n, spread = len(values), np.std(values, ddof=1)
+        half = {32: 2.0395, 4: 3.1824}[n] * spread / n**0.5  # Student's quantiles, from a table
+        assert found.interval == pytest.approx([np.mean(values) - half, np.mean(values) + half], abs=1e-3)
+        assert f"over {n} seeds" in found.text()
+
+
 def test_shares_are_judged_by_their_interval():
     values = np.array([0.7] * 62 + [0.0] * 2)
-    outcome = judge(CLAIM, GOOD | {"main": values}).key
+    outcome = key_outcome(judge(CLAIM, GOOD | {"main": values}))
     assert (outcome.passed, outcome.total, outcome.outcome) == (62, 64, "undecided")
     # Wilson's interval for 62 of 64, worked from its formula.
     z, n, share = 1.959964, 64, 62 / 64
@@ -82,11 +136,42 @@ def test_bad_measurements_are_refused(measured, message):
 
 def test_seeds_left_out_are_counted_in_the_text():
     by_metric = judge(CLAIM, GOOD, started={"main": 100})
-    assert "(100 started)" in by_metric.key.text()
-    assert not any("started" in outcome.text() for outcome in by_metric.outcomes if outcome is not by_metric.key)
-    assert "in 64 of 64 live seeds (100 started)" in judge(CLAIM, GOOD, started=100).key.text()
-    assert judge(CLAIM, GOOD, started=64).key.text().endswith("in 64 of 64 seeds")
-    assert judge(CLAIM, GOOD | {"main": []}, started=100).key.text() == "no live seed (100 started)"
+    own = key_outcome(by_metric)
+    assert "(100 started)" in own.text()
+    assert not any("started" in outcome.text() for outcome in by_metric.outcomes if outcome is not own)
+    assert "in 64 of 64 live seeds (100 started)" in key_outcome(judge(CLAIM, GOOD, started=100)).text()
+    assert key_outcome(judge(CLAIM, GOOD, started=64)).text().endswith("in 64 of 64 seeds")
+    assert key_outcome(judge(CLAIM, GOOD | {"main": []}, started=100)).text() == "no live seed (100 started)"
+
+
+def test_the_key_sentence_holds_what_was_measured():
+    assert judge(CLAIM, GOOD, started=100).key == "It is 0.70 in 64 of 64 live seeds (100 started)"
+    assert judge(CLAIM, GOOD | {"main": []}, started=9).key == "It is not known in none of 9 seeds"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, "every criterion is met"),
+        ({"gap": 0.02}, "failed: gap is large (measured: 0.020)"),
+        (
+            {"main": np.zeros(64), "gap": 0.02},
+            "failed: main is large (measured: below 1e-08 in 0 of 64 seeds); failed: gap is large",
+        ),
+        (
+            {"main": np.full(8, 0.7), "gap": 0.02},
+            "undecided (too few seeds): main is large (measured: 0.700 in 8 of 8 seeds)",
+        ),
+        ({"main": np.zeros(64), "also": 0.0, "gap": 0.02}, "also is large (measured: below 1e-08); and 1 more"),
+        ({"control": np.ones(64), "also": 0.0}, "failed: control is large (measured: 1.000 in 0 of 64 seeds)"),
+        ({"main": np.repeat([0.7, 0.0], [270, 30])}, "about 90% of the seeds"),
+    ],
+)
+def test_a_verdict_says_why_it_is_what_it_is(change, why):
+    verdict = judge(CLAIM, GOOD | change)
+    assert why in verdict.why
+    assert html.escape(verdict.why) in verdict.headline() and html.escape(verdict.why) in verdict._html()
+    assert verdict.as_dict()["why"] == verdict.why
 
 
 def test_bad_ledgers_are_refused(tmp_path):
@@ -94,13 +179,17 @@ def test_bad_ledgers_are_refused(tmp_path):
         ({"op": "<"}, "op is '<'"),
         ({"role": "main"}, "role is 'main'"),
         ({"share": 1.0}, "share is"),
+        ({"share": 0.5, "mean": True}, "has a share and asks for the mean"),
+        ({"width": 0.1}, "width is 0.1"),
+        ({"width": 0.0, "mean": True}, "width is 0.0"),
     ]:
         with pytest.raises(ValueError, match=message):
             Criterion(**({"metric": "m", "says": "", "op": ">=", "threshold": 0, "role": "control"} | change))
     with pytest.raises(ValueError, match="no decisive criterion"):
-        Claim("x", "X", "", "", notebook="n", key="m", criteria=(criterion("m", "control"),))
-    with pytest.raises(ValueError, match="key is None"):
-        Claim("x", "X", "", "", notebook="n", criteria=(criterion("m", "decisive"),))
+        Claim("x", "X", "", "", notebook="n", key="{m}", criteria=(criterion("m", "control"),))
+    for key in ("", "no number", "{n.counted}", "{m} and {other:.2f}"):
+        with pytest.raises(ValueError, match="a sentence that names some of its metrics"):
+            Claim("x", "X", "", "", notebook="n", key=key, criteria=(criterion("m", "decisive"),))
     path = tmp_path / "claims.yml"
     path.write_text("- {id: y, title: Y, claim: c, source: s}\n")
     assert claims.load(path)["y"].notebook is None
@@ -129,7 +218,7 @@ def executed(tmp_path, name, verdicts):
 
 def met(claim):
     """Values that meet every threshold of a claim."""
-    return {c.metric: np.full(64, c.threshold) if c.share else c.threshold for c in claim.criteria}
+    return {c.metric: np.full(64, c.threshold) if c.by_seed else c.threshold for c in claim.criteria}
 
 
 def judged(ids):
@@ -150,6 +239,8 @@ def test_collect_gathers_verdicts_and_the_table_shows_what_is_not_tested(tmp_pat
             str(tmp_path / "l.json"),
             "--table",
             str(tmp_path / "t" / "t.md"),
+            "--page",
+            str(tmp_path / "t" / "page.md"),
         ]
     )
     found = json.loads((tmp_path / "l.json").read_text())
@@ -157,7 +248,18 @@ def test_collect_gathers_verdicts_and_the_table_shows_what_is_not_tested(tmp_pat
     table = (tmp_path / "t" / "t.md").read_text()
     assert table.count("✓ supported") == 3
     assert table.count("not yet tested") == len(OURS) - 3
-    assert "in 64 of 64 seeds" in table
+    assert "leans 0.100 toward each child" in table and table.count("every criterion is met") == 3
+    page = (tmp_path / "t" / "page.md").read_text()
+    assert page.count("\n## ") == len(OURS) and page.count("every criterion is met") == 3
+    for claim in claims.load().values():
+        assert all(claims._cell(said) in page for said in [*(c.says for c in claim.criteria), *claim.history]), claim.id
+
+
+def test_text_of_the_ledger_means_nothing_to_markdown_or_html(tmp_path):
+    assert claims._cell("<b> a|b *c* $d$ `e` f_g") == r"&lt;b&gt; a\|b \*c\* \$d\$ \`e\` f\_g"
+    named = replace(CLAIM, title="on <i>my.json</i>", scope="<u>")
+    verdict = judge(named, GOOD)
+    assert "<i>" not in verdict.headline() + verdict._html() and "&lt;u&gt;" in verdict._html()
 
 
 def test_collect_refuses_missing_and_double_verdicts(tmp_path):
@@ -172,7 +274,7 @@ def test_a_verdict_shows_its_badge_sign_and_escapes_text():
     verdict = judge(CLAIM, GOOD)
     shown = verdict._repr_mimebundle_()["text/html"]
     assert "✓ supported" in shown and "verdict-supported" in shown
-    assert "in 64 of 64 seeds" in verdict.headline()
+    assert "It is 0.70 in 64 of 64 seeds." in verdict.headline()
 
 
 def narrow_control(sae, dictionary):

@@ -8,7 +8,9 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-OWN = {"matryoshka_mixing"} | {path.stem for folder in ("scripts", "tests") for path in (ROOT / folder).rglob("*.py")}
+OWN = {"matryoshka_mixing"} | {
+    path.stem for folder in ("scripts", "sweeps", "tests") for path in (ROOT / folder).rglob("*.py")
+}
 ON_DEMAND = {"ipython", "llvmlite"}
 """Come with ipykernel and with numba, in the version that these need."""
 
@@ -59,3 +61,12 @@ def test_the_package_declares_what_it_imports_and_nothing_else():
 
 def test_all_that_is_imported_is_pinned():
     assert imported("src") | imported("scripts") | imported("notebooks") <= set(pinned("requirements.in")) | ON_DEMAND
+
+
+def test_the_sweeps_run_with_the_reports_versions():
+    report, sweeps = pinned("requirements.in"), pinned("sweeps/requirements.txt")
+    shared = set(report) & set(sweeps)
+    assert shared >= {"torch", "numpy", "numba", "papermill", "ipykernel"}
+    assert {name: sweeps[name] for name in shared} == {name: report[name] for name in shared}
+    assert sweeps["snakemake"] and sweeps["snakemake-executor-plugin-slurm"]
+    assert not re.search(r"://|^-|\+cpu|nvidia|^triton", (ROOT / "sweeps/requirements.txt").read_text(), re.MULTILINE)

@@ -88,12 +88,14 @@ def test_surroundings_are_the_projects_unless_the_caller_says_otherwise(tmp_path
     assert kernels.surroundings({"A": "1", "MPLBACKEND": "agg"}) == {
         "A": "1",
         "MPLCONFIGDIR": str(tmp_path / "matplotlib"),
+        "SOURCE_DATE_EPOCH": "0",
     }
     assert len(list((tmp_path / "matplotlib").glob("fontlist-*.json"))) == 1
-    assert kernels.surroundings({"MPLCONFIGDIR": "/own"}) == {"MPLCONFIGDIR": "/own"}
+    timeless = {"SOURCE_DATE_EPOCH": "0"}
+    assert kernels.surroundings({"MPLCONFIGDIR": "/own"}) == {"MPLCONFIGDIR": "/own"} | timeless
     (tmp_path / "file").touch()
     monkeypatch.setattr(kernels, "MATPLOTLIB", tmp_path / "file" / "matplotlib")
-    assert kernels.surroundings({"A": "1"}) == {"A": "1"}
+    assert kernels.surroundings({"A": "1"}) == {"A": "1"} | timeless
 
 
 def test_a_notebook_runs_with_the_variables_it_is_given(tmp_path, monkeypatch):

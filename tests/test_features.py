@@ -58,7 +58,7 @@ def test_state_probabilities_sum_to_one_and_match_samples(tree):
     assert len(states) <= tree.count_states()
     assert len(torch.unique(states.acts, dim=0)) == len(states)
     n = 4000
-    sample = tree.sample(n, torch.Generator().manual_seed(1))
+    sample = tree.sample(n, 1)
     for state, p in zip(states.acts, states.probs.clamp(0, 1), strict=True):
         count = int((sample == state).all(1).sum())
         assert binom.cdf(count, n, p) > BOUND and binom.sf(count - 1, n, p) > BOUND
@@ -217,15 +217,15 @@ def test_too_many_states_says_how_many():
 
 
 def test_sampled_magnitudes_have_the_stated_mean_and_spread():
-    sample = FeatureTree(1.0, magnitude_mean=5.0, magnitude_std=0.5).sample(20_000, torch.Generator().manual_seed(0))
+    sample = FeatureTree(1.0, magnitude_mean=5.0, magnitude_std=0.5).sample(20_000, 0)
     assert sample.mean().item() == pytest.approx(5, abs=6 * 0.5 / 20_000**0.5)
     assert sample.std().item() == pytest.approx(0.5, abs=0.02)
 
 
 def test_sampling_follows_its_generator(tree):
-    first, second = (tree.sample(100, torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (tree.sample(100, 3) for _ in range(2))
     assert torch.equal(first, second)
-    assert not torch.equal(first, tree.sample(100, torch.Generator().manual_seed(4)))
+    assert not torch.equal(first, tree.sample(100, 4))
 
 
 def test_without_hierarchy_keeps_the_rates_and_drops_the_dependence(tree):
@@ -258,7 +258,7 @@ def test_firing_probabilities_of_a_tree_that_cannot_be_listed():
     tree = FeatureTree(1.0, (FeatureTree(0.5, magnitude_std=1.0), *[FeatureTree(0.4)] * 40), is_read_out=False)
     assert not tree.can_list()
     assert tree.firing_probabilities().tolist() == pytest.approx([0.5 * 0.8413447, *[0.4] * 40])
-    shares = (tree.sample(20_000, torch.Generator().manual_seed(0)) > 0).double().mean(0)
+    shares = (tree.sample(20_000, 0) > 0).double().mean(0)
     assert (shares - tree.firing_probabilities()).abs().max() < 5 * (0.25 / 20_000) ** 0.5
     assert without_hierarchy(tree).firing_probabilities().tolist() == pytest.approx([0.42067236, *[0.4] * 40])
 
@@ -301,6 +301,6 @@ def test_one_feature_of_a_tree_is_retuned():
 def test_the_posts_tree():
     tree = twenty_feature_tree()
     assert tree.n_features == 20 and tree.parents().count(None) == 11
-    acts = tree.sample(200_000, torch.Generator().manual_seed(0))
+    acts = tree.sample(200_000, 0)
     # Three families of 0.15 (1 + 0.6) and eight features of 0.05.
     assert float(acts.sum(1).mean()) == pytest.approx(1.12, abs=0.01)

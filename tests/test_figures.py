@@ -108,22 +108,29 @@ def test_strips_and_paths():
     )
     assert sum(len(c.get_offsets()) for c in figure.axes[0].collections) == 3
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["a", "b"]
+    medians = [line.get_xdata()[0] for line in figure.axes[0].lines[2:]]
+    assert medians == pytest.approx([0.15, 0.3]) and figure.axes[0].lines[0].get_xdata()[0] == 0.2
+    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["theory", "median"]
     path = figures.loss_path(np.array([0, 1]), {"a": np.array([1, 0])}, {"here": 0.5}, "x", "y")
     assert texts(path) == ["here"]
 
 
-def test_a_slider_holds_every_frame_and_nothing_from_outside():
-    panels = {"theory": np.array([[[1.0, 0.2]], [[0.9, -0.001]]]), "trained <1>": np.zeros((2, 1, 2))}
-    page = figures.slider_heatmaps("a-slider", "q", [0.1, 0.25], panels, ["x", "y"], ["latent 0"])
-    data = json.loads(re.search(r"data = (\{.*\});", page)[1])
-    assert data["stops"] == ["0.1", "0.25"]
-    assert [[text for text, _, _ in frame] for frame in data["frames"]] == [
-        ["1.00", "0.20", "0.00", "0.00"],
-        ["0.90", "0.00", "0.00", "0.00"],
+def test_strips_of_controls_have_a_colour_of_their_own_and_empty_ones_no_median():
+    axis = figures.seed_strips({"a": np.ones(2), "control: b": np.ones(1), "c": np.zeros(0)}, "cosine").axes[0]
+    colours = [tuple(points.get_facecolor()[0][:3]) for points in axis.collections[:2]]
+    assert colours == [tuple(figures.COLOURS[0]), tuple(figures.COLOURS[1])] and len(axis.lines) == 3
+    in_turn = figures.seed_strips({"a": np.ones(2), "b": np.ones(1), "c": np.ones(1)}, "cosine", colours=2).axes[0]
+    assert [tuple(points.get_facecolor()[0][:3]) for points in in_turn.collections] == [
+        tuple(figures.COLOURS[i]) for i in (0, 1, 0)
     ]
-    assert data["frames"][0][0][1] == mpl.colors.to_hex(mpl.colormaps[figures.DIVERGING](1.0))
-    assert page.count("class=cosine") == 4 and 'max="1"' in page
-    assert "trained &lt;1&gt;" in page and "http" not in page
+
+
+def test_what_a_reader_moves_carries_its_data_and_nothing_from_outside():
+    page = figures.explorable("an-id", {"q": 0.2, "n": 3}, [[0.1, 0.25, np.nan]], notebook="<03>")
+    data = json.loads(re.search(r"json\">(\{.*\})<", page)[1])
+    assert data["dots"] == [[0.1, 0.25, None]] and data["notebook"] == "<03>"
+    assert data["start"] == {"q": 0.2, "n": 3} and data["run"] == {"n": 3}, "what is swept is not compared"
+    assert 'id="an-id"' in page and "http" not in page and "<03>" not in page
 
 
 def test_clouds_hold_every_point_and_the_line():

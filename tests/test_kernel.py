@@ -98,6 +98,34 @@ def test_the_digest_sees_one_bit():
     assert whole != again
 
 
+# Adam
+
+
+def optimiser(free, adam=True, steps=1000, trained=None):
+    return _kernel.Optimiser.of(
+        np.full(steps, 0.02), adam, 0.9, 0.999, 1e-8, np.inf, free, False, len(free) if trained is None else trained
+    )
+
+
+def test_what_corrects_adams_moments_is_worked_out_before_to_the_last_bit():
+    found, power1, power2 = optimiser(np.ones(8)), 1.0, 1.0
+    for step in range(1000):
+        power1, power2 = power1 * 0.9, power2 * 0.999
+        assert found.rates[step] == 0.02 / (1.0 - power1) and found.scales[step] == 1.0 / np.sqrt(1.0 - power2)
+    assert (optimiser(np.ones(8), adam=False).rates == 0.02).all()
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=9), st.integers(0, 9))
+@settings(deadline=None)
+def test_adam_goes_where_parameters_are_free_and_nowhere_else(blocks, trained):
+    """Four numbers at a time, two such blocks at once; the last may come twice, which changes nothing."""
+    free = np.repeat(np.array(blocks + [False] * (len(blocks) % 2), float), _kernel.HALF)
+    free[1::4] = 0
+    found = optimiser(free, trained=min(8 * trained, len(free)))
+    wanted = [4 * i for i, block in enumerate(blocks) if block and i < 2 * trained]
+    assert sorted(set(found.blocks)) == wanted and len(found.blocks) == found.n_blocks == len(wanted) + len(wanted) % 2
+
+
 # Batches
 
 

@@ -175,7 +175,7 @@ def test_what_fires_decides_beside_a_loud_child():
 
 
 def test_independent_children_that_carry_nearly_half_are_counted_in_part():
-    """A standard SAE with a tiny penalty: its parent's latent is silent where all three children fire, and else small."""
+    """A standard SAE with a tiny penalty: its parent's latent is silent only where all three children fire."""
     children = tuple(FeatureTree(0.15, id=f"child {i}") for i in range(3))
     tree = FeatureTree(1.0, (FeatureTree(0.25, children, id="parent"),), is_read_out=False)
     config, seeds = SAEConfig(20, (4,), l1=0.003, encoder_bias=False, decoder_bias=False), range(4)

@@ -28,6 +28,7 @@ MACHINE_PATH = re.compile(r"(?:/home/|/Users/|/root/|/tmp/|/usr/lib/|site-packag
 
 HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 LONGEST_VISIBLE, LONGEST_HIDDEN, WIDEST = 12, 25, 120  # lines, lines, columns
+MOST_NUMBERS = 3  # inserted from the run, in a paragraph
 NESTING = (ast.Dict, ast.DictComp, ast.List, ast.ListComp)
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -130,6 +131,18 @@ def parts(node):
     return [each for each in ast.walk(node) if each is not node]
 
 
+def check_numbers(notebook):
+    """Return the paragraphs, list items and captions with more than three inserted numbers; tables may hold any."""
+    parts = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            prose = re.sub(r"(?m)^\|.*$", "", cell.source)
+            parts += re.split(r"\n\s*\n|\n(?=(?:[-*]|\d+\.) )", prose)
+        parts.append(cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", ""))
+    many = [part for part in parts if len(re.findall(r"\{glue:text\}`", part)) > MOST_NUMBERS]
+    return [f"more than {MOST_NUMBERS} inserted numbers: {part.strip()[:60]}" for part in many]
+
+
 def check_width(notebook):
     """Lines of the .py; headers of cells and rows of Markdown tables cannot be broken."""
     lines = as_text(notebook).splitlines()
@@ -190,7 +203,7 @@ def test_notebook(path, check):
 
 
 @each_source
-@pytest.mark.parametrize("check", [check_cells, check_width])
+@pytest.mark.parametrize("check", [check_cells, check_width, check_numbers])
 def test_source(path, check):
     assert check(jupytext.read(path)) == []
 
@@ -356,6 +369,18 @@ def write_a_wide_line_of_prose(notebook):
     notebook.cells[0].source = "# A notebook\n\n" + "a" * 119
 
 
+def insert_many_numbers(notebook):
+    notebook.cells[0].source = "# A notebook\n\n" + 4 * "of {glue:text}`n`\n"
+
+
+def insert_many_numbers_in_an_item(notebook):
+    notebook.cells[0].source = "- one {glue:text}`n`\n- " + "of {glue:text}`n:.2f` " * 4
+
+
+def insert_many_numbers_in_a_caption(notebook):
+    notebook.cells[4].metadata["mystnb"]["figure"]["caption"] = 4 * "of {glue:text}`n` "
+
+
 def keep_the_times(notebook):
     notebook.cells[3].metadata["execution"] = {"iopub.execute_input": "2020-01-01T00:00:00"}
 
@@ -400,6 +425,9 @@ def test_a_good_notebook_passes_every_check(good):
         (check_cells, list_dictionaries),
         (check_width, write_a_wide_line_of_code),
         (check_width, write_a_wide_line_of_prose),
+        (check_numbers, insert_many_numbers),
+        (check_numbers, insert_many_numbers_in_an_item),
+        (check_numbers, insert_many_numbers_in_a_caption),
         (check_stable, keep_the_times),
         (check_stable, keep_the_versions),
         (check_stable, inject_parameters),
@@ -415,7 +443,9 @@ def test_what_the_limits_allow_passes(good):
     good.cells[0].source = "# A notebook\n\n" + "a" * 118 + "\n\n| " + "a" * 200 + " |"
     good.cells[2].source += "\nprint(3)" * 21
     good.cells[3].source = "\n".join([f"print({'1' * 113})"] * 11 + ['measured = {"a": [1, 2], "b": (3, 4)}'])
-    assert check_cells(good) + check_width(good) + check_own_parameters(good) == []
+    number = "{glue:text}`n` "
+    good.cells[0].source += f"\n| {9 * number}|\n\n{3 * number}\n\n- {3 * number}\n- {3 * number}\n"
+    assert check_cells(good) + check_width(good) + check_own_parameters(good) + check_numbers(good) == []
 
 
 def test_a_changed_source_is_caught(good):

@@ -2,6 +2,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
+from matryoshka_mixing.features import orthonormal_dictionary
 from matryoshka_mixing.sae import SAE, SAEConfig, largest, largest_of_batch, random_start, start_near
 
 
@@ -293,3 +294,23 @@ def test_noise_of_a_near_start_is_relative_to_the_length(dictionary):
     assert torch.allclose(clean.encode(dictionary), torch.eye(3, dtype=torch.float64), atol=1e-14)
     with pytest.raises(ValueError, match="noise is -1"):
         start_near(dictionary, [0], noise=-1.0)
+
+
+def test_a_start_near_the_truth_takes_features_in_another_order():
+    dictionary, order = orthonormal_dictionary(5, 8, 0), [0, 4, 1]
+    near = start_near(dictionary, [0, 1], order=order)
+    assert torch.equal(near.W_dec, start_near(dictionary[order], [0, 1]).W_dec)
+    each = start_near(torch.stack([dictionary, dictionary.flip(0)]), [0, 1], noise=0.0, order=order)
+    assert torch.equal(each.W_dec[1], dictionary.flip(0)[order])
+    for wrong in ([0, 5], [0, 0], [-1]):
+        with pytest.raises(ValueError, match=r"order is .* some of the 5 directions, each once"):
+            start_near(dictionary, [0], order=wrong)
+
+
+def test_the_one_configuration_of_all_instances():
+    narrow, wide = SAEConfig(6, (1, 3)), SAEConfig(6, (2, 3))
+    assert random_start(narrow, [0, 1]).one_config == narrow
+    both = SAE.stack([random_start(config, [0]) for config in (narrow, wide)])
+    assert both[1].one_config == wide
+    with pytest.raises(ValueError, match="2 configurations"):
+        _ = both.one_config

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matryoshka_mixing import metrics, theory
+from matryoshka_mixing.chapters import why_it_happens
 from matryoshka_mixing.features import (
     FeatureTree,
     family,
@@ -248,3 +249,57 @@ def test_the_absorbed_solution_costs_what_training_finds():
         run = train(Setting(config, states, basis), start, TrainConfig(2000))
         assert float(run.loss.median()) == pytest.approx(theory.absorbed_loss(states, l1), abs=1e-6)
     assert theory.absorbed_loss(states, 10.0) == pytest.approx(states.power), "too dear: nothing is written"
+
+
+SOLUTIONS = [
+    {}, {"l1": 0.03}, {"l1": 0.2}, {"l1": 0.1, "child_probability": 0.15, "n_children": 3, "inner_weight": 3.0},
+    {"l1": 0.03, "blamed": 0.0}, {"l1": 0.03, "blamed": 0.5},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", SOLUTIONS, ids=str)
+def test_the_solution_with_a_penalty_is_what_training_finds(change):
+    case = {"child_probability": 0.4, "n_children": 2, "inner_weight": 1.0, "l1": 0.0, "blamed": 1.0} | change
+    q, n, beta, l1, blamed = case.values()
+    expected, states = theory.penalised_family(**case), family(0.3, q, n).states()
+    with_child = (states.acts[:, 1:] > 0).any(-1)
+    terms = torch.ones(2, len(states), dtype=torch.float64)
+    terms[0, with_child] = blamed
+    config = SAEConfig(20, (1, n + 1), (beta, 1.0), l1=l1, encoder_bias=False, decoder_bias=False)
+    dictionary = orthonormal_dictionary(n + 1, 20, torch.Generator().manual_seed(0))
+    start = start_near(dictionary, range(3), 0.05)
+    run = train(Setting(config, states, dictionary, terms=terms), start, TrainConfig(6000))
+    acts = run.sae[0].encode(states.inputs(dictionary))
+    # Without the terms that mix the parent's latent is silent beside a child, so it does not fire with its own feature.
+    kept = metrics.each_its_own(acts, torch.arange(n + 1).expand(3, -1), states.acts) | (blamed == 0)
+    assert kept.any()
+
+    parent, child = vector(*expected.parent, n), torch.full((n, n + 1), expected.child[2], dtype=torch.float64)
+    child[:, 1:].fill_diagonal_(expected.child[1])
+    child[:, 0] = expected.child[0]
+    found = metrics.decoder_cosines(run.sae, dictionary)[0][kept]
+    assert (found - torch.cat([parent[None], child])).abs().max() < 2e-5
+    written = acts[kept][..., 0] * run.sae[0].W_dec.norm(dim=-1)[kept][:, :1]
+    assert (written[:, with_child] - expected.beside).abs().max() < 2e-5
+    assert float(run.loss[0][kept].median()) == pytest.approx(0.3 * expected.loss, abs=1e-7)
+
+
+@given(family_cases)
+def test_without_a_penalty_the_solution_is_the_closed_form(case):
+    n, q, beta, _ = case
+    found = theory.penalised_family(q, n, beta)
+    assert found.ratio == pytest.approx(theory.matryoshka_ratio(q, n, beta), abs=1e-10)
+    assert found.child == pytest.approx(theory.child_cosines(found.ratio, n), abs=1e-8)
+
+
+def test_where_a_childs_lean_turns_lies_on_the_other_derivation():
+    for t in (0.1, 0.3, 0.45):
+        q, l1 = why_it_happens.lean_boundary(torch.tensor(t, dtype=torch.float64), 2, 1.0)
+        found = theory.penalised_family(float(q), 2, 1.0, float(l1))
+        assert found.ratio == pytest.approx(t, abs=1e-9) and found.child[0] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("bad", [(0.5, 2), (0.0, 2), (0.2, 1), (0.2, 2, 0.0), (0.2, 2, 1.0, 0.5), (0.2, 2, 1.0, -1.0)])
+def test_a_family_out_of_range_is_refused(bad):
+    with pytest.raises(ValueError, match="must be at least 2, the probability above 0 and below 1/n"):
+        theory.penalised_family(*bad)

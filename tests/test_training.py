@@ -1,7 +1,11 @@
 """`train` by the compiled step against `descend` by autograd, over every combination of what can be trained."""
 
+import _thread
 import itertools
+import math
 import random
+import threading
+import time
 from dataclasses import replace
 
 import jaxtyping
@@ -9,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from matryoshka_mixing import training
 from matryoshka_mixing.features import FeatureTree, States, family, independent, orthonormal_dictionary
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, descend, objective, train
@@ -205,6 +210,45 @@ def test_threads_do_not_draw_each_others_prefixes():
     setting = Setting(config, independent([0.2] * 8), orthonormal_dictionary(8, 20, 0), drawn=3)
     start, schedule = random_start(config, range(8)), TrainConfig(1000, batch_size=20)
     assert_same(train(setting, start, schedule), train(setting, start, schedule, threads=4))
+
+
+@pytest.mark.parametrize(("jobs", "seeds", "threads"), [(1, 1, 1), (3, 64, 1), (1, 4096, 2), (7, 5, 3), (200, 1, 2)])
+def test_shares_hold_every_sae_once_in_few_calls_and_end_small(jobs, seeds, threads):
+    shares = list(training._shares(list(range(jobs)), seeds, threads))
+    saes = [(job, seed) for job, first, last in shares for seed in range(first, last)]
+    assert saes == list(itertools.product(range(jobs), range(seeds)))
+    assert len(shares) <= jobs + 2 * threads * (2 + math.log(jobs * seeds)), "as a share is 1 / (2 threads) of the rest"
+    assert all(last - first == 1 for _, first, last in shares[-threads:])
+
+
+def test_every_thread_trains_and_the_steps_of_all_are_counted():
+    trained, names = [], set()
+
+    class Job:
+        def room(self):
+            return ()
+
+        def fit(self, first, last, room, done):
+            names.add(threading.current_thread().name)
+            trained.extend(range(first, last))
+            time.sleep(0.01)
+            done[0] += 1000 * (last - first)
+
+    training._run([Job()], 64, 1000, 2, False)
+    assert sorted(trained) == list(range(64)) and len(names) == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_interruption_stops_within_one_sae(threads, tree, dictionary):
+    """All of them would take half a minute."""
+    setting, start = Setting(BARE, tree.states(), dictionary), random_start(BARE, range(64))
+    schedule = TrainConfig(1_000_000)
+    train(setting, start[:1], TrainConfig(1))  # compiled before
+    threading.Timer(0.3, _thread.interrupt_main).start()
+    before = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        train(setting, start, schedule, threads=threads)
+    assert time.perf_counter() - before < 10
 
 
 @pytest.mark.parametrize("batch_size", [None, 50, 3])
@@ -424,8 +468,6 @@ def test_a_dictionary_in_single_precision_is_taken(tree, dictionary):
 @pytest.mark.parametrize("batch_size", [None, 50])
 def test_another_device_goes_through_descend(activation, batch_size, tree, dictionary, monkeypatch):
     """On the CPU by its own road, since no GPU need be here: the same exact results, and samples of the same law."""
-    from matryoshka_mixing import training
-
     config = replace(BARE, l1=0.1, activation=activation, k=None if activation == "relu" else 1)
     settings = [
         Setting(config, tree.states(), dictionary),

@@ -25,7 +25,8 @@ from matryoshka_mixing.features import (
     twenty_feature_tree,
     without_hierarchy,
 )
-from matryoshka_mixing.metrics import Mixing, Reading, read
+from matryoshka_mixing.metrics import Edges, Mixing, Reading, read
+from matryoshka_mixing.remedy import full_decoder, refit, remedied
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, Trained, descend, train
 
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "SAE",
     "Diagnosis",
+    "Edges",
     "FeatureTree",
     "Mixing",
     "Reading",
@@ -45,11 +47,14 @@ __all__ = [
     "diagnose",
     "exchange",
     "family",
+    "full_decoder",
     "independent",
     "orthonormal_dictionaries",
     "orthonormal_dictionary",
     "random_start",
     "read",
+    "refit",
+    "remedied",
     "start_near",
     "train",
     "twenty_feature_tree",

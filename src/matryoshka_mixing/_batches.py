@@ -62,7 +62,7 @@ class Batch(NamedTuple):
         state: number of each distinct input.
         weight: its share of the batch.
         count: how often each state was drawn so far; zeros between batches.
-        start, feature, value: as in `Inputs`, of inputs drawn from a tree.
+        start, feature, value: those of `Inputs`, or of the inputs drawn from a tree.
         shared: one uniform number for each node of a tree, which its exclusive children share.
     """
 
@@ -113,7 +113,6 @@ def room(inputs: Inputs, batch_size: int, n_features: int) -> Batch:
     """Room for batches of so many inputs (0: all states, with their probabilities)."""
     states, nodes = inputs.n_states, inputs.n_nodes
     most = batch_size if nodes else min(batch_size, states) if batch_size else states
-    held = most * n_features if nodes else 0
     if batch_size:
         state, weight = np.zeros(most, np.int64), np.zeros(most)
     else:
@@ -121,9 +120,11 @@ def room(inputs: Inputs, batch_size: int, n_features: int) -> Batch:
     if nodes:
         state = np.arange(most)
     count = np.zeros(states if batch_size else 0, np.int64)
-    return Batch(
-        state, weight, count, np.zeros(most + 1, np.int64), np.zeros(held, np.int64), np.zeros(held), np.zeros(nodes)
-    )
+    lists = inputs.start, inputs.feature, inputs.value
+    if nodes:
+        held = most * n_features
+        lists = np.zeros(most + 1, np.int64), np.zeros(held, np.int64), np.zeros(held)
+    return Batch(state, weight, count, *lists, np.zeros(nodes))
 
 
 @njit(**OPTIONS)

@@ -27,7 +27,20 @@ import numpy as np
 from numba import njit
 
 from matryoshka_mixing._batches import draw, draw_prefixes
-from matryoshka_mixing._lanes import LANES, bare, load, padded, root, splat, store, total
+from matryoshka_mixing._lanes import (
+    HALF,
+    LANES,
+    at,
+    bare,
+    load,
+    load_halves,
+    padded,
+    root,
+    splat,
+    store,
+    store_halves,
+    total,
+)
 from matryoshka_mixing._random import OPTIONS
 
 RELU, TOPK, BATCHTOPK = 0, 1, 2
@@ -37,7 +50,6 @@ THRESHOLD_MEMORY = 0.99
 """What the running mean of BatchTopK's threshold keeps at each step (SAELens's default)."""
 INNER = OPTIONS | {"forceinline": True}
 """Of functions that are called in one place: a call with all these arguments costs as much as an input does."""
-_padded = njit(**OPTIONS)(padded)
 
 
 class Shape(NamedTuple):
@@ -47,6 +59,7 @@ class Shape(NamedTuple):
         d_in, d_sae, features: numbers of dimensions, latents and features (0 features: inputs are rows of numbers).
         row: numbers in a row of d_in, padded.
         line: numbers in a line of d_sae, padded.
+        width: numbers in a row of features, padded.
         decoder, b_dec, b_enc, size: where these parts begin, and the length of all.
     """
 
@@ -55,6 +68,7 @@ class Shape(NamedTuple):
     features: int
     row: int
     line: int
+    width: int
     decoder: int
     b_dec: int
     b_enc: int
@@ -65,7 +79,8 @@ class Shape(NamedTuple):
         """The shape of an SAE on inputs with so many features (0: rows of numbers)."""
         row, line = padded(d_in), padded(d_sae)
         decoder, b_dec = d_sae * row, 2 * d_sae * row
-        return cls(d_in, d_sae, features, row, line, decoder, b_dec, b_dec + row, b_dec + row + line)
+        b_enc = b_dec + row
+        return cls(d_in, d_sae, features, row, line, padded(features), decoder, b_dec, b_enc, b_enc + line)
 
 
 class Loss(NamedTuple):
@@ -74,6 +89,7 @@ class Loss(NamedTuple):
     Attributes:
         reach, reach_decoder: u of the module's docstring for the gradients of encoder and decoder, flat: one line of
             d_sae + 1 numbers, or one for each state.
+        two: whether these differ.
         stride: d_sae + 1 where each state has a line, else 0.
         l1: weight of the penalty.
         activation: `RELU`, `TOPK` or `BATCHTOPK`.
@@ -85,6 +101,7 @@ class Loss(NamedTuple):
 
     reach: np.ndarray
     reach_decoder: np.ndarray
+    two: bool
     stride: int
     l1: float
     activation: int
@@ -101,7 +118,8 @@ class Optimiser(NamedTuple):
     """How parameters move: Adam (Kingma and Ba 2015), or plain gradient descent.
 
     Attributes:
-        rates: the learning rate of each step.
+        rates: the learning rate of each step; Adam's divided by 1 - beta1^(step + 1).
+        scales: of each step 1 / sqrt(1 - beta2^(step + 1)); read by Adam alone.
         adam: whether it is Adam.
         beta1, beta2, eps: Adam's.
         clip: the longest gradient; longer ones are shortened to it.
@@ -109,9 +127,13 @@ class Optimiser(NamedTuple):
         any_held: whether any is held; else `free` is not read.
         steps: their number.
         trained: parameters from here on never move.
+        blocks: where four parameters begin of which any is free, for Adam: a row of 20 numbers, padded to 24, has five
+            such blocks and no sixth. The last comes twice where their number would be odd.
+        n_blocks: their number.
     """
 
     rates: np.ndarray
+    scales: np.ndarray
     adam: bool
     beta1: float
     beta2: float
@@ -121,6 +143,25 @@ class Optimiser(NamedTuple):
     any_held: bool
     steps: int
     trained: int
+    blocks: np.ndarray
+    n_blocks: int
+
+    @classmethod
+    def of(cls, rates, adam, beta1, beta2, eps, clip, free, any_held, trained) -> Optimiser:
+        """What follows from these is worked out."""
+        blocks = HALF * np.flatnonzero(free[:trained].reshape(-1, HALF).any(1))
+        blocks = np.append(blocks, blocks[len(blocks) - len(blocks) % 2 :])
+        return cls(
+            rates, rates, adam, beta1, beta2, eps, clip, free, any_held, len(rates), trained, blocks, len(blocks)
+        ).at(rates)
+
+    def at(self, rates: np.ndarray) -> Optimiser:
+        """The same at other learning rates, one for each step; what corrects Adam's moments is worked out here."""
+        if not self.adam:
+            return self._replace(rates=rates, scales=np.ones(0), steps=len(rates))
+        # Powers as products, one after the other: a power is rounded differently from one system to another.
+        left1, left2 = (1 - np.cumprod(np.full(len(rates), beta)) for beta in (self.beta1, self.beta2))
+        return self._replace(rates=rates / left1, scales=1 / np.sqrt(left2), steps=len(rates))
 
 
 class Room(NamedTuple):
@@ -184,7 +225,7 @@ def make_room(shape: Shape, inputs: int, prefixes: int, dtype: type) -> Room:
     return Room(
         *(zeros(shape.size) for _ in range(3)),
         dictionary=zeros(shape.features * shape.row),
-        across=zeros(shape.d_in * padded(shape.features)),
+        across=zeros(shape.d_in * shape.width),
         seen=zeros(seen),
         base=zeros(shape.line),
         pre=zeros(shape.line),
@@ -236,7 +277,7 @@ def fill(a, n):
 @njit(**INNER)
 def project(theta, shape, room, dense):
     """Equation (1), what all inputs share: the encoder as the features see it, and its constant part."""
-    width = _padded(shape.features)
+    width = shape.width
     for k in range(shape.d_sae):
         row = k * shape.row
         if dense:
@@ -269,14 +310,10 @@ def activate(theta, shape, loss, inputs, batch, n, room, dense):
                 for i in range(shape.d_in):
                     x = inputs.rows[state * shape.row + i]
                     sums = sums + splat(theta, x) * load(room.seen, i * shape.line + c)
-            elif inputs.n_nodes:
+            else:
                 for i in range(batch.start[state], batch.start[state + 1]):
                     seen = load(room.seen, batch.feature[i] * shape.line + c)
                     sums = sums + splat(theta, batch.value[i]) * seen
-            else:
-                for i in range(inputs.start[state], inputs.start[state + 1]):
-                    seen = load(room.seen, inputs.feature[i] * shape.line + c)
-                    sums = sums + splat(theta, inputs.value[i]) * seen
             store(room.pre, c, sums)
         for k in range(shape.d_sae):
             room.latent[held], room.act[held] = k, room.pre[k]
@@ -368,11 +405,10 @@ def keep_largest_of_batch(room, batch, n, k):
 
 
 @njit(**INNER)
-def gradient(theta, shape, loss, inputs, batch, n, room, two, want):
+def gradient(theta, shape, loss, inputs, batch, n, room, want):
     """The gradient on the first n inputs of a batch, left in `room`; returns the loss.
 
-    `two`: whether encoder and decoder have prefix weights of their own. `want`: whether the loss is wanted; else
-    what is returned means nothing.
+    `want`: whether the loss is wanted; else what is returned means nothing.
     """
     dense, line, row_size = shape.features == 0, shape.line, shape.row
     if loss.l1 > 0.0 or loss.activation != RELU:
@@ -387,7 +423,7 @@ def gradient(theta, shape, loss, inputs, batch, n, room, two, want):
     fill(room.slope_decoder, line)
     for k in range(shape.d_sae):
         room.own[k] = 0.0
-    value = every_input(theta, shape, loss, inputs, batch, n, room, two, want)
+    value = every_input(theta, shape, loss, inputs, batch, n, room, want)
     for k in range(shape.d_sae):
         place = k * row_size
         if room.own[k] != 0.0:
@@ -408,16 +444,14 @@ def gradient(theta, shape, loss, inputs, batch, n, room, two, want):
 
 
 @njit(**INNER)
-def every_input(theta, shape, loss, inputs, batch, n, room, two, want):
+def every_input(theta, shape, loss, inputs, batch, n, room, want):
     """Equations (2) to (7) for the first n inputs of a batch, one after the other; returns the loss."""
     found = 0.0
     for row in range(n):
         state, weight, line, size = batch.state[row], batch.weight[row], shape.line, shape.row
         begin, end, dense = room.begin[row], room.begin[row + 1], shape.features == 0
         reach = state * loss.stride
-        start, feature, value = inputs.start, inputs.feature, inputs.value
-        if inputs.n_nodes:
-            start, feature, value = batch.start, batch.feature, batch.value
+        start, feature, value = batch.start, batch.feature, batch.value
         if begin == end and not (dense or loss.decoder_bias or start[state] < start[state + 1]):
             continue  # an empty input, met by nothing
         later, later_decoder, active = 0.0, 0.0, end - begin
@@ -450,7 +484,7 @@ def every_input(theta, shape, loss, inputs, batch, n, room, two, want):
                 if c > 0:
                     toward = toward + load(room.toward, 2 * j * LANES)
                 store(room.toward, 2 * j * LANES, toward)
-                if two:
+                if loss.two:
                     held_decoder = held_decoder + splat(theta, room.jump_decoder[j]) * rest
                     toward = held_decoder * decoder
                     if c > 0:
@@ -488,7 +522,7 @@ def every_input(theta, shape, loss, inputs, batch, n, room, two, want):
             else:
                 for f in range(start[state], start[state + 1]):
                     room.by_feature[feature[f] * line + k] += value[f] * slope
-            if two:
+            if loss.two:
                 slope = -2.0 * total(load(room.toward, (2 * j + 1) * LANES)) + loss.l1 * u_decoder * norm
                 slope += 2.0 * u_decoder * edge * norm * norm
                 slope *= weight * share
@@ -501,8 +535,8 @@ def every_input(theta, shape, loss, inputs, batch, n, room, two, want):
 
 
 @njit(**INNER)
-def move(theta, room, optimiser, step, decay1, decay2):
-    """One update; decay1 and decay2 are beta1^(step + 1) and beta2^(step + 1)."""
+def move(theta, room, optimiser, step):
+    """One update."""
     g = room.gradient
     if optimiser.any_held:
         for c in range(0, optimiser.trained, LANES):
@@ -512,32 +546,31 @@ def move(theta, room, optimiser, step, decay1, decay2):
         shorter = splat(theta, min(1.0, optimiser.clip / (length + 1e-6)))
         for c in range(0, optimiser.trained, LANES):
             store(g, c, load(g, c) * shorter)
-    rate = optimiser.rates[step]
     if not optimiser.adam:
-        add(theta, 0, -rate, g, 0, optimiser.trained)
+        add(theta, 0, -optimiser.rates[step], g, 0, optimiser.trained)
         return
     beta1, rest1 = splat(theta, optimiser.beta1), splat(theta, 1.0 - optimiser.beta1)
     beta2, rest2 = splat(theta, optimiser.beta2), splat(theta, 1.0 - optimiser.beta2)
-    rate_lanes = splat(theta, rate / (1.0 - decay1))
-    scale, eps = splat(theta, 1.0 / np.sqrt(1.0 - decay2)), splat(theta, optimiser.eps)
-    for c in range(0, optimiser.trained, LANES):
-        now = load(g, c)
-        mean = beta1 * load(room.mean, c) + rest1 * now
-        square = beta2 * load(room.square, c) + rest2 * (now * now)
-        store(room.mean, c, mean)
-        store(room.square, c, square)
-        store(theta, c, load(theta, c) - rate_lanes * mean / (root(square) * scale + eps))
+    rate, scale = splat(theta, optimiser.rates[step]), splat(theta, optimiser.scales[step])
+    eps = splat(theta, optimiser.eps)
+    for block in range(0, optimiser.n_blocks, 2):
+        i, j = optimiser.blocks[block], optimiser.blocks[block + 1]
+        now = load_halves(g, i, j)
+        mean = beta1 * load_halves(room.mean, i, j) + rest1 * now
+        square = beta2 * load_halves(room.square, i, j) + rest2 * (now * now)
+        store_halves(room.mean, i, j, mean)
+        store_halves(room.square, i, j, square)
+        store_halves(theta, i, j, load_halves(theta, i, j) - rate * mean / (root(square) * scale + eps))
 
 
 @njit(**INNER)
 def place_dictionary(dictionary, shape, room):
     """The features' directions, as rows and transposed."""
-    width = _padded(shape.features)
     for f in range(shape.features):
         for i in range(shape.d_in):
             direction = dictionary[f * shape.d_in + i]
             room.dictionary[f * shape.row + i] = direction
-            room.across[i * width + f] = direction
+            room.across[i * shape.width + f] = direction
 
 
 @njit(**INNER)
@@ -550,106 +583,97 @@ def power(shape, inputs, batch, n, room):
             x = splat(room.gradient, 0.0)
             if shape.features == 0:
                 x = load(inputs.rows, state * shape.row + c)
-            elif inputs.n_nodes:
-                for i in range(batch.start[state], batch.start[state + 1]):
-                    direction = load(room.dictionary, batch.feature[i] * shape.row + c)
-                    x = x + splat(room.gradient, batch.value[i]) * direction
-            else:
-                for i in range(inputs.start[state], inputs.start[state + 1]):
-                    direction = load(room.dictionary, inputs.feature[i] * shape.row + c)
-                    x = x + splat(room.gradient, inputs.value[i]) * direction
+            for i in range(batch.start[state], batch.start[state + 1]):
+                direction = load(room.dictionary, batch.feature[i] * shape.row + c)
+                x = x + splat(room.gradient, batch.value[i]) * direction
             squares = squares + x * x
         found += batch.weight[row] * total(squares)
     return found
 
 
-class One(NamedTuple):
-    """One SAE: its parameters and random stream, and what is kept of its training.
+class Many(NamedTuple):
+    """SAEs that share a setting: their parameters and random streams, and what is kept of their training.
 
     Attributes:
-        theta: the parameters, laid out as `Shape` says; trained in place.
-        dictionary: the features' directions (features x d_in, flat).
-        stream: its random stream.
+        theta: the parameters of each, laid out as `Shape` says; trained in place.
+        dictionary: the features' directions (features x d_in) of each, or of all.
+        dictionaries: how many there are.
+        streams: the random stream of each.
         recorded: of each step whether the loss is kept (1), the parameters after it (2), or both (3).
-        history: gets the losses.
-        path: gets those parameters, one after the other.
-        final: gets the final loss, gradient norm / E||x||^2, and BatchTopK's threshold.
-        done: counts steps; a second entry above 0 asks to stop.
+        history: gets the losses of each.
+        path: gets those parameters of each.
+        records, snapshots: how many losses and parameters of each are kept.
+        final: gets of each the final loss, gradient norm / E||x||^2, and BatchTopK's threshold.
     """
 
     theta: np.ndarray
     dictionary: np.ndarray
-    stream: np.ndarray
+    dictionaries: int
+    streams: np.ndarray
     recorded: np.ndarray
     history: np.ndarray
     path: np.ndarray
+    records: int
+    snapshots: int
     final: np.ndarray
-    done: np.ndarray
 
 
 @njit(**OPTIONS)
-def fit(one, shape, loss, inputs, batch, whole, size, exact, optimiser, room):
-    """Train one SAE.
+def fit(many, first, last, shape, loss, inputs, batch, whole, size, exact, optimiser, room, done):
+    """Train the SAEs from number `first` on and before `last`, one after the other.
 
     Args:
-        one: the SAE.
+        many: the SAEs.
+        first, last: which of them.
         shape, loss, inputs, optimiser: what is trained, on what, and how.
         batch: room for a batch of `size` inputs (0: all states), from `_batches.room`.
         whole: all states with their probabilities, for the final loss where it is `exact`; else `batch` itself.
         size, exact: see there.
         room: from `make_room`.
+        done: counts steps; a second entry above 0 asks to stop.
     """
-    one, loss, inputs, optimiser = bare(one), bare(loss), bare(inputs), bare(optimiser)
+    many, loss, inputs, optimiser = bare(many), bare(loss), bare(inputs), bare(optimiser)
     batch, whole, room = bare(batch), bare(whole), bare(room)
-    place_dictionary(one.dictionary, shape, room)
-    fill(room.mean, shape.size)
-    fill(room.square, shape.size)
-    two = differ(loss, shape, inputs)
-    decay1, decay2, record, snapshot, n = 1.0, 1.0, 0, 0, 0
-    for step in range(optimiser.steps + 1):  # in the last, nothing moves: the final loss
-        last = step == optimiser.steps
-        if not last:
-            n = draw(batch, inputs, size, one.stream)
-            if loss.drawn:
-                draw_prefixes(loss, shape.d_sae, one.stream, room.left)
-        elif exact:
-            n = inputs.n_states
-        used = whole if last and exact else batch
-        want = last or one.recorded[step] & 1 > 0
-        value = gradient(one.theta, shape, loss, inputs, used, n, room, two, want)
-        if last:
-            break
-        if want:
-            one.history[record] = value
-            record += 1
-        if loss.activation == BATCHTOPK:
-            bound = room.bound[0] if step else room.bound[1]
-            room.bound[0] = THRESHOLD_MEMORY * bound + (1.0 - THRESHOLD_MEMORY) * room.bound[1]
-        decay1 *= optimiser.beta1
-        decay2 *= optimiser.beta2
-        move(one.theta, room, optimiser, step, decay1, decay2)
-        if one.recorded[step] & 2:
-            for i in range(shape.size):
-                one.path[snapshot * shape.size + i] = one.theta[i]
-            snapshot += 1
-        if step % 64 == 63:
-            one.done[0] += 64
-            if one.done[1]:
-                return
-    one.done[0] += optimiser.steps % 64
-    one.final[0] = value
-    if optimiser.any_held:
-        for i in range(optimiser.trained):
-            room.gradient[i] *= optimiser.free[i]
-    size_of_inputs = max(power(shape, inputs, used, n, room), 1e-300)
-    one.final[1] = np.sqrt(dot(room.gradient, 0, room.gradient, 0, shape.size)) / size_of_inputs
-    one.final[2] = room.bound[0] if size else room.bound[1]
-
-
-@njit(**OPTIONS)
-def differ(loss, shape, inputs):
-    """Whether encoder and decoder have prefix weights of their own."""
-    lines, found = inputs.n_states if loss.stride else 1, False
-    for i in range(lines * (shape.d_sae + 1)):
-        found |= loss.reach[i] != loss.reach_decoder[i]
-    return found
+    for number in range(first, last):
+        theta, stream = at(many.theta, number * shape.size), at(many.streams, number)
+        record, snapshot, n = number * many.records, number * many.snapshots * shape.size, 0
+        dictionary = number % many.dictionaries * shape.features * shape.d_in
+        place_dictionary(at(many.dictionary, dictionary), shape, room)
+        fill(room.mean, shape.size)
+        fill(room.square, shape.size)
+        for step in range(optimiser.steps + 1):  # in the last, nothing moves: the final loss
+            end = step == optimiser.steps
+            if not end:
+                n = draw(batch, inputs, size, stream)
+                if loss.drawn:
+                    draw_prefixes(loss, shape.d_sae, stream, room.left)
+            elif exact:
+                n = inputs.n_states
+            used = whole if end and exact else batch
+            want = end or many.recorded[step] & 1 > 0
+            value = gradient(theta, shape, loss, inputs, used, n, room, want)
+            if end:
+                break
+            if want:
+                many.history[record] = value
+                record += 1
+            if loss.activation == BATCHTOPK:
+                bound = room.bound[0] if step else room.bound[1]
+                room.bound[0] = THRESHOLD_MEMORY * bound + (1.0 - THRESHOLD_MEMORY) * room.bound[1]
+            move(theta, room, optimiser, step)
+            if many.recorded[step] & 2:
+                for i in range(shape.size):
+                    many.path[snapshot + i] = theta[i]
+                snapshot += shape.size
+            if step % 64 == 63:
+                done[0] += 64
+                if done[1]:
+                    return
+        done[0] += optimiser.steps % 64
+        many.final[3 * number] = value
+        if optimiser.any_held:
+            for i in range(optimiser.trained):
+                room.gradient[i] *= optimiser.free[i]
+        size_of_inputs = max(power(shape, inputs, used, n, room), 1e-300)
+        many.final[3 * number + 1] = np.sqrt(dot(room.gradient, 0, room.gradient, 0, shape.size)) / size_of_inputs
+        many.final[3 * number + 2] = room.bound[0] if size else room.bound[1]

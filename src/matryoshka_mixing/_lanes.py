@@ -18,6 +18,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 8
 """How many numbers lie side by side; rows of arrays are padded to a multiple of it."""
+HALF = LANES // 2
 
 
 def padded(n: int) -> int:
@@ -60,10 +61,26 @@ def bare(typingctx, arrays):
     return types.NamedTuple(kinds, arrays.instance_class)(arrays), codegen
 
 
-def _place(context, builder, pointer, index):
-    """Pointer to `LANES` numbers, from an index on."""
+@intrinsic
+def at(typingctx, pointer, index):
+    """`at(pointer, index)`: the pointer to that entry."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return pointer(pointer, types.intp), codegen
+
+
+def _place(builder, pointer, index, n=LANES):
+    """Pointer to n numbers side by side, from an index on."""
     place = builder.gep(pointer, [index])
-    return builder.bitcast(place, ir.VectorType(place.type.pointee, LANES).as_pointer())
+    return builder.bitcast(place, ir.VectorType(place.type.pointee, n).as_pointer())
+
+
+def _pick(builder, lanes, others, numbers):
+    """Some of the numbers of two vectors, side by side."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), list(numbers))
+    return builder.shuffle_vector(lanes, others or ir.Constant(lanes.type, ir.Undefined), mask)
 
 
 @intrinsic
@@ -71,7 +88,7 @@ def load(typingctx, array, index):
     """`load(array, index)`: eight numbers of a flat array (a pointer from `bare`), from `index` on."""
 
     def codegen(context, builder, signature, arguments):
-        place = _place(context, builder, *arguments)
+        place = _place(builder, *arguments)
         return builder.load(place, align=array.dtype.bitwidth // 8)
 
     return Lanes(array.dtype)(array, types.intp), codegen
@@ -82,11 +99,36 @@ def store(typingctx, array, index, lanes):
     """`store(array, index, lanes)`: write them there."""
 
     def codegen(context, builder, signature, arguments):
-        place = _place(context, builder, *arguments[:2])
+        place = _place(builder, *arguments[:2])
         builder.store(arguments[2], place, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, lanes), codegen
+
+
+@intrinsic
+def load_halves(typingctx, array, first, second):
+    """`load_halves(array, first, second)`: four numbers from `first` on, and beside them four from `second` on."""
+
+    def codegen(context, builder, signature, arguments):
+        places = (_place(builder, arguments[0], index, HALF) for index in arguments[1:])
+        halves = [builder.load(place, align=array.dtype.bitwidth // 8) for place in places]
+        return _pick(builder, *halves, range(LANES))
+
+    return Lanes(array.dtype)(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def store_halves(typingctx, array, first, second, lanes):
+    """`store_halves(array, first, second, lanes)`: write them there."""
+
+    def codegen(context, builder, signature, arguments):
+        for begin, index in zip((0, HALF), arguments[1:3], strict=True):
+            half = _pick(builder, arguments[3], None, range(begin, begin + HALF))
+            builder.store(half, _place(builder, arguments[0], index, HALF), align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, lanes), codegen
 
 
 @intrinsic
@@ -97,8 +139,7 @@ def splat(typingctx, array, number):
         kind = context.get_value_type(signature.return_type)
         scalar = context.cast(builder, arguments[1], signature.args[1], array.dtype)
         first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), zeros)
+        return _pick(builder, first, None, [0] * LANES)
 
     return Lanes(array.dtype)(array, number), codegen
 
@@ -111,14 +152,7 @@ def total(typingctx, lanes):
         half, (lanes,) = LANES, arguments
         while half > 1:
             half //= 2
-            low, high = (
-                builder.shuffle_vector(
-                    lanes,
-                    ir.Constant(lanes.type, ir.Undefined),
-                    ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(first, first + half))),
-                )
-                for first in (0, half)
-            )
+            low, high = (_pick(builder, lanes, None, range(first, first + half)) for first in (0, half))
             lanes = builder.fadd(low, high)
         return builder.extract_element(lanes, ir.Constant(ir.IntType(32), 0))
 

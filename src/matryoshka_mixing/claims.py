@@ -9,17 +9,25 @@ from __future__ import annotations
 import argparse
 import html
 import json
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import yaml
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
 MIME = "application/vnd.matryoshka-mixing.verdict+json"
 NEGLIGIBLE = 1e-8
 """Smaller numbers are rounding noise and are written as 0, so that machines agree."""
+NARROW = 0.1
+"""An interval that lies within so much of the share asked for says "about that share" (our default).
+
+Near 0 and 1 less is asked: half of what is left to them, so .05 at a share of .9.
+"""
+NEAR = "about there"
+"""The outcome of a criterion whose narrow interval holds what is asked for: no number of seeds would decide it."""
 BADGES = {"supported": "✓", "refuted": "✗", "mixed": "±", "inconclusive": "?", "not yet tested": "…"}
 
 
@@ -33,6 +41,8 @@ class Criterion:
     threshold: float
     role: str
     share: float | None = None
+    mean: bool = False
+    width: float | None = None
 
     def __post_init__(self) -> None:
         if self.op not in (">=", "<="):
@@ -41,6 +51,23 @@ class Criterion:
             raise ValueError(f"{self.metric}: role is {self.role!r}; it must be 'decisive', 'supporting' or 'control'.")
         if self.share is not None and not 0 < self.share < 1:
             raise ValueError(f"{self.metric}: share is {self.share}; it must lie between 0 and 1.")
+        if self.mean and self.share is not None:
+            raise ValueError(f"{self.metric} has a share and asks for the mean; give one of the two.")
+        if self.width is not None and not (self.mean and self.width > 0):
+            raise ValueError(f"{self.metric}: width is {self.width}; give a positive one, and `mean: true`.")
+
+    @property
+    def by_seed(self) -> bool:
+        """Whether the metric is one value for each seed."""
+        return self.mean or self.share is not None
+
+    @property
+    def asked(self) -> str:
+        """What is asked for in a few signs: "at least 0.1, in more than 50% of seeds"."""
+        bound = f"{'at least' if self.op == '>=' else 'at most'} {self.threshold:g}"
+        if self.mean:
+            return f"{bound}, on average over seeds"
+        return bound if self.share is None else f"{bound}, in more than {self.share:.0%} of seeds"
 
 
 @dataclass(frozen=True)
@@ -54,13 +81,18 @@ class Claim:
     prediction: str = ""
     scope: str = ""
     notebook: str | None = None
-    key: str | None = None
+    key: str = ""
     criteria: tuple[Criterion, ...] = ()
+    history: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         metrics = [criterion.metric for criterion in self.criteria]
-        if self.notebook and self.key not in metrics:
-            raise ValueError(f"{self.id}: key is {self.key!r}; it must be one of its metrics {metrics}.")
+        named = {str(field).split(".")[0] for _, field, _, _ in string.Formatter().parse(self.key) if field is not None}
+        if self.notebook and (not named or named - set(metrics)):
+            raise ValueError(
+                f"{self.id}: key is {self.key!r}; it must be a sentence that names some of its metrics in braces, such "
+                f"as 'the parent leans {{child_cosine}} toward each child; the truth is 0'. They are {metrics}."
+            )
         if self.notebook and not any(c.role == "decisive" for c in self.criteria):
             raise ValueError(f"{self.id} has a notebook but no decisive criterion; nothing could refute it.")
 
@@ -71,12 +103,12 @@ class Outcome:
 
     Attributes:
         criterion: the criterion.
-        outcome: "met", "failed" or "undecided".
-        value: the number, or the median over seeds; None where no seed qualified.
+        outcome: "met", "failed", "undecided" (too few seeds), or "about there" (see `judge`).
+        value: the number, or the median over seeds, or their mean if that is asked for; None where no seed qualified.
         low, high: smallest and largest value over seeds (the number itself where there is just one).
         passed, total: seeds that pass, and seeds judged (0 where the metric is one number).
         started: seeds started; more than `total` where dead ones are left out.
-        interval: 95% Wilson interval of the share that passes.
+        interval: 95% interval: Wilson's of the share that passes, or Student's of the mean.
     """
 
     criterion: Criterion
@@ -89,6 +121,32 @@ class Outcome:
     started: int = 0
     interval: tuple[float, float] | None = None
 
+    def __format__(self, form: str) -> str:
+        """The measured value, for a key sentence: `{metric}`, `{metric:.3f}`; "not known" where no seed gave one."""
+        if self.value is None:
+            return "not known"
+        return f"{self.value:{form}}" if form else number(self.value)
+
+    @property
+    def counted(self) -> str:
+        """How many seeds pass: "62 of 64 live seeds (192 started)"."""
+        if not self.total:
+            return f"none of {self.started} seeds"
+        live = f" live seeds ({self.started} started)" if self.started > self.total else " seeds"
+        return f"{self.passed} of {self.total}{live}"
+
+    @property
+    def words(self) -> str:
+        """The outcome in words: "met", "failed", "undecided (too few seeds)", "about half of the seeds"."""
+        if self.outcome == "undecided":
+            return "undecided (too few seeds)" if self.criterion.by_seed else "undecided (no value)"
+        if self.outcome != NEAR:
+            return self.outcome
+        share = self.criterion.share
+        if share is None:
+            return f"about {self.criterion.threshold:g}"
+        return f"about {'half' if share == 0.5 else format(share, '.0%')} of the seeds"
+
     def text(self) -> str:
         """The measured value in a few words."""
         dropped = f" live seeds ({self.started} started)" if self.started > self.total else " seeds"
@@ -96,6 +154,9 @@ class Outcome:
             return f"no live seed ({self.started} started)" if self.started else "no seed gave a value"
         if not self.total:
             return number(self.value)
+        if self.criterion.mean and self.interval is not None:
+            ends = " to ".join(f"{end:.3g}" for end in self.interval)
+            return f"{number(self.value)} on average (95% interval {ends}) over {self.total}{dropped}"
         low, high = number(self.low or 0.0), number(self.high or 0.0)
         spread = f" ({low} to {high})" if low != high else ""
         return f"{number(self.value)}{spread} in {self.passed} of {self.total}{dropped}"
@@ -110,29 +171,43 @@ class Verdict:
     outcomes: tuple[Outcome, ...]
 
     @property
-    def key(self) -> Outcome:
-        """The outcome that the table of verdicts shows."""
-        return next(o for o in self.outcomes if o.criterion.metric == self.claim.key)
+    def key(self) -> str:
+        """The key sentence of the claim, with what was measured: what the table of verdicts shows."""
+        said = self.claim.key.format(**{outcome.criterion.metric: outcome for outcome in self.outcomes})
+        return said[:1].upper() + said[1:]
+
+    @property
+    def why(self) -> str:
+        """Why the verdict is what it is, in words: the criteria that were not met, the weightiest first."""
+        short = [outcome for outcome in self.outcomes if outcome.outcome != "met"]
+        if self.verdict == "supported":
+            return "every criterion is met"
+        controls = [outcome for outcome in short if outcome.criterion.role == "control"]
+        if controls:
+            short = controls  # nothing else can be concluded
+        short.sort(key=lambda outcome: (outcome.criterion.role != "decisive", outcome.outcome == "undecided"))
+        told = [f"{o.words}: {o.criterion.says} (measured: {o.text()})" for o in short[:2]]
+        more = len(short) - len(told)
+        return "; ".join(told) + (f"; and {more} more" if more else "")
 
     def headline(self) -> str:
-        """The verdict and its key number in one line of HTML, for the top of a chapter."""
-        label = f"{_label(self.claim)}: {self.key.text()}"
+        """The verdict, its key sentence and its reason in a few lines of HTML, for the top of a chapter."""
         return (
             f'<p class="verdict-headline">{badge(self.verdict)} <strong>{html.escape(self.claim.title)}.</strong> '
-            f"{html.escape(label[0].upper() + label[1:])}.</p>"
+            f'{html.escape(self.key)}. <span class="verdict-why">Why: {html.escape(self.why)}.</span></p>'
         )
 
     def as_dict(self) -> dict:
         """Plain data, as the ledger holds it."""
-        outcomes = [asdict(o) | {"text": o.text()} for o in self.outcomes]
-        return {"id": self.claim.id, "verdict": self.verdict, "key": self.key.text(), "outcomes": outcomes}
+        outcomes = [asdict(o) | {"text": o.text(), "words": o.words} for o in self.outcomes]
+        return {
+            "id": self.claim.id, "verdict": self.verdict, "key": self.key, "why": self.why, "outcomes": outcomes,
+        }  # fmt: skip
 
     def __repr__(self) -> str:
         lines = [f"{self.claim.id}: {self.verdict}"]
         lines += [
-            f"  {o.outcome:9} {o.criterion.role:10} {o.criterion.metric}: {o.text()}"
-            f" (threshold {o.criterion.op} {o.criterion.threshold:g}"
-            + (f" in more than {o.criterion.share:.0%} of seeds)" if o.total else ")")
+            f"  {o.outcome:11} {o.criterion.role:10} {o.criterion.metric}: {o.text()} (asked: {o.criterion.asked})"
             for o in self.outcomes
         ]
         return "\n".join(lines)
@@ -143,14 +218,14 @@ class Verdict:
     def _html(self) -> str:
         rows = "".join(
             f"<tr><td>{html.escape(o.criterion.says)}</td><td>{o.criterion.role}</td>"
-            f"<td>{html.escape(o.text())}</td><td>{o.outcome}</td></tr>"
+            f"<td>{html.escape(o.text())}</td><td>{html.escape(o.words)}</td></tr>"
             for o in self.outcomes
         )
         return (
             f'<div class="verdict-box"><p>{badge(self.verdict)} <strong>{html.escape(self.claim.title)}.</strong> '
-            f"{html.escape(self.claim.scope)}</p>"
-            "<table><thead><tr><th>criterion</th><th>role</th>"
-            f"<th>measured: median (range)</th><th>outcome</th></tr></thead><tbody>{rows}</tbody></table></div>"
+            f"{html.escape(self.claim.scope)}</p><p>Why: {html.escape(self.why)}.</p>"
+            "<table><thead><tr><th>criterion</th><th>role</th><th>measured: median (range), or mean (interval)</th>"
+            f"<th>outcome</th></tr></thead><tbody>{rows}</tbody></table></div>"
         )
 
 
@@ -171,7 +246,8 @@ def load(path: str | Path | None = None) -> dict[str, Claim]:
     claims = {}
     for entry in yaml.load(Path(path).read_text(encoding="utf-8"), Loader=safe):
         criteria = tuple(Criterion(**criterion) for criterion in entry.pop("criteria", []))
-        claims[entry["id"]] = Claim(criteria=criteria, **entry)
+        history = tuple(entry.pop("history", []))
+        claims[entry["id"]] = Claim(criteria=criteria, history=history, **entry)
     return claims
 
 
@@ -181,14 +257,19 @@ def judge(claim: Claim, measured: Mapping[str, object], started: int | Mapping[s
     Args:
         claim: from `load`.
         measured: a value for each metric of the claim: one number, or one for each seed where the
-            criterion has a share. Numbers, arrays and tensors are all fine. NaN for one number means
-            that no seed gave one, which decides nothing.
+            criterion has a share or asks for the mean. Numbers, arrays and tensors are all fine. NaN for one number
+            means that no seed gave one, which decides nothing.
         started: how many seeds were started, where values of dead ones are left out; one number, or one by metric.
 
     Returns:
-        A verdict, the first of these that applies. *Inconclusive* if a control is not met. *Refuted* if every
-        decisive criterion failed, *mixed* if some did. *Inconclusive* if one is undecided (too few seeds). *Mixed* if a
-        supporting criterion failed, *inconclusive* if one is undecided. *Supported* otherwise.
+        A verdict. A criterion over seeds is judged by a 95% interval, of the share that passes or of the mean: *met* if
+        all of it is on the right side of what is asked for, *failed* if all is on the wrong side. Between the two it is
+        *about there* if the interval is narrow, within `NARROW` of the share (within the criterion's `width` of the
+        threshold of a mean): more seeds would not change that. Otherwise it is *undecided*: too few seeds.
+
+        The first of these applies. *Inconclusive* if a control is not met. *Refuted* if every decisive criterion
+        failed, *mixed* if some did or one is about there. *Inconclusive* if one is undecided. *Mixed* if a supporting
+        criterion failed or is about there, *inconclusive* if one is undecided. *Supported* otherwise.
 
     Raises:
         ValueError: if a metric is missing, unknown, of the wrong form, or not a number.
@@ -208,11 +289,13 @@ def judge(claim: Claim, measured: Mapping[str, object], started: int | Mapping[s
     decisive, supporting = results("decisive"), results("supporting")
     if results("control") - {"met"}:
         verdict = "inconclusive"
-    elif "failed" in decisive:
-        verdict = "refuted" if decisive == {"failed"} else "mixed"
+    elif decisive == {"failed"}:
+        verdict = "refuted"
+    elif decisive & {"failed", NEAR}:
+        verdict = "mixed"
     elif "undecided" in decisive:
         verdict = "inconclusive"
-    elif "failed" in supporting:
+    elif supporting & {"failed", NEAR}:
         verdict = "mixed"
     else:
         verdict = "inconclusive" if "undecided" in supporting else "supported"
@@ -223,24 +306,43 @@ def _decide(criterion: Criterion, value: object, started: int) -> Outcome:
     values = np.asarray(value, dtype=float)
     if values.ndim and np.isnan(values).any():
         raise ValueError(f"{criterion.metric} holds values that are not a number; leave out seeds without one.")
-    if (values.ndim == 0) != (criterion.share is None):
-        form = "one number" if criterion.share is None else "one number for each seed"
+    if (values.ndim > 0) != criterion.by_seed:
+        form = "one number for each seed" if criterion.by_seed else "one number"
         raise ValueError(f"{criterion.metric} has shape {values.shape}; its criterion needs {form}.")
     passes = values >= criterion.threshold if criterion.op == ">=" else values <= criterion.threshold
     if values.size == 0 or np.isnan(values).all():
         return Outcome(criterion, "undecided", None, None, None, started=started)
     middle, least, most = (_rounded(float(f(values))) for f in (np.median, np.min, np.max))
-    if criterion.share is None:
+    if not criterion.by_seed:
         return Outcome(criterion, "met" if passes else "failed", middle, least, most)
-    passed, total = int(passes.sum()), values.size
-    interval = binomtest(passed, total).proportion_ci(method="wilson")
-    outcome = "undecided"
-    if interval.low > criterion.share:
-        outcome = "met"
-    elif interval.high < criterion.share:
-        outcome = "failed"
-    bounds = _rounded(interval.low), _rounded(interval.high)
+    passed, total, above = int(passes.sum()), values.size, criterion.op == ">="
+    if criterion.share is not None:
+        low, high = binomtest(passed, total).proportion_ci(method="wilson")
+        width = min(NARROW, criterion.share / 2, (1 - criterion.share) / 2)
+        outcome = _against(low, high, criterion.share, width)
+    else:
+        middle, (low, high) = _rounded(float(values.mean())), _mean_interval(values)
+        signs = (low, high, criterion.threshold) if above else (-high, -low, -criterion.threshold)
+        outcome = "met" if signs[0] == signs[2] else _against(*signs, criterion.width or 0)
+    bounds = None if np.isnan(low) else (_rounded(low), _rounded(high))
     return Outcome(criterion, outcome, middle, least, most, passed, total, started, bounds)
+
+
+def _against(low: float, high: float, target: float, width: float) -> str:
+    """The outcome of an interval that should lie above a target."""
+    if low > target:
+        return "met"
+    if high < target:
+        return "failed"
+    return NEAR if target - width <= low and high <= target + width else "undecided"
+
+
+def _mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of the mean by Student's t; NaN for a single seed."""
+    if len(values) > 1 and np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    interval = ttest_1samp(values, 0.0).confidence_interval() if len(values) > 1 else (np.nan, np.nan)
+    return float(interval[0]), float(interval[1])
 
 
 def _rounded(number: float) -> float:
@@ -295,31 +397,67 @@ def collect(notebooks: Sequence[Path]) -> dict[str, dict]:
 
 
 def table(found: Mapping[str, dict]) -> str:
-    """The landing table in Markdown: every claim with its verdict and key number, tested or not."""
-    lines = ["| Claim | Verdict and key number |", "| --- | --- |"]
+    """The landing table in Markdown: every claim with its verdict, key sentence and reason, tested or not."""
+    lines = ["| Claim | Verdict, key number and reason |", "| --- | --- |"]
     for claim in load().values():
         record = found.get(claim.id)
-        title = f"[{claim.title}](../notebooks/{claim.notebook}.ipynb)" if record else claim.title
-        verdict = record["verdict"] if record else "not yet tested"
-        number = f"<br> {_label(claim)}: {record['key']}" if record else ""
-        lines.append(f"| {title} <br> {claim.claim} | {badge(verdict)} {number} |")
+        title = f"[{_cell(claim.title)}](../notebooks/{claim.notebook}.ipynb)" if record else _cell(claim.title)
+        verdict = badge(record["verdict"] if record else "not yet tested")
+        told = f" <br> {_cell(record['key'])}. <br> *Why:* {_cell(record['why'])}." if record else ""
+        lines.append(f"| {title} <br> {_cell(claim.claim)} | {verdict}{told} |")
     return "\n".join(lines) + "\n"
 
 
-def _label(claim: Claim) -> str:
-    return (claim.key or "").replace("_near_truth", " (near the truth)").replace("_", " ")
+def _cell(text: str) -> str:
+    """Text for a cell of a Markdown table, in which no sign means anything."""
+    for sign in "\\`*_{}[]$|":
+        text = text.replace(sign, "\\" + sign)
+    return html.escape(text, quote=False)
+
+
+def page(found: Mapping[str, dict]) -> str:
+    """The ledger as a page in Markdown: of every claim its criteria, what was measured, and what changed when."""
+    parts = []
+    for claim in load().values():
+        record = found.get(claim.id)
+        outcomes = {o["criterion"]["metric"]: o for o in record["outcomes"]} if record else {}
+        verdict = badge(record["verdict"] if record else "not yet tested")
+        why = f" {_cell(record['key'])}. *Why:* {_cell(record['why'])}." if record else ""
+        lines = [f"({claim.id})=", f"## {_cell(claim.title)}", "", f"{verdict}{why}", "", _cell(claim.claim), ""]
+        about = {"Source": claim.source, "Prediction": claim.prediction, "Scope": claim.scope}
+        lines += [f"- **{name}.** {_cell(text)}" for name, text in about.items() if text]
+        if record:
+            lines.append(f"- **Chapter.** {{doc}}`../notebooks/{claim.notebook}`")
+        if claim.criteria:
+            lines += ["", "| criterion | role | asked | measured | outcome |", "| --- | --- | --- | --- | --- |"]
+        for criterion in claim.criteria:
+            o = outcomes.get(criterion.metric, {"text": "", "words": "not yet tested"})
+            cells = [criterion.says, criterion.role, criterion.asked, o["text"], o["words"]]
+            lines.append(f"| {' | '.join(map(_cell, cells))} |")
+        lines += [
+            "",
+            "**What changed, and when.**",
+            "",
+            *[f"1. {_cell(entry)}" for entry in claim.history or ["Nothing."]],
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m matryoshka_mixing.claims collect NOTEBOOK.ipynb ... --ledger FILE --table FILE`."""
+    """`python -m matryoshka_mixing.claims collect NOTEBOOK.ipynb ... --ledger FILE --table FILE --page FILE`."""
     parser = argparse.ArgumentParser(prog="python -m matryoshka_mixing.claims", description=main.__doc__)
     parser.add_argument("command", choices=["collect"], help="gather the verdicts of executed notebooks")
     parser.add_argument("notebooks", nargs="+", type=Path, help="executed notebooks")
     parser.add_argument("--ledger", required=True, type=Path, help="JSON file to write")
-    parser.add_argument("--table", required=True, type=Path, help="Markdown file to write")
+    parser.add_argument("--table", required=True, type=Path, help="Markdown file to write: the landing table")
+    parser.add_argument(
+        "--page", required=True, type=Path, help="Markdown file to write: every criterion and its history"
+    )
     options = parser.parse_args(arguments)
     found = collect(options.notebooks)
-    for path, text in [(options.ledger, json.dumps(found, indent=1)), (options.table, table(found))]:
+    texts = {options.ledger: json.dumps(found, indent=1), options.table: table(found), options.page: page(found)}
+    for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(path.name + ".tmp")
         draft.write_text(text, encoding="utf-8")

@@ -83,7 +83,7 @@ def write_saelens(sae: SAE, folder: str | Path, metadata: Mapping[str, Any] | No
     """
     if sae.instances:
         raise ValueError(f"this holds SAEs with axes {sae.instances}; write one at a time, such as sae[0].")
-    config = sae._each[0]
+    config = sae.one_config
     tensors = {name: parameter.detach().cpu() for name, parameter in sae.parameters.items()}
     norms = tensors["W_dec"].norm(dim=-1)
     extra: dict[str, Any] = {}

@@ -189,8 +189,8 @@ class FeatureTree:
     def by_level(self) -> list[int]:
         """The features in the order of their depth: all without a parent, then their children, and so on.
 
-        Features are numbered depth first, but a prefix of a Matryoshka SAE should hold a level whole: start from
-        `dictionary[tree.by_level()]` where the latents are to learn the levels one after the other.
+        Features are numbered depth first, but a prefix of a Matryoshka SAE should hold a level whole: pass it as
+        `order` to `start_near` where the latents are to learn the levels one after the other.
         """
         depth: list[int] = []
         for parent in self.parents():
@@ -253,8 +253,9 @@ class FeatureTree:
         silent = acts.new_zeros(1, acts.shape[1]), probs.new_tensor([1 - self.active_prob])
         return torch.cat([silent[0], acts]), torch.cat([silent[1], self.active_prob * probs])
 
-    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n features"]:
-        """`n` independent inputs as feature activations, float64, shape (n, features)."""
+    def sample(self, n: int, seed: int | torch.Generator) -> Float[Tensor, "n features"]:
+        """`n` independent inputs as feature activations, float64, shape (n, features); from a seed, or a generator."""
+        generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
         columns: list[Tensor] = []
 
         def uniform() -> Tensor:
@@ -493,8 +494,8 @@ def equal_cosine_dictionary(
 ) -> Float[Tensor, "features d_model"]:
     """Unit directions of which every two have the same cosine, in a random frame, one row a feature, float64.
 
-    The rows of the Cholesky factor of their Gram matrix, in random orthonormal axes: cosine 0 gives
-    `orthonormal_dictionary` of the same seed.
+    Each is a part of one axis of a random orthonormal frame and a part of the sum of all, the symmetric root of their
+    Gram matrix: cosine 0 gives `orthonormal_dictionary` of the same seed.
 
     Raises:
         ValueError: if `d_model` is smaller than `n_features`, or no such directions exist.
@@ -506,8 +507,10 @@ def equal_cosine_dictionary(
             f"{lowest:g} and 1 (both left out)."
         )
     frame = orthonormal_dictionary(n_features, d_model, seed)
-    gram = torch.full((n_features, n_features), float(cosine), dtype=torch.float64).fill_diagonal_(1.0)
-    return torch.linalg.cholesky(gram) @ frame
+    own = math.sqrt(1 - cosine)
+    shared = (math.sqrt(1 + (n_features - 1) * cosine) - own) / n_features
+    # Summed one by one: a matrix product is not the same to the last bit on every CPU.
+    return own * frame + shared * sum(frame)
 
 
 def retuned(tree: FeatureTree, name: str, **changes: Any) -> FeatureTree:

@@ -45,6 +45,7 @@ class Parameter:
         low, high: the allowed range, both ends included.
         whole: whether it must be a whole number.
         tree_file: whether it is the path of a tree file, or empty, instead of a number.
+        choices: the words that it may be, if it is a word instead of a number.
     """
 
     meaning: str
@@ -52,12 +53,15 @@ class Parameter:
     high: float = math.inf
     whole: bool = False
     tree_file: bool = False
+    choices: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> str:
         """The range in words."""
         if self.tree_file:
             return "the path of a JSON file, or empty"
+        if self.choices:
+            return f"one of {len(self.choices)} words, such as {self.choices[0]} or {self.choices[-1]}"
         kind = "a whole number" if self.whole else "a number"
         if self.high == math.inf:
             return f"{kind} of at least {_plain(self.low)}"
@@ -70,6 +74,11 @@ class Parameter:
                 raise ValueError(f"{name} = {value!r}: no such file. It must be {self.allowed}.")
             if value:
                 FeatureTree.from_json(value)
+            return
+        if self.choices:
+            if value not in self.choices:
+                every = ", ".join(self.choices)
+                raise ValueError(f"{name} = {value!r}: {self.meaning}. It must be one of these: {every}.")
             return
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not number or not self.low <= value <= self.high or (self.whole and not isinstance(value, int)):
@@ -100,6 +109,7 @@ PARAMETERS = {
     "n_steps": Parameter("training steps", 1, 1_000_000, whole=True),
     "batch_size": Parameter("inputs in a batch, in the sampled runs", 1, 1_000_000, whole=True),
     "n_grid": Parameter("points on the axis of each sweep", 3, 1000, whole=True),
+    "remedy": Parameter("remedy beside plain Matryoshka", choices=("ours",)),
     "tree_path": Parameter("tree file of your own, in place of that of the chapter", tree_file=True),
 }
 """What the names mean in every chapter; a chapter may narrow a range or sharpen a meaning for itself."""

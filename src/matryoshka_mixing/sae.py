@@ -191,6 +191,17 @@ class SAE:
         return tuple(self.b_dec.shape[:-1])
 
     @property
+    def one_config(self) -> SAEConfig:
+        """The configuration that all instances share.
+
+        Raises:
+            ValueError: if they have several.
+        """
+        if len(set(self._each)) > 1:
+            raise ValueError(f"these SAEs have {len(self._each)} configurations; select along the first axis first.")
+        return self._each[0]
+
+    @property
     def _each(self) -> tuple[SAEConfig, ...]:
         assert self.config is not None  # filled in on construction
         return self.config if isinstance(self.config, tuple) else (self.config,)
@@ -513,7 +524,11 @@ def random_start(config: SAEConfig, seeds: Iterable[SupportsIndex], decoder_norm
 
 
 def start_near(
-    directions: Float[Tensor, "*seeds d_sae d_in"], seeds: Iterable[SupportsIndex], noise: float = 0.1
+    directions: Float[Tensor, "*seeds features d_in"],
+    seeds: Iterable[SupportsIndex],
+    noise: float = 0.1,
+    *,
+    order: Sequence[int] | None = None,
 ) -> SAE:
     """A start near given directions (one a latent), one instance a seed, float64; a standard SAE until it is trained.
 
@@ -525,10 +540,21 @@ def start_near(
         directions: for all seeds, or for each seed its own.
         seeds: of the noise.
         noise: see above, at least 0.
+        order: which direction each latent starts at, such as `FeatureTree.by_level()`: features are numbered depth
+            first, prefixes should hold whole levels. None: as they come.
+
+    Raises:
+        ValueError: for a noise or an order that is not possible.
     """
     if noise < 0:
         raise ValueError(f"noise is {noise}; it is relative to the directions' norm and must be at least 0.")
     directions = torch.as_tensor(directions, dtype=torch.float64)
+    if order is not None:
+        if not set(order) <= set(range(directions.shape[-2])) or len(set(order)) < len(order):
+            raise ValueError(
+                f"order is {list(order)}; it must name some of the {directions.shape[-2]} directions, each once."
+            )
+        directions = directions[..., list(order), :]
     d_sae, d_in = directions.shape[-2:]
     scale = noise * _random.lengths(directions) / math.sqrt(d_in)
     drawn = torch.stack([_random.normals((d_sae, d_in), int(seed), _random.NOISE) for seed in seeds])

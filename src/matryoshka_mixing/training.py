@@ -1,7 +1,7 @@
 """Training many SAEs: `train` by a compiled step, `descend` by autograd on any loss.
 
 `train` takes every setting of a sweep from every seed, one SAE at a time, each wholly in the cache (see `_kernel`);
-threads take one SAE each. What comes of an SAE does not depend, to the last bit, on what is trained beside it, on the
+threads take shares of them. What comes of an SAE does not depend, to the last bit, on what is trained beside it, on the
 number of threads, or on the CPU.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -201,7 +201,7 @@ class TrainConfig:
         """The learning rate of every update."""
         return np.asarray(self.learning_rate(np.arange(self.steps)))
 
-    @property
+    @cached_property
     def recorded(self) -> list[int]:
         """The steps whose loss is kept."""
         return sorted({round(s) for s in np.linspace(0, self.steps - 1, min(self.records, self.steps))})
@@ -345,44 +345,40 @@ class _Job:
         elif isinstance(data, FeatureTree):
             self.inputs = _batches.tree_inputs(data, dtype)
         self.exact = isinstance(data, States)
-        self.most = self.size if listed is None else max(len(listed), 1) if self.exact or not self.size else min(
-            self.size, len(listed)
-        )  # fmt: skip
         dictionary = torch.zeros(1, 1, 0) if setting.dictionary is None else setting.dictionary
         dictionary = dictionary if dictionary.ndim == 3 else dictionary[None]
         self.dictionary: np.ndarray = np.ascontiguousarray(dictionary.flatten(1).numpy(), dtype)
         self.loss = _loss(setting)
-        free = self.pack(start[number].map(torch.ones_like))
+        own = start[number].with_config(sae)
+        self.theta = self.pack(own)
+        free = self.pack(own[:1].map(torch.ones_like))
         if setting.held:
             for name, index in setting.held.items():
-                for part in self.unpack(free)[name]:
-                    part[index] = 0
-        steps = config.steps
+                self.unpack(free)[name][0][index] = 0
         trained = shape.size if sae.encoder_bias else shape.b_enc if sae.decoder_bias else shape.b_dec
-        self.optimiser = _kernel.Optimiser(
-            config.rates, config.optimiser == "adam",
-            float(config.betas[0]), float(config.betas[1]), float(config.eps), float(config.clip or math.inf),
-            free[0], bool(setting.held), steps, trained,
+        beta1, beta2 = map(float, config.betas)
+        self.optimiser = _kernel.Optimiser.of(
+            config.rates, config.optimiser == "adam", beta1, beta2, float(config.eps), float(config.clip or math.inf),
+            free[0], bool(setting.held), trained,
         )  # fmt: skip
-        self.recorded = np.zeros(steps, np.uint8)
+        self.recorded = np.zeros(config.steps, np.uint8)
         self.recorded[config.recorded] |= 1
         self.recorded[[step - 1 for step in config.snapshots]] |= 2
-        biased = replace(
-            start[number].with_config(sae),
-            b_enc=start.b_enc[number] * sae.encoder_bias,
-            b_dec=start.b_dec[number] * sae.decoder_bias,
-        )
-        self.theta = self.pack(biased)
         self.path: np.ndarray = np.zeros((self.seeds, len(config.snapshots), shape.size), dtype)
         self.history = np.zeros((self.seeds, len(config.recorded)))
         self.final = np.zeros((self.seeds, 3))
-        self.streams = [_random.stream(config.seed, seed, _random.BATCHES) for seed in range(self.seeds)]
+        self.streams = np.zeros(self.seeds, np.uint64)
+        if self.size or setting.drawn:  # to begin a stream takes as long as many steps
+            for seed in range(self.seeds):
+                self.streams[seed : seed + 1] = _random.stream(config.seed, seed, _random.BATCHES)
 
     def pack(self, sae: SAE) -> np.ndarray:
-        """Parameters of all seeds in the kernel's layout."""
-        theta: np.ndarray = np.zeros((self.seeds, self.shape.size), self.dtype)
+        """Parameters in the kernel's layout, one row an SAE; a bias that is not trained is 0."""
+        theta: np.ndarray = np.zeros((len(sae), self.shape.size), self.dtype)
+        used = {"b_enc": self.config.encoder_bias, "b_dec": self.config.decoder_bias}
         for name, view in self.unpack(theta).items():
-            view[:] = getattr(sae, name).detach().cpu().numpy()
+            if used.get(name, True):
+                view[:] = getattr(sae, name).detach().cpu().numpy()
         return theta
 
     def unpack(self, theta: np.ndarray) -> dict[str, np.ndarray]:
@@ -413,16 +409,20 @@ class _Job:
         whole = _batches.room(self.inputs, 0, 0) if self.exact else batch
         # Drawn prefixes are written into the loss: every thread has its own.
         loss = self.loss._replace(reach=self.loss.reach.copy(), reach_decoder=self.loss.reach_decoder.copy())
-        return loss, batch, whole, _kernel.make_room(self.shape, self.most, len(self.config.widths), self.dtype)
+        most = max(len(batch.state), len(whole.state))
+        return loss, batch, whole, _kernel.make_room(self.shape, most, len(self.config.widths), self.dtype)
 
-    def fit(self, seed: int, room: tuple, done: np.ndarray) -> None:
-        """Train one seed."""
-        one = _kernel.One(
-            self.theta[seed], self.dictionary[seed % len(self.dictionary)], self.streams[seed], self.recorded,
-            self.history[seed], self.path[seed].reshape(-1), self.final[seed], done,
+    def fit(self, first: int, last: int, room: tuple, done: np.ndarray) -> None:
+        """Train the seeds from that number on and before the last."""
+        many = _kernel.Many(
+            self.theta, self.dictionary, len(self.dictionary), self.streams, self.recorded, self.history, self.path,
+            self.history.shape[1], self.path.shape[1], self.final,
         )  # fmt: skip
         loss, batch, whole, step = room
-        _kernel.fit(one, self.shape, loss, self.inputs, batch, whole, self.size, self.exact, self.optimiser, step)
+        _kernel.fit(
+            many, first, last, self.shape, loss, self.inputs, batch, whole, self.size, self.exact, self.optimiser,
+            step, done,
+        )  # fmt: skip
 
 
 def _loss(setting: Setting) -> _kernel.Loss:
@@ -438,21 +438,40 @@ def _loss(setting: Setting) -> _kernel.Loss:
 
     decoder_terms = setting.terms if setting.decoder_terms is None else setting.decoder_terms
     lines = 1 if decoder_terms is None else decoder_terms.shape[1]
+    both = reach(sae.weights, setting.terms), reach(sae.for_decoder.weights, decoder_terms)
     return _kernel.Loss(
-        reach(sae.weights, setting.terms), reach(sae.for_decoder.weights, decoder_terms),
-        sae.d_sae + 1 if lines > 1 else 0, float(sae.l1), ACTIVATIONS.index(sae.activation), float(sae.k or 0),
-        sae.encoder_bias, sae.decoder_bias, np.array(sae.widths), np.array(sae.weights), len(sae.widths),
-        int(setting.drawn),
+        *both, not np.array_equal(*both), sae.d_sae + 1 if lines > 1 else 0,
+        float(sae.l1), ACTIVATIONS.index(sae.activation), float(sae.k or 0), sae.encoder_bias, sae.decoder_bias,
+        np.array(sae.widths), np.array(sae.weights), len(sae.widths), int(setting.drawn),
     )  # fmt: skip
 
 
-def _run(jobs: Sequence, seeds: int, steps: int, threads: int, progress: bool) -> None:
-    """Train all jobs (`_Job`, or what has its `room` and `fit`), every thread one SAE at a time.
+def _shares(jobs: Sequence, seeds: int, threads: int) -> Iterator[tuple]:
+    """Jobs with the first of their seeds, and that after the last, that are trained by one call.
 
-    An interruption stops them within a moment.
+    A call costs as much as many steps of a small SAE, and the threads should end together. So shares get ever smaller
+    (guided self-scheduling, Polychronopoulos and Kuck 1987), by half of what each thread would get of the rest.
     """
-    work = iter([(job, seed) for job in jobs for seed in range(seeds)])
-    lock, marks = threading.Lock(), [np.zeros(2, np.int64) for _ in range(threads)]
+    left = len(jobs) * seeds
+    for job in jobs:
+        first = 0
+        while first < seeds:
+            last = min(seeds, first + max(1, left // (2 * threads)))
+            yield job, first, last
+            left -= last - first
+            first = last
+
+
+BRIEF = 1 << 14
+"""Fewer steps than this are not worth the start of a thread."""
+
+
+def _run(jobs: Sequence, seeds: int, steps: int, threads: int, progress: bool) -> None:
+    """Train all jobs (`_Job`, or what has its `room` and `fit`), every thread a share of the SAEs at a time.
+
+    An interruption stops them within a moment: compiled code hears of none, so it runs beside the thread that does.
+    """
+    work, lock, marks = _shares(jobs, seeds, threads), threading.Lock(), np.zeros((threads, 2), np.int64)
 
     def worker(done: np.ndarray) -> None:
         last, room = None, ()
@@ -461,18 +480,19 @@ def _run(jobs: Sequence, seeds: int, steps: int, threads: int, progress: bool) -
                 found = next(work, None)
             if found is None:
                 return
-            job, seed = found
+            job, begin, end = found
             if job is not last:
                 last, room = job, job.room()
-            job.fit(seed, room, done)
+            job.fit(begin, end, room, done)
 
     with tqdm(total=len(jobs) * seeds * steps, disable=not progress, unit="SAE-step") as bar:
 
         def advance() -> None:
-            bar.update(sum(int(done[0]) for done in marks) - bar.n)
+            bar.update(int(marks[:, 0].sum()) - bar.n)
 
-        if threads == 1 and not progress:
+        if threads == 1 and bar.total < BRIEF:
             worker(marks[0])
+            advance()
             return
         with ThreadPoolExecutor(threads) as pool:
             futures = [pool.submit(worker, done) for done in marks]
@@ -480,8 +500,7 @@ def _run(jobs: Sequence, seeds: int, steps: int, threads: int, progress: bool) -
                 while wait(futures, 0.05).not_done:
                     advance()
             finally:
-                for done in marks:
-                    done[1] = 1
+                marks[:, 1] = 1
             for future in futures:
                 future.result()
         advance()
@@ -574,12 +593,9 @@ def descend(
 
 def _along(path: list[SAE], like: SAE) -> SAE:
     """Snapshots as one SAE object, along a new last axis of instances."""
-    n = len(like.instances)
+    n, saes = len(like.instances), [*path, like]  # the last is dropped again: there may be no other
     parameters = {
-        name: torch.stack([getattr(sae, name) for sae in path], n)
-        if path
-        else parameter.unsqueeze(n)[(*[slice(None)] * n, slice(0))]
-        for name, parameter in like.parameters.items()
+        name: torch.stack([getattr(sae, name) for sae in saes], n).narrow(n, 0, len(path)) for name in like.parameters
     }
     threshold = None
     if like.threshold is not None and like.threshold.ndim > n:  # JumpReLU's, which training leaves as they are
@@ -605,7 +621,7 @@ def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, devic
     )
     generator = torch.Generator().manual_seed(config.seed)
     if isinstance(data, FeatureTree) and states is None:
-        acts = data.sample(1 << 14, torch.Generator().manual_seed(0))
+        acts = data.sample(1 << 14, 0)
         power_states = States(acts, torch.full((len(acts),), 1 / len(acts), dtype=torch.float64))
     elif states is not None:
         power_states = states
@@ -652,11 +668,10 @@ def _train_by_autograd(
     for i, setting in enumerate(tqdm(settings, disable=not progress, unit="setting")):
         own = start[i].with_config(setting.sae).map(lambda p: p.to(device=device, dtype=dtype))
         held = dict(setting.held)
-        for name in ("encoder_bias", "decoder_bias"):
-            if not getattr(setting.sae, name):
-                key = "b_enc" if name == "encoder_bias" else "b_dec"
-                held[key] = ...
-                getattr(own, key).zero_()
+        for name, trained in (("b_enc", setting.sae.encoder_bias), ("b_dec", setting.sae.decoder_bias)):
+            if not trained:
+                held[name] = ...
+                getattr(own, name).zero_()
         # An index of `Setting.held` is into one SAE's parameter.
         held = {key: (slice(None), *(index if isinstance(index, tuple) else (index,))) for key, index in held.items()}
         loss, power = objective(setting, range(start.instances[1]), config, device, dtype)

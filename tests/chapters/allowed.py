@@ -11,6 +11,8 @@ MOST = 20
 
 def within(parameter, name, chosen):
     """Values from the declared range, as far as they fit to the number of children that is chosen already."""
+    if parameter.choices:
+        return some.sampled_from(parameter.choices)
     children = chosen.get("n_children", 2)
     low, high = parameter.low, min(parameter.high, MOST) if name in COUNTS else parameter.high
     if name == "child_probability":
@@ -23,8 +25,9 @@ def within(parameter, name, chosen):
 @some.composite
 def values(draw, parameters):
     """Values for a chapter's `Parameters` from all over the declared ranges."""
-    described = parameters.described()
-    assert all(math.isfinite(p.low) and math.isfinite(p.high) for p in described.values())
+    described = {name: p for name, p in parameters.described().items() if not p.tree_file}
+    numbers = [p for p in described.values() if not p.choices]
+    assert all(math.isfinite(p.low) and math.isfinite(p.high) for p in numbers)
     chosen = {}
     for name in sorted(described, key=lambda name: name != "n_children"):
         chosen[name] = draw(within(described[name], name, chosen))
@@ -35,6 +38,9 @@ def outside(parameters):
     """For every parameter a value below its range and one above, each with the parameter's name."""
     found = []
     for name, parameter in parameters.described().items():
+        if parameter.tree_file or parameter.choices:
+            found.append((name, "neither a file nor a word that is allowed"))
+            continue
         step = 1 if parameter.whole else 1e-6 * parameter.high
         found += [(name, parameter.low - step), (name, parameter.high + step)]
     return found

@@ -183,8 +183,6 @@ def test_numbers_of_seeds_by_hand(toy):
     assert float(one.loss[0]) == pytest.approx(0.24 + 0.03 * (2 * 0.3 + 0.24))
     assert one.below(float(one.loss[1]), toy.states.power).tolist() == [True, False, False]
     assert not one.below(float(one.loss[0]) + 0.9e-4 * toy.states.power, toy.states.power).any(), "the same solution"
-    assert basins.complements(one) == 0
-    assert np.isnan(basins.complements(found(toy, signs=[(1, 1, -1)]))), "no live seed"
     assert np.isnan(found(toy).correlation), "one seed"
 
 
@@ -192,8 +190,6 @@ def test_a_clean_seed_that_is_not_the_lowest_makes_a_gap(toy):
     one = found(toy, signs=[(1, 1, 1), (1, 1, -1)])
     swapped = replace(one, loss=one.loss.flip(0))
     assert swapped.lowest == 1 and swapped.gap == pytest.approx(1 / 3)
-    assert swapped.recovery_at_the_bottom == pytest.approx((2 / 3, 2 / 3))
-    assert replace(one, loss=tensor([0.1, 0.1])).recovery_at_the_bottom == pytest.approx((2 / 3, 1))
 
 
 def test_latents_beyond_the_last_used_prefix_are_left_out(toy):
@@ -331,6 +327,10 @@ def test_a_sweep_has_both_saes_at_every_amount(toy, sweep, amounts, seeds):
     assert list(panels) == ["Matryoshka: again", "standard: again"]
     assert panels["standard: again"].shares.sum(1) == pytest.approx(np.ones(len(amounts)))
     assert swept.converged(0) == 0
+    rows = basins.sweep_table(swept)
+    assert list(rows.index) == [f"{swept.xlabel} {amount}" for amount in amounts]
+    assert rows["parent first"].iloc[-1] == f"{swept.matryoshka[-1].share('parent first'):.0%}"
+    assert set(rows["converged"]) == {"0%"}
 
 
 def test_extra_latents_join_the_outer_prefix(toy):

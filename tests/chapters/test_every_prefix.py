@@ -90,12 +90,16 @@ def test_every_tree_runs_and_what_it_lacks_is_said(name, folder):
     against = chapter.against_theory(results)
     numbers = chapter.in_numbers(results, live, against)
     assert numbers["origin"] == "the run on this page, 1 seeds and 50 steps"
-    assert "nan" not in repr(numbers) and len(numbers) == 56
+    assert "nan" not in repr(numbers) and len(numbers) == 55
     without = {key for key, value in numbers.items() if value == chapter.NO_VALUE}
     assert ("expected" in without) == ("theory" in lacks) and ("unrelated" in without) == ("strangers" in lacks)
-    assert without - {"unrelated"} <= {key for key in numbers if re.match("expected|gap|theory|correlation|slope", key)}
+    judged = {key for key in numbers if "absorption" in key}  # one seed and few steps: an arm may miss every parent
+    known = {key for key in numbers if re.match("expected|gap|theory|correlation|slope", key)}
+    assert without - {"unrelated"} - judged <= known
+    missing = sum(bool(np.isnan(results.of(arm, "absorption")).all()) for arm in toy.arms)
     table = chapter.table(results)
-    assert "nan" not in table.lower() and table.count("<td>no value</td>") == ("siblings" in lacks) * len(toy.arms)
+    no_value = ("siblings" in lacks) * len(toy.arms) + missing
+    assert "nan" not in table.lower() and table.count("<td>no value</td>") == no_value
 
     theirs = chapter.draw_theory(against)
     drawn = [theirs, chapter.draw_mixing(results, live), chapter.draw_absorption(results)]
@@ -194,7 +198,7 @@ def test_the_parameter_cell_is_formatted():
 
 def test_how_often_nothing_fires():
     for tree in [*TREES.values(), family(0.3, 0.4), FeatureTree(0.5, PAIR, True, is_read_out=False)]:
-        acts = tree.sample(20_000, torch.Generator().manual_seed(0))
+        acts = tree.sample(20_000, 0)
         assert chapter.silence(tree) == pytest.approx(float((acts == 0).all(-1).double().mean()), abs=0.02)
     assert chapter.silence(grove(household(*PAIR), leaf(0.1, "c"))) == pytest.approx(0.7 * 0.9)
 
@@ -321,15 +325,15 @@ def test_the_gain_is_that_of_the_standard_sae_seed_by_seed(post):
     assert values["absorption_gain"] == pytest.approx([0.8, 0.6])
     assert started == {"absorption_gain": 3, "absorption_gain_all_prefixes": 3}
     nothing = made_up(post, absorption=np.full((len(post.arms), 3), np.nan))
-    assert "no absorption rate" in text_of(chapter.draw_absorption(nothing))[0]
-    assert chapter.in_numbers(nothing, nothing, chapter.against_theory(nothing))["equal_gain"] == "no value"
+    assert "no absorption to draw" in text_of(chapter.draw_absorption(nothing))[0]
+    assert chapter.in_numbers(nothing, nothing, chapter.against_theory(nothing))["n_unjudged"] == 3
 
 
 def test_absorption_has_a_strip_for_every_comparison(stored):
     axis = chapter.draw_absorption(stored).axes[0]
     labels = [t.get_text() for t in axis.get_yticklabels()]
     assert len(labels) == 12 and labels[0] == "standard, steered alike" and labels[-1] == "all prefixes, equal L0"
-    assert axis.get_xlabel() == "absorption rate"
+    assert axis.get_xlabel() == "absorption"
 
 
 def test_cosines_share_one_scale_and_lines_separate_families(post):

@@ -493,6 +493,33 @@ def test_fresh_seeds(setup):
     assert alone.equal((acts[:, ALONE] & ~acts[:, SUM]).any(-1)) and alone.any() and not alone.all()
 
 
+def test_who_comes_first_and_what_becomes_of_the_parent(setup):
+    fresh, _ = chapter.fresh_run(setup)
+    lead, late = chapter.order(fresh, setup.cases["loud"], setup.beginning.snapshots)
+    steps = chapter.when_learned(chapter.learned(fresh, setup.cases["loud"]), setup.beginning.snapshots)
+    assert torch.equal(lead > 1, steps[:, 0] > steps[:, 1]) and len(lead) == int(fresh.live.sum())
+    assert len(late) <= int((lead <= 1).sum()) and chapter.part(lead > 1) == f"{int((lead > 1).sum())} of {len(lead)}"
+    descent = chapter.descent_run(setup)
+    how = setup.law_schedules["gradient descent"]
+    assert descent.path.W_dec.shape[1] == len(how.snapshots) and len(descent.live) == len(setup.seeds)
+
+
+def test_what_fires_tells_absorbed_from_turned():
+    """From near the truth the first latent turns to the loud child and goes on firing; nothing is absorbed."""
+    small = chapter.Setup(chapter.Parameters(n_seeds=16, n_steps=1500))
+    gentle = chapter.gentle_run(small)
+    assert int(gentle.live.sum()) > 8 and (gentle.rates < 0.1).all() and gentle.first_with("child").median() > 0.9
+    states = small.cases["loud"]
+    found = train(
+        Setting(small.kinds["Matryoshka"], states, gentle.dictionary),
+        small.begun(small.kinds["Matryoshka"], "near the truth", small.seeds)[0],
+        small.gentle,
+    )
+    reading = metrics.read(found.sae[0], states, gentle.dictionary, chapter.PARENTS)
+    kinds = metrics.outcome(reading, states, chapter.PARENTS, (1, 2))[reading.all_live]
+    assert (kinds == metrics.OUTCOMES.index("parent first")).all(), "the chapter on basins calls them the same"
+
+
 def test_gradient_descent_waits_for_the_eigenvalue():
     laws = chapter.laws(chapter.Setup(replace(TINY, n_sweep_seeds=8, n_steps=400)))
     trainers, numbers = ("gradient descent", "Adam"), ("expected square", "awaited eigenvalue")

@@ -140,7 +140,7 @@ def test_the_range_of_rates_and_the_figure_of_sweeps():
     assert chapter.rate_range(near, random) == pytest.approx((0.1, 0.95))
     axes = chapter.draw_sweeps(near, random).axes
     assert [axis.get_xscale() for axis in axes] == ["log", "log", "linear", "linear"]
-    assert [axis.get_ylabel() for axis in axes] == ["absorption rate", "child's cosine with parent"] * 2
+    assert [axis.get_ylabel() for axis in axes] == ["absorption", "child's cosine with parent"] * 2
     filled, hollow = (container[0] for container in axes[2].containers)
     assert filled.get_xdata().tolist() == [0.2, 0.3] and filled.get_ydata().tolist() == pytest.approx([0.55, 0.65])
     assert hollow.get_ydata().tolist() == pytest.approx([0.8, 0.9]) and hollow.get_markerfacecolor() == "none"

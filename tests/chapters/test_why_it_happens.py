@@ -1,3 +1,4 @@
+import json
 import re
 from dataclasses import replace
 
@@ -153,7 +154,7 @@ def everything(p):
     factors = torch.linspace(0, 4, p.n_grid, dtype=torch.float64)
     dosed = chapter.dose(setup, factors)
     chapter.draw_doses(setup, factors, chapter.read_doses(setup, dosed))
-    chapter.dose_slider(setup, factors, dosed["near"])
+    chapter.dose_explorable(setup, factors, dosed["near"])
     changes, possible = chapter.removals(setup)
     _, without = chapter.intervene(setup, changes)
     chapter.draw_removed(without)
@@ -257,8 +258,11 @@ def test_doses_follow_theory_and_nothing_is_mixed_without_blamed_terms(setup):
     assert (first, second) == ([0, 1, 4], [1, 4]), "no child's decoder without blamed terms"
     ends = [axis.lines[0].get_xydata()[-1].tolist() for axis in figure.axes]
     assert ends == [[4, pytest.approx(float(decoders[-1, i, j]))] for i, j in ((0, 1), (1, 2))]
-    page = chapter.dose_slider(setup, factors, near)
-    assert '"stops": ["0", "1", "4"]' in page and page.count("class=cosine") == 18
+    data = json.loads(re.search(r"json\">(\{.*\})<", chapter.dose_explorable(setup, factors, near))[1])
+    assert (data["x"], data["most"], data["notebook"]) == ("blamed", 4, "04_why_it_happens")
+    assert data["dots"][0][::2] == [0, None], "without blamed terms a child's decoder is not unique"
+    for (factor, *mixed), decoder in zip(data["dots"][1:], decoders[1:], strict=True):
+        assert factor in (1, 4) and mixed == pytest.approx([float(decoder[0, 1]), float(decoder[1, 2])], abs=2e-3)
 
 
 def test_a_dose_without_an_sae_that_keeps_the_assumption_is_drawn_empty(setup):

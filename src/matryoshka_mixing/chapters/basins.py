@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -244,7 +245,9 @@ class Found:
         """Measure what was trained, one for each setting."""
         found = []
         for sae, loss, converged in zip(run.sae, run.loss, run.converged, strict=True):
-            used = [width for width, weight in zip(sae.config.widths, sae.config.weights, strict=True) if weight]
+            used = [
+                width for width, weight in zip(sae.one_config.widths, sae.one_config.weights, strict=True) if weight
+            ]
             sae = sae.first(used[-1])
             reading = metrics.read(sae, data, directions, tree.parents())
             recovery = metrics.recovery(reading.decoder, reading.live)
@@ -277,12 +280,6 @@ class Found:
         if len(self.loss.unique()) < 2 or len(self.recovery.unique()) < 2:
             return math.nan
         return float(spearmanr(self.loss, self.recovery).statistic)
-
-    @property
-    def recovery_at_the_bottom(self) -> tuple[float, float]:
-        """The lowest and the highest recovery among seeds of the lowest loss (to 1e-7)."""
-        bottom = self.recovery[self.loss <= self.loss.min() + 1e-7]
-        return float(bottom.min()), float(bottom.max())
 
     def below(self, loss: float, power: float) -> Bool[Tensor, " seeds"]:
         """Whether each seed lies below this loss, by more than the same solution may (see `metrics.same_loss`)."""
@@ -371,7 +368,7 @@ def main_runs(toy: Toy) -> MainRuns:
     biased = explore(toy, with_biases(toy.both, False, True), 2 * n)
     titles = ("Matryoshka, decoder bias", "standard, decoder bias")
     solutions = {
-        name: metrics.solutions(found.sae, toy.states, found.directions, found.sae.config)
+        name: metrics.solutions(found.sae, toy.states, found.directions, found.sae.one_config)
         for name, found in arms.items()
     }
     return MainRuns(arms, dict(zip(titles, biased, strict=True)), near, solutions)
@@ -516,7 +513,8 @@ def loss_and_recovery(panels: Mapping[str, Circles]) -> Figure:
         axis.set_ylabel("recovery")
     handles, labels = axes[0].get_legend_handles_labels()
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
-    legend.legend_handles[0].set_sizes([80])
+    first: Any = legend.legend_handles[0]
+    first.set_sizes([80])
     return figure
 
 
@@ -707,9 +705,14 @@ def sampled_shift(biases: Sweep) -> float:
     return float(np.abs(sampled.shares - shares_of(exact.kind[: len(sampled.kind)])).max())
 
 
-def complements(found: Found) -> float:
-    """Share of live seeds in which the parent's latent points away from it; NaN where no seed is live."""
-    return float((found.reading.mixing.own[found.reading.all_live, 0] < 0).double().mean())
+def sweep_table(*sweeps: Sweep) -> pd.DataFrame:
+    """What the Matryoshka SAE's seeds end in, and the share of all SAEs that converged, at every amount of sweeps."""
+    rows, kinds = {}, ("parent first", "too few live", "first prefix dead")
+    for sweep in sweeps:
+        for point, (amount, found) in enumerate(zip(sweep.amounts, sweep.matryoshka, strict=True)):
+            shares = {kind: f"{found.share(kind):.0%}" for kind in kinds}
+            rows[f"{sweep.xlabel} {amount}"] = shares | {"converged": f"{sweep.converged(point):.0%}"}
+    return pd.DataFrame(rows).T
 
 
 @dataclass(frozen=True)
@@ -743,13 +746,13 @@ def stacked_shares(panels: Mapping[str, Bars], width: float = 4.3, across: int =
     hatches = ("", "..", "//", "", "\\\\", "xx")
     used = np.max([panel.shares.max(0) for panel in panels.values()], axis=0) > 0
     box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.85}
-    middle = {"ha": "center", "va": "center", "fontsize": 7.5, "color": "0.1", "bbox": box}
+    middle: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": "0.1", "bbox": box}
     for axis, (title, panel) in zip(axes, panels.items(), strict=True):
         bars, floor = np.arange(len(panel.names)), np.zeros(len(panel.names))
         for i in np.flatnonzero(used):
             height, look = panel.shares[:, i], {"color": colours[i], "hatch": hatches[i], "ec": "0.25", "lw": 0.6}
             axis.bar(bars, height, 0.8, bottom=floor, label=OUTCOMES[i], **look)
-            for bar in np.flatnonzero(height >= 0.08):
+            for bar in np.flatnonzero(height >= 0.08).tolist():
                 axis.text(bar, floor[bar] + height[bar] / 2, f"{height[bar]:.0%}", **middle)
             floor = floor + height
         axis.set_xticks(bars, panel.names, fontsize=9)

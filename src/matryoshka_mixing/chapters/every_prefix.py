@@ -376,14 +376,13 @@ def in_numbers(results: Results, live: Results, against: Against) -> dict[str, f
         "n_live": p.n_sweep_seeds,
         "origin": f"{which}, {len(results.seeds)} seeds and {steps:,} steps",
         "n_shown": len(results.seeds),
-        "n_pairs": len(toy.pairs),
         "target_l0": toy.target_l0,
         "true_l0": toy.true_l0,
         "absorbed_l0": toy.absorbed_l0,
         "expected": median(results.theory("sampled")),
         "gap_low": gap[0],
         "gap_high": gap[1],
-        "equal_gain": median(equal_gain),
+        "n_unjudged": int(np.isnan(equal_gain).sum()),
         "n_equal_gain": int((equal_gain >= 0.25).sum()),
         "theory_gap": against.distance(STEERED),
         "theory_correlation": against.correlation(STEERED),
@@ -465,7 +464,7 @@ def draw_activations(results: Results, per_kind: int = 40) -> Figure:
         per_kind: how many inputs that hold a child, and how many others that hold something, at most.
     """
     toy, dictionary = results.toy, results.dictionary(results.seeds[0])
-    acts, children = toy.tree.sample(4000, torch.Generator().manual_seed(0)), [c for _, c in toy.pairs]
+    acts, children = toy.tree.sample(4000, 0), [c for _, c in toy.pairs]
     holds_child = (acts[:, children] > 0).any(-1)
     batch = torch.cat([acts[holds_child][:per_kind], acts[~holds_child & (acts > 0).any(-1)][:per_kind]])
     if not len(batch):
@@ -544,19 +543,19 @@ def table(results: Results) -> str:
 
 
 def gain(results: Results, comparison: str = "steered alike", arm: str = "sampled") -> Float[np.ndarray, " seeds"]:
-    """How much more of its parents' latents the standard SAE silences than an arm, seed by seed."""
+    """How much more of the parents other latents write in the standard SAE than in an arm, seed by seed."""
     end = COMPARISONS[comparison]
     return results.of(f"standard{end}", "absorption") - results.of(arm + end, "absorption")
 
 
 def draw_absorption(results: Results) -> Figure:
-    """The absorption rate of the main arms in every comparison."""
+    """The absorption of the main arms in every comparison."""
     strips = {
         f"{name}, {label}": results.of(name + end, "absorption") for label, end in COMPARISONS.items() for name in MAIN
     }
     if not any(kept(values).size for values in strips.values()):
-        return in_words("No measured input holds a parent and its child: there is no absorption rate to draw.")
-    return figures.seed_strips(strips, "absorption rate", colours=len(MAIN))
+        return in_words("No measured input holds a parent and its child: there is no absorption to draw.")
+    return figures.seed_strips(strips, "absorption", colours=len(MAIN))
 
 
 @dataclass(frozen=True)
@@ -738,9 +737,7 @@ def absorption_measured(results: Results) -> tuple[dict, dict]:
             "absorption_gain_at_equal_l0": gain(results, "equal L0"),
             "absorption_gain_all_prefixes": gain(results, arm="all prefixes"),
             "absorption_gain_at_true_l0": gain(results, "true L0"),
-            "missing_features": float(
-                results.of("sampled", "missing").mean() - results.of("standard", "missing").mean()
-            ),
+            "missing_features": results.of("sampled", "missing") - results.of("standard", "missing"),
             "l0_gap": abs(l0[0] - l0[1]),
             "control_absorption": results.of("standard, independent", "absorption"),
         }

@@ -32,7 +32,7 @@ STATES = ["nothing", "parent", "parent + child"]
 ALONE, SUM = 1, 2
 """Places of the two states that hold anything."""
 ABSORBED = 0.9
-"""An SAE has absorbed its parent where the parent's latent is silent on this share of the child's inputs."""
+"""An SAE has absorbed its parent from this much of it on; see `metrics.Reading.absorption`."""
 LEARNED = 0.9
 """A feature is learned once this share of its expected square is reconstructed."""
 HEAVY = 16
@@ -219,7 +219,7 @@ class Found:
     Attributes:
         decoder: cosines of each latent with each feature.
         acts: activations on every state.
-        absorption: share of the child's inputs that leave the parent's latent silent; NaN where it has none.
+        absorption: how much of the parent other latents write beside the child; NaN where the parent is missing.
         converged: whether training has converged.
         path: the SAEs at every snapshot, which are the last axis.
         dictionary: directions of parent and child.
@@ -243,13 +243,13 @@ class Found:
 
     @property
     def absorbs(self) -> Bool[Tensor, "*instances"]:
-        """Whether the latent that matches the parent is silent on (nearly) all inputs with the child."""
+        """Whether the parent is absorbed: other latents write (nearly) all of it beside the child."""
         return self.absorption >= ABSORBED
 
     @property
     def rates(self) -> Float[Tensor, " live"]:
-        """Share of the child's inputs on which the parent's latent is silent, in each live SAE."""
-        return self.absorption[self.live]
+        """The absorption of each live SAE in which the parent is not missing."""
+        return self.absorption[self.live & ~self.absorption.isnan()]
 
     @property
     def share(self) -> float:
@@ -277,8 +277,8 @@ Runs = Mapping[tuple[str, str, str], Found]
 
 def trained(settings: Sequence[Setting], start: SAE, how: TrainConfig) -> Found:
     """Train SAEs of parent and child on dictionaries that all settings share, and read them."""
-    run, dictionary = train(settings, start, how), settings[0].dictionary
-    reading = metrics.read(run.sae, [setting.data for setting in settings], dictionary, PARENTS)
+    run, dictionary = train(settings, start, how), settings[0].directions
+    reading = metrics.read(run.sae, [setting.states for setting in settings], dictionary, PARENTS)
     each = dictionary.expand(len(settings), *dictionary.shape)
     return Found(reading.decoder, reading.acts, reading.absorption, run.converged, run.path, each)
 
@@ -296,6 +296,11 @@ def told(value: float | Tensor, form: str = ".0%") -> str:
     """A number for prose, in this form ("" as in `claims.number`); NaN, which is that of no seed, is "none"."""
     value = float(value)
     return "none" if math.isnan(value) else f"{value:{form}}" if form else claims.number(value)
+
+
+def part(holds: Bool[Tensor, " some"]) -> str:
+    """How many of some seeds, in words: "3 of 4"."""
+    return f"{int(holds.sum())} of {len(holds)}"
 
 
 def typical(seeds: Found) -> int:
@@ -336,11 +341,11 @@ def gentle_run(setup: Setup) -> Found:
 
 def sampled_runs(setup: Setup) -> dict[tuple[str, str], Found]:
     """The loud case in sampled batches, by (kind, start); near the truth at a tenth of the learning rate."""
-    kinds, results = ("Matryoshka", "standard, penalty"), {}
+    kinds, results = ("Matryoshka", "standard, penalty"), dict[tuple[str, str], Found]()
     pairs = [(setup.kinds[kind], setup.cases["loud"]) for kind in kinds]
     slowly = replace(setup.sampled, lr=setup.gentle.lr)
-    for start, *how in [("random", setup.seeds, setup.sampled), ("near the truth", setup.sixth, slowly)]:
-        found = setup.fit(pairs, start, *how)
+    for start, seeds, how in [("random", setup.seeds, setup.sampled), ("near the truth", setup.sixth, slowly)]:
+        found = setup.fit(pairs, start, seeds, how)
         results |= {(kind, start): found[i] for i, kind in enumerate(kinds)}
     return results
 
@@ -414,6 +419,19 @@ def fresh_run(setup: Setup) -> tuple[Found, Bool[Tensor, " seeds"]]:
     return trained([Setting(sae, states, dictionary)], begun, setup.beginning)[0], alone
 
 
+def descent_run(setup: Setup) -> Found:
+    """The Matryoshka on the loud case from random starts, by gradient descent at a constant rate."""
+    how = setup.law_schedules["gradient descent"]
+    return setup.fit([(setup.kinds["Matryoshka"], setup.cases["loud"])], "random", setup.seeds, how)[0]
+
+
+def order(seeds: Found, states: States, steps: Sequence[int]) -> tuple[Float[Tensor, " live"], Float[Tensor, " late"]]:
+    """By how much the child comes first in each live seed (see `leads`), and the absorption where it does not."""
+    lead = leads(when_learned(learned(seeds, states), steps))
+    late = seeds.absorption[seeds.live][lead <= 1]
+    return lead, late[~late.isnan()]
+
+
 def laws(setup: Setup) -> dict[tuple[str, str], float]:
     """How well two numbers predict when a feature is learned, in standard SAEs without a penalty.
 
@@ -461,7 +479,7 @@ def turns(inner_weight: float) -> dict[str, tuple[Float[np.ndarray, " x"], Float
         "Matryoshka, parent alone completed": (beta, 1 + beta),
         "Matryoshka, sum completed": (1 + beta, beta),
     }
-    return {label: (fine, skew_turn(fine, *pair)) for label, pair in weights.items()}
+    return {label: (fine, np.asarray(skew_turn(fine, *pair))) for label, pair in weights.items()}
 
 
 def share_map(cells: Found) -> Float[Tensor, " cells"]:
@@ -535,7 +553,7 @@ def company_runs(setup: Setup) -> dict[str, Float[Tensor, "live 2"]]:
     for name, (sae, tree) in runs.items():
         dictionary = features.orthonormal_dictionaries(tree.n_features, p.d_model, setup.sweep_seeds)
         run = train(Setting(sae, tree, dictionary), random_start(sae, setup.sweep_seeds), setup.sampled)
-        acts = tree.sample(4000, torch.Generator().manual_seed(p.seed))
+        acts = tree.sample(4000, p.seed)
         states = States(acts, torch.full((len(acts),), 1 / len(acts), dtype=torch.float64))
         results[name] = silenced(run.sae[0], states, dictionary, tree.parents())
     return results
@@ -544,9 +562,9 @@ def company_runs(setup: Setup) -> dict[str, Float[Tensor, "live 2"]]:
 def order_runs(setup: Setup) -> dict[str, Found]:
     """The loud case with more weight on the inner prefix ("heavy"), or with "two" latents in it, from random starts."""
     sae, states = setup.kinds["Matryoshka"], setup.cases["loud"]
-    heavy = [(replace(sae, weights=(HEAVY * setup.p.inner_weight, 1.0)), states)]
-    two = [(replace(sae, widths=(2, 3), weights=(), l1=l1), states) for l1 in (0.0, setup.p.l1)]
-    heavy, two = (setup.fit(pairs, "random", setup.third, setup.exact) for pairs in (heavy, two))
+    weighed = [(replace(sae, weights=(HEAVY * setup.p.inner_weight, 1.0)), states)]
+    wide = [(replace(sae, widths=(2, 3), weights=(), l1=l1), states) for l1 in (0.0, setup.p.l1)]
+    heavy, two = (setup.fit(pairs, "random", setup.third, setup.exact) for pairs in (weighed, wide))
     return {"heavy": heavy[0], "two": two[0], "two, penalty": two[1]}
 
 

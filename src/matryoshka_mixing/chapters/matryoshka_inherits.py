@@ -121,7 +121,6 @@ class Sweep:
         theory: each of `COSINES` at every point, predicted.
         near, random: found from near the truth and from random starts.
         power: E||x||^2 at every point.
-        trained: decoder cosines from near the truth, each latent with each feature.
     """
 
     chances: Float[np.ndarray, " chances"]
@@ -130,7 +129,6 @@ class Sweep:
     near: Found
     random: Found
     power: Float[Tensor, " points"]
-    trained: Float[Tensor, "points seeds d_sae features"]
 
     @property
     def theory_gap(self) -> float:
@@ -192,7 +190,6 @@ def sweep(p: Parameters, setup: Setup) -> Sweep:
         read_sweep(near, settings, parents),
         read_sweep(random, settings, parents),
         torch.tensor([setting.states.power for setting in settings], dtype=torch.float64),
-        metrics.decoder_cosines(near.sae, settings[0].directions),
     )
 
 
@@ -218,25 +215,15 @@ def draw_sweep(found: Sweep, p: Parameters) -> Figure:
     return figures.theory_and_experiment(panels)
 
 
-def expected_decoder(child_probability: float, inner_weight: float, n_children: int) -> Float[np.ndarray, "n n"]:
-    """Every latent's predicted cosine with every feature, the parent first."""
-    parent, to_child, to_parent, own, sibling = predicted(child_probability, inner_weight, n_children)
-    matrix = np.full((n_children + 1, n_children + 1), sibling)
-    matrix[0], matrix[:, 0] = to_child, to_parent
-    np.fill_diagonal(matrix, own)
-    matrix[0, 0] = parent
-    return matrix
-
-
-def slider(found: Sweep, p: Parameters, names: Sequence[str]) -> str:
-    """HTML: theory beside the first selective seed at each child probability, moved by a slider."""
-    seeds = found.near.selective[: len(found.chances)].int().argmax(-1)
-    panels = {
-        "theory": np.stack([expected_decoder(q, p.inner_weight, p.n_children) for q in found.chances]),
-        "trained": np.stack([found.trained[i, seed] for i, seed in enumerate(seeds)]),
-    }
-    rows, label = [f"latent {k}" for k in range(len(names))], "child probability given the parent"
-    return figures.slider_heatmaps("matryoshka-slider", label, found.chances.tolist(), panels, names, rows)
+def explorable(found: Sweep, p: Parameters) -> str:
+    """HTML that a reader moves; its dots are medians of the selective seeds from near the truth."""
+    split, chosen = len(found.chances), found.near.selective
+    columns = [
+        torch.where(chosen, found.near.cosines[i][..., 0], torch.nan)[:split].nanmedian(1).values for i in (1, 4)
+    ]
+    dots = np.stack([found.chances, *columns], 1).tolist()
+    start = {"q": p.child_probability, "n": p.n_children, "beta": p.inner_weight, "l1": p.l1}
+    return figures.explorable("matryoshka-explorable", start, dots, notebook="03_matryoshka_inherits")
 
 
 def optimum(setup: Setup) -> Float[Tensor, "d_sae features"]:

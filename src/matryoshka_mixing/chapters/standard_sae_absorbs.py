@@ -49,8 +49,14 @@ def control_lean(arm: Arm) -> Float[Tensor, " live"]:
     return arm.reading.mixing.child_to_parent.abs().amax(-1)[arm.live]
 
 
+def absorption(arm: Arm) -> Float[Tensor, " some"]:
+    """How much of the parent other latents write beside a child, in live seeds in which the parent is not missing."""
+    found = arm.reading.absorption[arm.live]
+    return found[~found.isnan()]
+
+
 def absorbed(arm: Arm) -> Bool[Tensor, " live"]:
-    """Whether each live seed meets both thresholds of the ledger: silent on 90% of inputs, cosines of 0.5."""
+    """Whether each live seed meets both thresholds of the ledger: an absorption of 0.9, cosines of 0.5."""
     return ((arm.reading.absorption >= 0.9) & (lean(arm.reading) >= 0.5))[arm.live]
 
 
@@ -110,7 +116,7 @@ class Sweep:
 
     Attributes:
         penalties, chances: the amounts; the points below are those of the first, then those of the second.
-        rate: absorption rate; NaN where a latent is dead or training has not converged.
+        rate: absorption; NaN where a latent is dead or training has not converged.
         lean: see `lean`; NaN likewise.
         n_unconverged: SAEs that have not converged.
     """
@@ -149,7 +155,7 @@ def sweep(p: Parameters, setup: Setup, kind: str) -> Sweep:
 
 
 def rate_range(*sweeps: Sweep) -> tuple[float, float]:
-    """The lowest and highest absorption rate of sweeps; NaN if no SAE is left in them."""
+    """The lowest and highest absorption of sweeps; NaN if no SAE is left in them."""
     every = torch.cat([one.rate.flatten() for one in sweeps])
     rates = every[~every.isnan()].tolist() or [float("nan")]
     return min(rates), max(rates)
@@ -163,7 +169,7 @@ def draw_sweeps(near: Sweep, random: Sweep) -> Figure:
         (first, near.penalties, "L1 penalty"),
         (second, near.chances, "child probability given the parent"),
     ]:
-        for name, ylabel in [("rate", "absorption rate"), ("lean", "child's cosine with parent")]:
+        for name, ylabel in [("rate", "absorption"), ("lean", "child's cosine with parent")]:
             points, open_points = (getattr(one, name)[rows] for one in (near, random))
             series = {"label": "near the truth", "x": x, "points": points, "open_points": open_points}
             panels.append({"xlabel": xlabel, "ylabel": ylabel, "log": rows is first, "series": [series]})

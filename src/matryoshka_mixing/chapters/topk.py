@@ -171,7 +171,7 @@ class Arm:
         fires: whether the parent's latent fires at all.
         own: whether every latent fires with its own feature and no other, as theory assumes.
         to_children: cosine of the parent's latent with every child.
-        absorption: share of the inputs with a child on which the parent's latent is silent.
+        absorption: how much of the parent other latents write beside a child; NaN where the parent is missing.
         loss: as a share of E||x||^2.
     """
 
@@ -399,7 +399,7 @@ def twenty_features(toy: Toy) -> TreeRuns:
     settings = [Setting(replace(sae, k=factor * l0), tree, directions) for factor in FACTORS]
     # Parents first, then the loose features, then the children.
     likely = [0, 4, 8, *range(12, 20), 1, 2, 3, 5, 6, 7, 9, 10, 11]
-    near = start_near(directions[:, likely], seeds, toy.chosen.start_noise)
+    near = start_near(directions, seeds, toy.chosen.start_noise, order=likely)
     points = {}
     for name, start in ((NEAR, near), (RANDOM, random_start(sae, seeds))):
         cosines = metrics.decoder_cosines(train(settings, start, toy.batches).sae, directions[None])

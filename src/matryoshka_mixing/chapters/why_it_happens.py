@@ -323,12 +323,20 @@ def draw_doses(
     return figures.theory_and_experiment(panels)
 
 
-def dose_slider(setup: Setup, factors: Float[Tensor, " doses"], near: Run) -> str:
-    """All decoders against the factor, by theory and of the seed of median loss, as HTML with a slider."""
-    trained = near.cosines[torch.arange(len(factors)), middle(near.loss)]
-    shown, names = {"theory": dosed_decoders(setup, factors).numpy(), "trained": trained.numpy()}, setup.tree.names
-    rows = [f"latent {k}" for k in range(len(names))]
-    return figures.slider_heatmaps("dose-slider", "factor on the blamed terms", factors.tolist(), shown, names, rows)
+def dose_explorable(setup: Setup, factors: Float[Tensor, " doses"], near: Run) -> str:
+    """HTML that a reader moves: both mixings against the factor; dots are the seeds of median loss that keep A4."""
+    seeds, each = middle(near.loss), torch.arange(len(factors))
+    mixed = near.cosines[each, seeds][:, [0, 1], [1, 2]]
+    mixed[~near.keeps_a4()[each, seeds], 1] = NAN
+    start = {"q": setup.p.child_probability, "n": setup.p.n_children, "beta": setup.p.inner_weight}
+    shown = {
+        "x": "blamed",
+        "most": float(factors.max()),
+        "controls": ["blamed", "q", "n", "beta", "turn"],
+        "modes": False,
+    }
+    dots = [[factor, *pair] for factor, pair in zip(factors.tolist(), mixed.tolist(), strict=True)]
+    return figures.explorable("dose-explorable", start, dots, notebook="04_why_it_happens", **shown)
 
 
 def _panel(which: Sequence[int], x, points, line_x, lines) -> dict:
@@ -473,12 +481,13 @@ def reaches(setup: Setup) -> dict[str, dict[str, object]]:
 
 
 def absorption(reading: Reading) -> Float[Tensor, " live_seeds"]:
-    """The absorption rate of live seeds."""
-    return reading.absorption[reading.all_live]
+    """The absorption of live seeds in which the parent is not missing."""
+    found = reading.absorption[reading.all_live]
+    return found[~found.isnan()]
 
 
 def draw_reach(run: Run, reach: Mapping[str, Mapping[str, Reading]], names: Sequence[str]) -> Figure:
-    """Decoder cosines of the seed of median loss for every reach, with the median absorption rates.
+    """Decoder cosines of the seed of median loss for every reach, with the median absorption.
 
     Args:
         run: from near the truth.

@@ -293,7 +293,7 @@ def _ready(
     """The SAE in float32 at least and its configuration, after all that can be wrong was looked at."""
     if sae.instances:
         raise ValueError(f"this holds SAEs with axes {sae.instances}; diagnose one at a time, such as sae[0].")
-    config = sae._each[0]
+    config = sae.one_config
     if widths is not None:
         config = replace(config, widths=tuple(widths), weights=(), decoder_weights=None)
         if config.widths[-1] != sae.b_enc.shape[-1]:

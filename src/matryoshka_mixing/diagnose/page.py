@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from html import escape
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -78,7 +79,7 @@ def html(found: Diagnosis, name: str) -> str:
         found: from `diagnose`.
         name: of the SAE, for the title.
     """
-    style = {
+    style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "diagnosis",
         "font.size": 11,

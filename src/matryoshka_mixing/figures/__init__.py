@@ -4,10 +4,10 @@ from matryoshka_mixing.figures.shared import (
     basin_heatmaps,
     clouds,
     cosine_maps,
+    explorable,
     heatmaps,
     loss_path,
     seed_strips,
-    slider_heatmaps,
     theory_and_experiment,
 )
 from matryoshka_mixing.figures.style import COLOURS, DIVERGING, MARKERS, SEQUENTIAL, grid, label, use_style
@@ -20,12 +20,12 @@ __all__ = [
     "basin_heatmaps",
     "clouds",
     "cosine_maps",
+    "explorable",
     "grid",
     "heatmaps",
     "label",
     "loss_path",
     "seed_strips",
-    "slider_heatmaps",
     "theory_and_experiment",
     "use_style",
 ]

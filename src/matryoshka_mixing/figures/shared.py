@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,7 +22,7 @@ def heatmaps(
     *,
     quantity: str = "cosine",
     per_row: int = 4,
-    width: float = 2.5,
+    width: float = 1.9,
 ) -> Figure:
     """One heat map a panel, with the value in each cell.
 
@@ -87,53 +86,28 @@ def _brightness(colour: Any) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05
 
 
-def slider_heatmaps(
-    name: str,
-    label: str,
-    stops: Sequence[float],
-    panels: Mapping[str, np.ndarray],
-    columns: Sequence[str],
-    rows: Sequence[str],
-) -> str:
-    """Heat maps of cosines that a reader moves with a slider, as self-contained HTML.
+def explorable(name: str, start: Mapping[str, float], dots: Sequence[Sequence[float]], **config: Any) -> str:
+    """What a reader moves on the page of a chapter, as HTML: the closed forms live, trained SAEs as dots over them.
+
+    `book/_static/explorable.js` brings it to life; without it a sentence says where it is.
 
     Args:
         name: of the element on the page; letters and hyphens, unique on it.
-        label: what the slider changes.
-        stops: its values.
-        panels: title of each panel and its cosines at every stop, shape (stops, rows, columns).
-        columns, rows: their names.
+        start: values that it starts with and that the dots were trained at: `q`, `n`, `beta`, `l1`, as far as they are
+            not the defaults (0.4, 2, 1, 0).
+        dots: of each setting trained the amount swept, the parent's latent's cosine with a child and a child's latent's
+            with its sibling; NaN where there is none.
+        config: `x`, the amount swept ("q", or "blamed": a factor on the terms that mix, then `most`, its largest
+            value), `controls` (which of "q", "n", "beta", "l1", "blamed", "turn"), `modes` (False: no choice of what
+            trains it), `notebook` (the one that its command runs).
     """
-    colours = mpl.colormaps[DIVERGING]
-
-    def cell(value: float) -> list[str]:
-        paper = colours((round(float(value), 9) + 1) / 2)
-        return [_short(value), mpl.colors.to_hex(paper), _ink(paper)]
-
-    frames = [[cell(v) for matrix in panels.values() for v in np.ravel(matrix[i])] for i in range(len(stops))]
-    head = "<tr><td></td>" + "".join(f"<th>{html.escape(c)}</th>" for c in columns) + "</tr>"
-    body = "".join(f"<tr><th>{html.escape(r)}</th>{'<td class=cosine></td>' * len(columns)}</tr>" for r in rows)
-    tables = "".join(f"<table><caption>{html.escape(t)}</caption>{head}{body}</table>" for t in panels)
-    data = json.dumps({"stops": [f"{stop:.3g}" for stop in stops], "frames": frames})
-    return f"""<div class="slider-figure" id="{name}">
-<label>{html.escape(label)}: <output></output>
-<input type="range" min="0" max="{len(stops) - 1}" value="{len(stops) // 2}"></label>
-<div class="slider-tables">{tables}</div>
-<script>(() => {{
-  const root = document.getElementById("{name}"), data = {data};
-  const input = root.querySelector("input"), cells = root.querySelectorAll(".cosine");
-  const show = () => {{
-    root.querySelector("output").textContent = data.stops[input.value];
-    data.frames[input.value].forEach(([text, paper, ink], i) => {{
-      cells[i].textContent = text;
-      cells[i].style.background = paper;
-      cells[i].style.color = ink;
-    }});
-  }};
-  input.addEventListener("input", show);
-  show();
-}})();</script>
-</div>"""
+    known = [[None if np.isnan(value) else round(float(value), 4) for value in dot] for dot in dots]
+    run = {key: value for key, value in start.items() if key != config.get("x", "q")}
+    data = json.dumps({"start": dict(start), "run": run, "dots": known} | config).replace("<", "\\u003c")
+    return (
+        f'<div class="explorable" id="{name}"><script type="application/json">{data}</script>'
+        "<p>On the page of the book, with JavaScript, this is a picture that can be moved.</p></div>"
+    )
 
 
 def basin_heatmaps(
@@ -164,7 +138,7 @@ def basin_heatmaps(
         if recovery is not None:
             title = f"{i + 1}: {title}, recovery {float(recovery[first]):.2f}"
         panels[title] = shown
-    return heatmaps(panels, features, width=2.3)
+    return heatmaps(panels, features)
 
 
 def theory_and_experiment(panels: Sequence[Mapping], per_row: int = 2) -> Figure:
@@ -242,20 +216,27 @@ def seed_strips(
     xlabel: str,
     reference: float | None = None,
     label: str = "",
-    colours: int = len(COLOURS),
+    colours: int | None = None,
 ) -> Figure:
-    """Every seed as a point, one line a group; `reference` is a vertical line (theory, say).
+    """Every seed as a point, one line a group, with a tick at the median; `reference` is a vertical line (theory, say).
 
-    So many `colours` are used before they repeat.
+    One colour for experiments and one for controls, which are told by their names; or so many `colours` in turn.
     """
-    figure, axis = plt.subplots(figsize=(7.2, 0.5 * len(groups) + 1.2))
+    figure, axis = plt.subplots(figsize=(6.9, 0.5 * len(groups) + 1.2))
     if reference is not None:
         axis.axvline(reference, color="0.3", lw=1.2, label=label, zorder=0)
-        axis.legend(fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
+    axis.axvline(0, color="0.6", lw=0.8, zorder=0)
+    tick: dict[str, Any] = {"color": "0.15", "lw": 2, "label": "median"}
     jitter = np.random.default_rng(0)  # its own stream: the same figure in every run
-    for i, values in enumerate(groups.values()):
-        values, colour = np.ravel(values), COLOURS[i % colours]
+    for i, (name, values) in enumerate(groups.items()):
+        values = np.ravel(values)
+        colour = COLOURS[i % colours] if colours else COLOURS[1 if "control" in name else 0]
         axis.scatter(values, i + jitter.uniform(-0.25, 0.25, len(values)), s=16, alpha=0.5, lw=0, color=colour)
+        if len(values):
+            axis.plot([np.median(values)] * 2, [i - 0.36, i + 0.36], **tick)
+            tick.pop("label", None)  # one entry in the key
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=2)
     axis.set_yticks(range(len(groups)), list(groups))
     axis.invert_yaxis()
     axis.set(xlabel=xlabel, ylabel="")
@@ -302,14 +283,14 @@ def clouds(panels: Sequence[Mapping], line: str = "theory") -> Figure:
             (x, y) points of the line.
         line: what the line is called.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.9 * len(panels), 4.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.0), squeeze=False)
     for axis, panel in zip(axes.flat, panels, strict=True):
         for i, (label, (x, y)) in enumerate(panel["groups"].items()):
             look = {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i], "label": label}
             axis.scatter(x, y, s=16, alpha=0.5, lw=0, **look)
         axis.plot(*panel["curve"], color="black", lw=1.6, label=line)
         axis.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"])
-    axes[0, 0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    axes[0, 0].legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
     return figure
 
 

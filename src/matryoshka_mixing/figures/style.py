@@ -24,6 +24,8 @@ def use_style() -> None:
     if shell is not None:
         # Notebooks crop figures by default, which draws each one twice; constrained layout leaves nothing to crop.
         shell.run_line_magic("config", "InlineBackend.print_figure_kwargs = {'bbox_inches': None}")
+        # The book takes the vector, with its text as text; other viewers of a notebook take what they can show.
+        shell.run_line_magic("config", "InlineBackend.figure_formats = {'png', 'svg'}")
     sns.set_theme(context="notebook", style="ticks", palette="colorblind")
     mpl.rcParams |= {
         "figure.dpi": 110,
@@ -33,6 +35,8 @@ def use_style() -> None:
         "axes.spines.right": False,
         "axes.titlesize": "medium",
         "legend.frameon": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "matryoshka-mixing",  # otherwise ids are drawn anew in every run
     }
 
 

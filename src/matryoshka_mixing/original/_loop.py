@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from matryoshka_mixing._batches import draw, draw_prefixes
-from matryoshka_mixing._kernel import Loss, _padded, dot, fill, gradient, move
+from matryoshka_mixing._kernel import Loss, dot, fill, gradient, move
 from matryoshka_mixing._lanes import LANES, bare, load, splat, store
 from matryoshka_mixing._random import OPTIONS
 
@@ -122,12 +122,9 @@ class Record(NamedTuple):
 
 
 @njit(**OPTIONS)
-def normalise(normaliser, shape, inputs, batch, n, room):
+def normalise(normaliser, shape, batch, n, room):
     """Scale the directions for this batch; returns by how much."""
-    start, feature, value = inputs.start, inputs.feature, inputs.value
-    if inputs.n_nodes:
-        start, feature, value = batch.start, batch.feature, batch.value
-    mean = 0.0
+    start, feature, value, mean = batch.start, batch.feature, batch.value, 0.0
     for row in range(n):
         state, square = batch.state[row], 0.0
         for i in range(start[state], start[state + 1]):
@@ -140,7 +137,7 @@ def normalise(normaliser, shape, inputs, batch, n, room):
     factor = splat(room.dictionary, scale)
     for c in range(0, shape.features * shape.row, LANES):
         store(room.dictionary, c, factor * load(normaliser.dictionary, c))
-    for c in range(0, shape.d_in * _padded(shape.features), LANES):
+    for c in range(0, shape.d_in * shape.width, LANES):
         store(room.across, c, factor * load(normaliser.across, c))
     return scale
 
@@ -149,8 +146,8 @@ def normalise(normaliser, shape, inputs, batch, n, room):
 def with_penalty(loss, l1):
     """The loss with another weight of the penalty."""
     return Loss(
-        loss.reach, loss.reach_decoder, loss.stride, l1, loss.activation, loss.k, loss.encoder_bias, loss.decoder_bias,
-        loss.widths, loss.chances, loss.prefixes, loss.drawn,
+        loss.reach, loss.reach_decoder, loss.two, loss.stride, l1, loss.activation, loss.k, loss.encoder_bias,
+        loss.decoder_bias, loss.widths, loss.chances, loss.prefixes, loss.drawn,
     )  # fmt: skip
 
 
@@ -259,31 +256,23 @@ def run(one, shape, loss, inputs, batch, size, optimiser, room, normaliser, stee
         batch, room: room for a batch of `size` inputs, and for a step.
         normaliser, steering, sorting, record: the recipe's parts.
     """
-    one, loss, inputs, batch, optimiser, room = (
-        bare(one),
-        bare(loss),
-        bare(inputs),
-        bare(batch),
-        bare(optimiser),
-        bare(room),
-    )
+    one, loss, inputs, optimiser = bare(one), bare(loss), bare(inputs), bare(optimiser)
+    batch, room = bare(batch), bare(room)
     normaliser, steering, sorting, record = bare(normaliser), bare(steering), bare(sorting), bare(record)
     fill(room.mean, shape.size)
     fill(room.square, shape.size)
-    decay1, decay2, at, since, l0_since = 1.0, 1.0, 0, 0, 0.0
+    at, since, l0_since = 0, 0, 0.0
     for step in range(optimiser.steps):
         n = draw(batch, inputs, size, one.batches)
         if loss.drawn:
             draw_prefixes(loss, shape.d_sae, one.prefixes, room.left)
-        scale = normalise(normaliser, shape, inputs, batch, n, room)
+        scale = normalise(normaliser, shape, batch, n, room)
         l1 = penalty(steering, step)
-        gradient(one.theta, shape, with_penalty(loss, l1), inputs, batch, n, room, False, False)
+        gradient(one.theta, shape, with_penalty(loss, l1), inputs, batch, n, room, False)
         l0 = mean_l0(batch, n, room)
         if sorting.sorts:
             listen(sorting, one.theta, shape, batch, n, room)
-        decay1 *= optimiser.beta1
-        decay2 *= optimiser.beta2
-        move(one.theta, room, optimiser, step, decay1, decay2)
+        move(one.theta, room, optimiser, step)
         steer(steering, step, l0)
         sort(sorting, one.theta, shape, room)
         if step >= record.watched_from and step % WATCHED == 0:

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from matryoshka_mixing import _batches, _kernel, _random, metrics, training
-from matryoshka_mixing._lanes import padded
 from matryoshka_mixing.features import FeatureTree, orthonormal_dictionary
 from matryoshka_mixing.original import _loop
 from matryoshka_mixing.original.recipe import FULL_LENGTH, Arm, Recipe
@@ -134,7 +133,7 @@ class _Bench:
         start = SAE.stack([SAE.stack([original_start(latents, n, seed) for seed in seeds])])
         self.trainer = training._Job(self.setting(Arm((1.0,) * latents)), start, 0, recipe.training, np.float64)
         rates = np.array([recipe.learning_rate(step) for step in range(until)])
-        self.optimiser = self.trainer.optimiser._replace(rates=rates, steps=until)
+        self.optimiser = self.trainer.optimiser.at(rates)
         self.recorded = self.trainer.recorded[:until]
 
     def setting(self, arm: Arm) -> Setting:
@@ -150,7 +149,7 @@ class _Bench:
         shape = self.trainer.shape
         rows = self.trainer.dictionary[seed].reshape(shape.features, shape.d_in)
         dictionary = np.zeros((shape.features, shape.row))
-        across = np.zeros((shape.d_in, padded(shape.features)))
+        across = np.zeros((shape.d_in, shape.width))
         dictionary[:, : shape.d_in], across[:, : shape.features] = rows, rows.T
         squares = _random.lengths(self.dictionary[seed])[:, 0].square().numpy()
         length = math.sqrt(shape.d_in)
@@ -175,13 +174,19 @@ class _Run:
         """What one thread needs to train these SAEs, one after the other."""
         trainer, latents = self.bench.trainer, self.bench.latents
         batch = _batches.room(trainer.inputs, trainer.size, trainer.shape.features)
-        room = _kernel.make_room(trainer.shape, trainer.most, latents, np.float64)
+        room = _kernel.make_room(trainer.shape, len(batch.state), latents, np.float64)
         # Drawn prefixes are written into the loss.
         loss = self.loss._replace(reach=self.loss.reach.copy(), reach_decoder=self.loss.reach_decoder.copy())
         return batch, room, loss
 
-    def fit(self, seed: int, room: tuple, done: np.ndarray) -> None:
-        """Train the seed of that number."""
+    def fit(self, first: int, last: int, room: tuple, done: np.ndarray) -> None:
+        """Train the seeds from that number on and before the last."""
+        for seed in range(first, last):
+            if not done[1]:
+                self.fit_one(seed, room, done)
+
+    def fit_one(self, seed: int, room: tuple, done: np.ndarray) -> None:
+        """Train the seed of that number; it takes so long that a call of its own costs nothing."""
         bench, arm, recipe, (batch, step, loss) = self.bench, self.arm, self.bench.recipe, room
         trainer, latents, name = bench.trainer, bench.latents, bench.seeds[seed]
         streams = [_random.stream(recipe.seed, name, part) for part in (_random.BATCHES, _random.PREFIXES)]

@@ -25,7 +25,7 @@ def every_input(tree: FeatureTree, n: int = 1 << 15) -> States:
     """All states of a tree, or `n` samples of it where they are too many to list."""
     if tree.can_list():
         return tree.states()
-    acts = tree.sample(n, torch.Generator().manual_seed(0))
+    acts = tree.sample(n, 0)
     return States(acts, torch.full((n,), 1 / n, dtype=torch.float64))
 
 

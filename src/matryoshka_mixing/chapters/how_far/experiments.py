@@ -117,7 +117,7 @@ def starts(
         return random_start(settings[0].sae, seeds)
     found, order = [], places(parents)[0]
     for setting in settings:
-        start, near = random_start(setting.sae, seeds), start_near(setting.directions[:, order], seeds, noise)
+        start, near = random_start(setting.sae, seeds), start_near(setting.directions, seeds, noise, order=order)
         start.W_enc[..., : len(parents)], start.W_dec[:, : len(parents)] = near.W_enc, near.W_dec
         found.append(start)
     return SAE.stack([one.with_config(settings[0].sae) for one in found])

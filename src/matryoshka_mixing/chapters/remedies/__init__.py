@@ -1,0 +1,12 @@
+"""What cures it: every published remedy beside ours, on the same toys.
+
+`toys` says on what, `contestants` lists the remedies, `losses` has those that need autograd, `measures` reads what they
+leave, `fixed_point` is the theory of ours, `stored` runs all of it, `drawing` shows it.
+"""
+
+from matryoshka_mixing.chapters.remedies import contestants, drawing, fixed_point, losses, measures, page, stored, toys
+from matryoshka_mixing.chapters.remedies.toys import Parameters
+
+__all__ = [
+    "Parameters", "contestants", "drawing", "fixed_point", "losses", "measures", "page", "stored", "toys",
+]  # fmt: skip

@@ -1,0 +1,147 @@
+"""The figures of this chapter. Every function takes numbers and returns a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from matryoshka_mixing import figures
+from matryoshka_mixing.chapters.remedies.contestants import contestants
+from matryoshka_mixing.chapters.remedies.page import NEAR, OURS, PLAIN, RANDOM, STANDARD, Page, Stored, Theory
+from matryoshka_mixing.figures import COLOURS, MARKERS, SEQUENTIAL
+
+GROUPS = ("baseline", "published", "idea", "earlier chapters", "relative", "ours")
+"""Kinds of remedies, in the order of the key."""
+LOOK = {group: {"marker": MARKERS[i], "color": COLOURS[i]} for i, group in enumerate(GROUPS)}
+
+
+def frontier(stored: Stored, activation: str = "relu", toy: str | None = None) -> Figure:
+    """Mixing against absorption, a point a remedy: random starts and starts near the truth.
+
+    Args:
+        stored: the stored run.
+        activation: one of `toys.ACTIVATIONS`.
+        toy: of one toy; None: the mean over all.
+    """
+    figure, axes = figures.grid(2, 2, (4.6, 4.1), sharex=True, sharey=True)
+    for axis, kind, title in zip(axes, (RANDOM, NEAR), ("random starts", "near the truth"), strict=True):
+        mixing, absorption = (stored.means(name, kind, activation) for name in ("mixing", "absorption"))
+        x, y = (table.mean(1) if toy is None else table[toy] for table in (mixing, absorption))
+        for name, some in contestants().items():
+            size = 110 if some.group == "ours" else 34
+            axis.scatter(x[name], y[name], s=size, lw=0.6, edgecolor="white", zorder=3, **LOOK[some.group])
+        _labels(axis, list(contestants()), x.to_numpy(), y.to_numpy())
+        axis.set(title=title, xlabel="largest mixing (cosine)", xlim=(-0.04, 1.0), ylim=(-0.05, 1.07))
+    axes[0].set_ylabel("absorption")
+    _key(figure)
+    return figure
+
+
+def _key(figure: Figure) -> None:
+    marks = [Line2D([], [], ls="", label=group, **look) for group, look in LOOK.items()]
+    figure.legend(handles=marks, loc="outside upper center", ncols=len(marks), fontsize=9, handletextpad=0.1)
+
+
+def _labels(axis: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray, gap: float = 0.052) -> None:
+    """Names beside the points, in two columns, pushed apart where they would lie on each other."""
+    right = np.where(np.isnan(x), False, x < 0.5)
+    for side in (True, False):
+        place, chosen = -np.inf, [i for i in np.argsort(y) if right[i] == side and np.isfinite(x[i] + y[i])]
+        wanted = []
+        for i in chosen:
+            place = max(y[i], place + gap)
+            wanted.append(place)
+        over = max(0.0, max(wanted, default=0.0) - 1.03)
+        for i, at in zip(chosen, wanted, strict=True):
+            shift = at - over * (at - min(wanted)) / max(1e-9, max(wanted) - min(wanted))
+            axis.annotate(
+                names[i], (x[i], y[i]), xytext=(x[i] + (0.03 if side else -0.03), shift), fontsize=8,
+                ha="left" if side else "right", va="center", color="0.2",
+                arrowprops={"arrowstyle": "-", "color": "0.75", "lw": 0.5, "shrinkA": 0, "shrinkB": 2},
+            )  # fmt: skip
+
+
+def clean(stored: Stored, activation: str = "relu") -> Figure:
+    """Share of clean seeds, a row a remedy and a column a toy, from both kinds of start."""
+    figure, axes = figures.grid(2, 2, (4.4, 5.8), sharey=True)
+    for axis, kind, title in zip(axes, (RANDOM, NEAR), ("random starts", "near the truth"), strict=True):
+        table = stored.means("clean", kind, activation)
+        drawn = axis.pcolormesh(table.to_numpy(), cmap=SEQUENTIAL, vmin=0, vmax=1, edgecolors="white", lw=0.5)
+        for row, column in np.ndindex(table.shape):
+            share = table.iat[row, column]
+            text = f"{share:.0%}" if share else "·"
+            axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=9,
+                      color="white" if share > 0.6 else "0.1")  # fmt: skip
+        axis.set_xticks(np.arange(table.shape[1]) + 0.5, list(table.columns), rotation=35, ha="right", fontsize=9)
+        axis.set_yticks(np.arange(len(table)) + 0.5, list(table.index), fontsize=9)
+        axis.set_title(title)
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+    axes[0].invert_yaxis()
+    figure.colorbar(drawn, ax=axes, label="share of clean seeds", shrink=0.6, aspect=20, pad=0.01)
+    return figure
+
+
+def recovered(stored: Stored, names: Sequence[str] = (STANDARD, PLAIN, OURS)) -> Figure:
+    """Features recovered at a cosine of .95 from random starts, by toy and activation; bars are seeds' quartiles."""
+    figure, axes = figures.grid(2, 2, (4.6, 3.4), sharey=True)
+    for axis, activation, title in zip(axes, ("relu", "batchtopk"), ("ReLU with L1", "BatchTopK"), strict=True):
+        for i, name in enumerate(names):
+            values = [stored.seeds(name, toy, "recovered95", RANDOM, activation) for toy in stored.toys]
+            middle = [v.mean() for v in values]
+            low, high = ([np.quantile(v, q) for v in values] for q in (0.25, 0.75))
+            place = np.arange(len(values)) + 0.2 * (i - 1)
+            spread = np.abs(np.array([np.minimum(low, middle), np.maximum(high, middle)]) - middle)
+            axis.errorbar(place, middle, yerr=spread, label=name, **_line(name))
+        axis.set_xticks(range(len(stored.toys)), stored.toys, rotation=35, ha="right", fontsize=9)
+        axis.set(title=title, ylim=(-0.03, 1.03))
+    axes[0].set_ylabel("share of features recovered")
+    axes[0].legend(fontsize=9)
+    return figure
+
+
+def _line(name: str) -> dict[str, Any]:
+    look = LOOK[contestants()[name].group]
+    hollow = {"mfc": "none"} if name == STANDARD else {}
+    return {"fmt": look["marker"], "color": look["color"], "ms": 7, "capsize": 2, "lw": 1, **hollow}
+
+
+def price(stored: Stored) -> Figure:
+    """FVU of the first prefix and of the full width near the truth, by toy."""
+    figure, axes = figures.grid(2, 2, (4.6, 3.4))
+    for axis, place, title in zip(axes, (0, -1), ("first prefix", "full width"), strict=True):
+        for i, name in enumerate((STANDARD, PLAIN, OURS)):
+            tables = [stored.prefixes[toy, "relu"][stored.remedies.index(name), NEAR, :, place] for toy in stored.toys]
+            values = [max(float(np.median(table)), 1e-6) for table in tables]
+            look = _line(name)
+            axis.plot(np.arange(len(values)) + 0.15 * (i - 1), values, look.pop("fmt"), ls="", label=name,
+                      **{key: look[key] for key in ("color", "ms", "mfc") if key in look})  # fmt: skip
+        axis.set_xticks(range(len(stored.toys)), stored.toys, rotation=35, ha="right", fontsize=9)
+        axis.set(title=title, ylabel="FVU")
+    axes[1].set_yscale("log")
+    axes[0].set_ylim(bottom=0)
+    axes[0].legend(fontsize=9)
+    return figure
+
+
+def decoders(page: Page) -> Figure:
+    """Decoder cosines of one random seed: plain, the reader's remedy, ours."""
+    names = dict.fromkeys((PLAIN, page.p.remedy, OURS))
+    return figures.heatmaps({name: page.decoder(name) for name in names}, page.names)
+
+
+def settling(theory: Theory) -> Figure:
+    """The child's lean on its parent after every round, over theory's halving."""
+    rounds = np.arange(len(theory.leans))
+    panel = {
+        "xlabel": "rounds of settling", "ylabel": "child's cosine with its parent", "series": [
+            {"label": "least squares, then the encoder alone", "x": rounds, "line_x": rounds,
+             "line_y": theory.predicted, "points": theory.leans[:, None]}
+        ],
+    }  # fmt: skip
+    return figures.theory_and_experiment([panel], 1)

@@ -1,0 +1,319 @@
+"""The run on the page, what the stored run says, and the numbers that the ledger judges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from matryoshka_mixing import metrics, remedy
+from matryoshka_mixing.chapters.remedies import contestants, fixed_point
+from matryoshka_mixing.chapters.remedies.measures import best_of, measure
+from matryoshka_mixing.chapters.remedies.stored import NAMES, STORED
+from matryoshka_mixing.chapters.remedies.toys import ACTIVATIONS, KINDS, Case, Parameters, chosen
+from matryoshka_mixing.features import States
+from matryoshka_mixing.sae import SAE, SAEConfig
+from matryoshka_mixing.training import Setting, TrainConfig, train
+
+RANDOM, NEAR = range(2)
+"""Places of the two kinds of start."""
+OURS, PLAIN, STANDARD = "ours", "plain Matryoshka", "standard"
+ENCODER, DECODER = {"W_enc": ..., "b_enc": ...}, {"W_dec": ..., "b_dec": ...}
+"""What is held still where the other goes on alone."""
+BEST = 8
+"""Runs of which the one of lowest loss is kept, in the row on best of k seeds."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the stored run found.
+
+    Attributes:
+        remedies: their names, in the order of the first axis of all else.
+        toys: names of the toys.
+        found: by toy and activation, shape (remedies, kinds, seeds, measures), in the order of `NAMES`.
+        prefixes: likewise the FVU of each prefix.
+        values: likewise the chosen free numbers, NaN for remedies without.
+    """
+
+    remedies: list[str]
+    toys: list[str]
+    found: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds seeds measures"]]
+    prefixes: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds seeds prefixes"]]
+    values: Mapping[tuple[str, str], Float[np.ndarray, " remedies"]]
+
+    @classmethod
+    def load(cls, path: Path = STORED) -> Stored:
+        """Read a stored run."""
+        with np.load(path) as data:
+            keys = [tuple(key.split("/")) for key in data.files if "/" in key]
+            toys = list(dict.fromkeys(key[0] for key in keys))
+            parts = [
+                {(toy, act): data[f"{toy}/{act}/{what}"] for toy, act, part in keys if part == what}
+                for what in ("measures", "prefixes", "values")
+            ]
+            return cls(data["remedies"].tolist(), toys, *parts)
+
+    def seeds(self, name: str, toy: str, measure: str, kind: int = RANDOM, activation: str = "relu") -> np.ndarray:
+        """One measure of every seed."""
+        table = self.found[toy, activation][self.remedies.index(name), kind]
+        return table[:, NAMES.index(measure)].astype(float)
+
+    def means(self, measure: str, kind: int = RANDOM, activation: str = "relu") -> pd.DataFrame:
+        """A measure's mean over seeds, one row a remedy and one column a toy; seeds without a value left out."""
+        rows = {
+            name: [float(np.nanmean(self.seeds(name, toy, measure, kind, activation))) for toy in self.toys]
+            for name in self.remedies
+        }
+        return pd.DataFrame.from_dict(rows, orient="index", columns=self.toys)
+
+    def price(self, name: str, toy: str, kind: int = NEAR, activation: str = "relu") -> float:
+        """The first prefix's median FVU in units of that of plain Matryoshka."""
+        table = self.prefixes[toy, activation]
+        mine, plain = (np.median(table[self.remedies.index(one), kind, :, 0]) for one in (name, PLAIN))
+        return float(mine / plain)
+
+    def best(self, name: str, toy: str, measure: str, activation: str = "relu") -> float:
+        """The mean of a measure if, of every `BEST` random seeds, that of the lowest plain loss is kept."""
+        loss = self.seeds(PLAIN, toy, "loss", RANDOM, activation)
+        return best_of(self.seeds(name, toy, measure, RANDOM, activation), loss, BEST)
+
+
+def table(stored: Stored, activation: str = "relu", kind: int = RANDOM) -> pd.DataFrame:
+    """Every remedy in one row: means over toys and seeds, and what it costs.
+
+    Mixings are the largest absolute cosine of their kind in an SAE; FVU of the first prefix is in units of plain
+    Matryoshka's, the mean over toys. The last rows keep the best of some seeds.
+    """
+    listed, columns = contestants.contestants(), {
+        "parent to child": "parent_to_child", "child to sibling": "child_to_sibling",
+        "child to parent": "child_to_parent", "absorption": "absorption", "silent": "silent",
+        "features at .95": "recovered95", "at .99": "recovered99", "dead": "dead", "clean seeds": "clean",
+        "FVU": "fvu", "L0": "l0",
+    }  # fmt: skip
+    found = pd.DataFrame({head: stored.means(name, kind, activation).mean(1) for head, name in columns.items()})
+    if kind == RANDOM:
+        for name in (PLAIN, OURS):
+            kept = [[stored.best(name, toy, key, activation) for toy in stored.toys] for key in columns.values()]
+            found.loc[f"{name}, best of {BEST}"] = np.mean(kept, axis=1)
+    prices = {name: np.mean([stored.price(name, toy, kind, activation) for toy in stored.toys]) for name in listed}
+    found["FVU, first prefix"] = pd.Series(prices)
+    found["cost of a step"] = pd.Series({name: some.cost for name, some in listed.items()})
+    return found
+
+
+@dataclass(frozen=True)
+class Page:
+    """The run on the page: standard, plain, our remedy, and the remedy that the reader chose.
+
+    Attributes:
+        p: the chapter's parameters.
+        case: what is trained on.
+        saes: by remedy; instances as in `Case`.
+        found: their measures, from `measures.measure`.
+    """
+
+    p: Parameters
+    case: Case
+    saes: Mapping[str, SAE]
+    found: Mapping[str, Mapping[str, np.ndarray]]
+
+    @classmethod
+    def run(cls, p: Parameters) -> Page:
+        """Train and measure."""
+        case = Case.of(
+            chosen(p), "relu", range(p.seed, p.seed + p.n_seeds), l1=p.l1, inner_weight=p.inner_weight,
+            d_model=p.d_model, start_noise=p.start_noise,
+        )  # fmt: skip
+        saes, listed = {}, contestants.contestants()
+        for name in dict.fromkeys((STANDARD, PLAIN, OURS, p.remedy)):
+            some = listed[name]
+            saes[name] = some.fit(case, *some.values[len(some.values) // 2 :][:1])
+        found = {name: measure(case, sae, name == "matching pursuit") for name, sae in saes.items()}
+        return cls(p, case, saes, found)
+
+    def of(self, name: str, measure: str, kind: int = RANDOM) -> np.ndarray:
+        """One measure of every seed."""
+        return self.found[name][measure][kind]
+
+    def share_clean(self, name: str, kind: int = RANDOM) -> float:
+        """Share of clean seeds."""
+        return float(self.of(name, "clean", kind).mean())
+
+    @cached_property
+    def shown(self) -> int:
+        """The random seed that is drawn: the first that our remedy leaves clean, or the first of all."""
+        return int(self.of(OURS, "clean").argmax())
+
+    def decoder(self, name: str) -> Float[np.ndarray, "d_sae features"]:
+        """Decoder cosines of the seed that is drawn."""
+        return metrics.decoder_cosines(self.saes[name][self.shown], self.case.dictionary[self.shown]).numpy()
+
+    @property
+    def names(self) -> list[str]:
+        """Of the features."""
+        return self.case.toy.tree.names
+
+
+@dataclass(frozen=True)
+class Theory:
+    """The remedy's second stage and its rounds against what theory says, from near the truth.
+
+    Attributes:
+        gap: largest distance of a decoder entry from theory's rest, in SAEs whose decoder went on alone and converged.
+        converged: share of these that did.
+        drift: how long the parent's decoder row is after the second stage, as a share of its length before; median.
+        leans: the largest cosine of a child's latent with its parent after every round of settling, median over seeds.
+        predicted: the same by theory, from the first.
+        slanted: largest distance of a cosine from theory's after settling, for features that are not orthogonal.
+        turning: the largest entry of the antisymmetric part of the field's Jacobian at the clean point; 0 for a
+            descent.
+        stable: the smallest real part of that Jacobian's eigenvalues.
+    """
+
+    gap: float
+    converged: float
+    drift: float
+    leans: Float[np.ndarray, " rounds"]
+    predicted: Float[np.ndarray, " rounds"]
+    slanted: float
+    turning: float
+    stable: float
+
+
+def theory(p: Parameters, seeds: int = 8, rounds: int = 5) -> Theory:
+    """Train what `Theory` compares, on the three-feature hierarchy; small, and to convergence."""
+    p = Parameters(
+        l1=p.l1, d_model=max(p.d_model, 3), n_seeds=seeds, seed=p.seed, start_noise=min(p.start_noise, 0.5),
+        n_steps=2 * Parameters.n_steps,
+    )  # fmt: skip
+    case = Case.of(chosen(p), "relu", range(p.seed, p.seed + seeds), l1=p.l1, d_model=p.d_model, kinds=KINDS[1:])
+    x, probs = case.rows()
+    plain = train(case.setting(case.plain), case.start(), case.toy.training)
+    config, slow = remedy.full_decoder(case.plain), TrainConfig(20_000, lr=0.005)
+    second = train(case.setting(config), plain.sae, case.toy.training)
+    drift = second.sae.W_dec[0, :, 0].norm(dim=-1) / plain.sae.W_dec[0, :, 0].norm(dim=-1)
+    rest = train(case.setting(config, held=ENCODER), second.sae, slow)
+    done = rest.converged[0]
+    gap = fixed_point.gap(rest.sae[0], x, probs)[done]
+    leans, now = [], remedy.refit(plain.sae[0], x, probs)
+    for _ in range(rounds):
+        leans.append(_lean(case, now))
+        alone = case.fit(case.plain, now.reshape(seeds), held=DECODER)
+        now = remedy.refit(alone, x, probs)
+    rate = fixed_point.halving(*case.plain.weights)
+    field = _jacobian(case)
+    return Theory(
+        float(gap.max()) if done.any() else float("nan"), float(done.double().mean()), float(drift.median()),
+        np.array(leans), leans[0] * rate ** np.arange(rounds), _slanted(case), float((field - field.mT).abs().max()),
+        float(torch.linalg.eigvals(field).real.min()),
+    )  # fmt: skip
+
+
+def _lean(case: Case, sae: SAE) -> float:
+    """The largest cosine of a child's latent with its parent, in size, median over seeds."""
+    found = measure(case, sae)
+    return float(np.median(found["child_to_parent"][0]))
+
+
+def _slanted(case: Case, cosine: float = 0.2) -> float:
+    """How far settled latents lie from theory's where every two features have this cosine; no penalty."""
+    features = case.toy.tree.n_features
+    frame = torch.linalg.cholesky(torch.full((features, features), cosine).fill_diagonal_(1.0).double())
+    slanted = frame @ case.dictionary
+    config, start = replace(case.plain, l1=0.0), case.start()
+    clean = fixed_point.latents(slanted)
+    near = replace(start, W_dec=clean, W_enc=torch.linalg.pinv(slanted), b_enc=0 * start.b_enc)
+    stages = remedy.remedied(
+        Setting(config, case.toy.states, slanted), near, case.toy.training, TrainConfig(24_000, lr=0.01), rounds=12
+    )
+    rows = torch.nn.functional.normalize(stages.settled[0].W_dec, dim=-1)
+    return float((rows - clean).abs().max())
+
+
+def _jacobian(case: Case) -> Float[Tensor, "parameters parameters"]:
+    """Of the field that the second stage follows, at the clean point of one seed without a penalty."""
+    directions = torch.eye(3, dtype=torch.float64)
+    x, probs = case.toy.states.inputs(directions), case.toy.states.probs
+    config = remedy.full_decoder(SAEConfig(3, (1, 3), decoder_bias=False))
+    # Activations of exactly 0 lie on ReLU's edge: there the latents stay silent, as with any bias below 0.
+    clean = SAE(directions, torch.tensor([0.0, -1e-9, -1e-9]).double(), directions, directions[0] * 0, config)
+    theta = torch.cat([value.flatten() for value in clean.parameters.values()])
+    return torch.autograd.functional.jacobian(lambda some: fixed_point.field(some, clean, config, x, probs), theta)
+
+
+def one_step(p: Parameters) -> tuple[Tensor, ...]:
+    """Inputs, and parameters of one SAE that require their gradient: x, W_enc, b_enc, W_dec, b_dec."""
+    case = Case.of(chosen(p), "relu", range(p.seed, p.seed + 1), l1=p.l1, d_model=p.d_model, kinds=KINDS[:1])
+    generator = torch.Generator().manual_seed(p.seed)
+    acts = case.toy.states.acts[torch.multinomial(case.toy.states.probs, 256, True, generator=generator)]
+    sae = case.start()[0]
+    sae = replace(sae, b_dec=0.1 * torch.randn(sae.b_dec.shape, dtype=torch.float64, generator=generator))
+    return acts @ case.dictionary[0], *(value.clone().requires_grad_() for value in sae.parameters.values())
+
+
+def package_gradient(p: Parameters, x: Tensor, *parameters: Tensor) -> list[Tensor]:
+    """The gradient of the remedy's second stage by the package, of W_enc, b_enc, W_dec and b_dec.
+
+    It is read off the compiled trainer: one step of plain gradient descent moves a parameter by minus its gradient.
+    """
+    widths = chosen(p).widths
+    config = remedy.full_decoder(SAEConfig(p.d_model, widths, l1=p.l1))
+    rows = States(x.detach(), torch.full((len(x),), 1 / len(x), dtype=torch.float64))
+    W_enc, b_enc, W_dec, b_dec = (value.detach()[None] for value in parameters)
+    start = SAE(W_enc, b_enc, W_dec, b_dec, config)
+    step = TrainConfig(1, lr=1e-3, warmup=0, cooldown=0, optimiser="gd")
+    after = train(Setting(config, rows), start, step).sae[0]
+    return [
+        (before - now)[0] / 1e-3
+        for before, now in zip(start.parameters.values(), after.parameters.values(), strict=True)
+    ]
+
+
+def measured_published(stored: Stored) -> dict[str, object]:
+    """The numbers of the claim on published remedies."""
+    groups = "published", "idea", "earlier chapters"
+    published = [name for name, some in contestants.contestants().items() if some.group in groups]
+
+    def worst(kind: int, activation: str) -> float:
+        return float(stored.means("clean", kind, activation).loc[published].min(axis=1).max())
+
+    toy = stored.toys[0]
+    return {
+        "best_published_on_its_worst_toy": worst(RANDOM, "relu"),
+        "best_published_on_its_worst_toy_batchtopk": worst(RANDOM, "batchtopk"),
+        "best_published_near_truth": worst(NEAR, "relu"),
+        "plain_mixing_near_truth": stored.seeds(PLAIN, toy, "mixing", NEAR),
+        "standard_absorption_near_truth": stored.seeds(STANDARD, toy, "absorption", NEAR),
+    }
+
+
+def measured_ours(stored: Stored, page: Page, theory: Theory) -> dict[str, object]:
+    """The numbers of the claim on our remedy."""
+
+    def change(measure: str, how: str) -> np.ndarray:
+        ours, plain = (stored.means(measure).loc[name].to_numpy() for name in (OURS, PLAIN))
+        return plain - ours if how == "less" else ours / plain
+
+    near = {act: float(stored.means("clean", NEAR, act).loc[OURS].min()) for act in ACTIVATIONS}
+    return {
+        "clean_on_the_page": page.of(OURS, "clean"),
+        "clean_four_children": stored.seeds(OURS, "four children", "clean"),
+        "clean_twenty_features": stored.seeds(OURS, "twenty features", "clean"),
+        "worst_toy_near_truth": near["relu"],
+        "prefix_price_near_truth": max(stored.price(OURS, toy) for toy in stored.toys),
+        "full_price": float(change("fvu", "ratio").max()),
+        "unsolved_three_levels": stored.seeds(OURS, "three levels", "clean"),
+        "unsolved_loud_child": stored.seeds(OURS, "loud child", "clean"),
+        "dead_latents_cured": float(change("dead", "less").mean()),
+        "clean_near_truth_batchtopk": near["batchtopk"],
+        "theory_gap": theory.gap,
+        "plain_clean": page.of(PLAIN, "clean"),
+    }

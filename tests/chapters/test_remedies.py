@@ -1,0 +1,418 @@
+import ast
+import json
+import math
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import allowed
+import jupytext
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from matryoshka_mixing import metrics, remedy
+from matryoshka_mixing.chapters import remedies as chapter
+from matryoshka_mixing.chapters.remedies import contestants, drawing, fixed_point, losses, measures, page, stored, toys
+from matryoshka_mixing.features import family
+from matryoshka_mixing.sae import SAE, SAEConfig, random_start
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks/11_what_cures_it.py"
+P = chapter.Parameters(n_seeds=3, n_steps=40, d_model=6, remedy="OrtSAE")
+TINY = {name: replace(toy, training=replace(toy.training, steps=4)) for name, toy in toys.toys().items()}
+
+
+@pytest.fixture(autouse=True)
+def canvas():
+    mpl.use("agg")
+    yield
+    mpl.pyplot.close("all")
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def some_sae(config, seed=0):
+    """One SAE with a leading axis, whose latents fire on some inputs."""
+    start = random_start(config, [seed])
+    return replace(start, b_enc=start.b_enc + 0.4, W_dec=drawn(1, config.d_sae, config.d_in, seed=seed + 1))
+
+
+ROWS = drawn(1, 7, 5, seed=3), torch.tensor([0.1, 0.2, 0.05, 0.15, 0.2, 0.1, 0.2], dtype=torch.float64)
+CONFIG = SAEConfig(5, (1, 3, 4), (1.0, 2.0, 1.0), l1=0.1)
+
+
+# The losses, each beside its formula written out in numbers
+
+
+def by_hand(sae):
+    """Activations, decoder rows, inputs without the decoder bias, and weights, as NumPy arrays."""
+    x = ROWS[0][0].numpy() - sae.b_dec[0].numpy()
+    acts = np.maximum(x @ sae.W_enc[0].numpy() + sae.b_enc[0].numpy(), 0)
+    return acts, sae.W_dec[0].numpy(), x, ROWS[1].numpy()
+
+
+def plain_loss(acts, rows, x, probs, widths, weights, l1):
+    total = 0.0
+    for width, weight in zip(widths, weights, strict=True):
+        for a, some, p in zip(acts, x, probs, strict=True):
+            miss = some - sum((a[k] * rows[k] for k in range(width)), np.zeros(5))
+            total += weight * p * (miss @ miss + l1 * sum(a[k] * np.linalg.norm(rows[k]) for k in range(width)))
+    return total
+
+
+def cosines(rows):
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit @ unit.T - 9 * np.eye(len(rows))
+
+
+def test_ortsae_by_hand():
+    sae = some_sae(CONFIG)
+    expected = plain_loss(*by_hand(sae), (4,), (1.0,), 0.1)
+    rows = by_hand(sae)[1]
+    expected += 0.7 * np.mean([max(0, max(row)) ** 2 for row in cosines(rows)])
+    found = losses.ortsae(contestants.one_prefix(CONFIG), 0.7, lambda: ROWS)(sae)
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+
+
+def test_c2r_by_hand():
+    sae = some_sae(CONFIG)
+    acts, rows, x, probs = by_hand(sae)
+    norms = np.sqrt((probs[:, None] * acts**2).sum(0))
+    near = [(max(0, max(row)) ** 2, int(np.argmax(row))) for row in cosines(rows)]
+    expected = plain_loss(acts, rows, x, probs, (4,), (1.0,), 0.1)
+    expected += 0.7 * np.mean([value * (norms[k] + norms[n]) for k, (value, n) in enumerate(near)])
+    found = losses.c2r(contestants.one_prefix(CONFIG), 0.7, lambda: ROWS)(sae)
+    assert float(found) == pytest.approx(expected, rel=1e-9)
+
+
+def test_detached_deltas_by_hand_and_their_gradient():
+    sae = some_sae(CONFIG)
+    acts, rows, x, probs = by_hand(sae)
+    expected, blocks = 0.0, [(0, 1, 1.0), (1, 3, 2.0), (3, 4, 1.0)]
+    for first, last, weight in blocks:
+        rest = x - acts[:, :last] @ rows[:last]
+        sizes = (acts[:, first:last] * np.linalg.norm(rows[first:last], axis=1)).sum(1)
+        expected += weight * probs @ ((rest**2).sum(1) + 0.1 * sizes)
+    leaf = sae.W_dec.clone().requires_grad_()
+    found = losses.deltas(CONFIG, lambda: ROWS)(replace(sae, W_dec=leaf))
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+    found.sum().backward()
+    # The first row learns from the first block alone, whose target does not move.
+    own = -2 * (probs * acts[:, 0]) @ (x - acts[:, :1] @ rows[:1]) + 0.1 * probs @ acts[:, 0] * rows[
+        0
+    ] / np.linalg.norm(rows[0])
+    assert np.abs(leaf.grad[0, 0].numpy() - own).max() < 1e-12
+
+
+def test_log_and_unsquared_by_hand():
+    sae = some_sae(CONFIG)
+    acts, rows, x, probs = by_hand(sae)
+    power = probs @ (ROWS[0][0].numpy() ** 2).sum(1)
+    each = [plain_loss(acts, rows, x, probs, (width,), (1.0,), 0.1) for width in CONFIG.widths]
+    expected = sum(w * math.log(loss + 1e-4 * power) for w, loss in zip(CONFIG.weights, each, strict=True))
+    assert float(losses.logarithm(CONFIG, lambda: ROWS)(sae)) == pytest.approx(expected, rel=1e-12)
+    expected = 0.0
+    for width, weight in zip(CONFIG.widths, CONFIG.weights, strict=True):
+        error = ((x - acts[:, :width] @ rows[:width]) ** 2).sum(1)
+        sizes = (acts[:, :width] * np.linalg.norm(rows[:width], axis=1)).sum(1)
+        miss = error if width == 4 else np.sqrt(error + 1e-4 * power)
+        expected += weight * probs @ (miss + 0.1 * sizes)
+    assert float(losses.unsquared(CONFIG, lambda: ROWS)(sae)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_availability_is_the_mean_over_all_draws():
+    sae = some_sae(CONFIG)
+    acts, rows, x, probs = by_hand(sae)
+    keep, expected = np.linspace(1, 0.4, 4), 0.0
+    for kept in np.ndindex(2, 2, 2, 2):
+        chance = np.prod([c if k else 1 - c for c, k in zip(keep, kept, strict=True)])
+        error = ((x - acts @ (np.array(kept)[:, None] / keep[:, None] * rows)) ** 2).sum(1)
+        expected += chance * probs @ error
+    expected += 0.1 * probs @ (acts * np.linalg.norm(rows, axis=1)).sum(1)
+    assert float(losses.availability(CONFIG, 0.4, lambda: ROWS)(sae)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_gated_terms_are_those_where_nothing_outside_fires():
+    sae = some_sae(CONFIG)
+    acts, rows, x, probs = by_hand(sae)
+    encoder, decoder = losses.gated(CONFIG, lambda: ROWS)(sae)
+    assert float(encoder) == pytest.approx(
+        plain_loss(acts, rows, x, probs, CONFIG.widths, CONFIG.weights, 0.1), rel=1e-12
+    )
+    expected = 0.0
+    for width, weight in zip(CONFIG.widths, CONFIG.weights, strict=True):
+        shown = ~(acts[:, width:] > 1e-6).any(1)
+        expected += weight * plain_loss(acts, rows, x, probs * shown, (width,), (1.0,), 0.1)
+    assert float(decoder) == pytest.approx(expected, rel=1e-12)
+    assert float(decoder) < float(encoder)
+
+
+def test_matching_pursuit_by_hand():
+    sae = some_sae(CONFIG)
+    _, rows, x, probs = by_hand(sae)
+    unit, expected = rows / np.linalg.norm(rows, axis=1, keepdims=True), np.zeros((7, 4))
+    rest = x.copy()
+    for i in range(7):
+        for _ in range(3):
+            products = unit @ rest[i]
+            best = int(np.argmax(products))
+            if products[best] > 0:
+                expected[i, best] += products[best]
+                rest[i] = rest[i] - products[best] * unit[best]
+    acts, left = losses.pursue(sae, ROWS[0], 3)
+    assert np.abs(acts[0].numpy() - expected).max() < 1e-12 and np.abs(left[0].numpy() - rest).max() < 1e-12
+    found = losses.matching_pursuit(3, lambda: ROWS)(sae)
+    assert float(found) == pytest.approx(probs @ (rest**2).sum(1), rel=1e-12)
+
+
+def test_a_mean_with_an_empty_prefix_is_the_sum_but_for_two_constants():
+    """Bussmann et al. take the mean over prefixes, the empty one among them, which only the decoder bias can change."""
+    sae, widths = some_sae(CONFIG), CONFIG.widths
+    whole = replace(sae, b_dec=torch.zeros(1, 5).double())
+    x, probs = ROWS
+    errors = whole.errors(x, widths, probs) + CONFIG.l1 * whole.penalties(x, widths, probs)
+    empty = x.square().sum(-1, keepdim=True).mT
+    mean = (probs * torch.cat([empty, errors], -2)).sum(-1).mean(-1)
+    power = (probs * empty).sum()
+    total = whole.loss(x, probs, replace(CONFIG, weights=(1.0, 1.0, 1.0)))
+    assert mean.item() == pytest.approx((total.item() + power.item()) / 4, rel=1e-12)
+
+
+# The contestants
+
+
+def test_names_and_groups_are_told_alike_everywhere():
+    listed = contestants.contestants()
+    assert tuple(listed) == toys.REMEDIES and {some.group for some in listed.values()} == set(drawing.GROUPS)
+    keys = (NOTEBOOK.parents[1] / "book/references.bib").read_text()
+    assert all(some.source == "" or f"{{{some.source}," in keys for some in listed.values())
+    assert set(contestants.BY_AUTOGRAD) < set(listed)
+
+
+@pytest.mark.parametrize("activation", toys.ACTIVATIONS)
+def test_every_contestant_trains_and_is_measured(activation):
+    case = toys.Case.of(TINY["three levels"], activation, range(2))
+    for name, some in contestants.contestants().items():
+        found = measures.measure(case, some.fit(case, *some.values[:1]), name == "matching pursuit")
+        assert set(stored.NAMES) < set(found)
+        assert all(found[key].shape == (2, 2) for key in stored.NAMES)
+        assert found["prefixes"].shape == (2, 2, 3)
+        assert np.isin(found["clean"], (0, 1)).all() and np.isfinite(found["fvu"]).all()
+
+
+def test_a_case_holds_random_starts_and_then_near_ones():
+    case = toys.Case.of(TINY["three features"], "relu", range(3, 6))
+    start = case.start()
+    assert len(start) == 6 and torch.equal(case.dictionary[:3], case.dictionary[3:])
+    assert (start.b_enc[:3] == toys.AWAKE).all() and not start.b_enc[3:].any()
+    close = metrics.decoder_cosines(start, case.dictionary)[3:].diagonal(dim1=1, dim2=2)
+    assert close.min() > 0.7
+    more = case.start(replace(case.plain, widths=(1, 5)))
+    assert more.W_dec.shape == (6, 5, 20) and torch.equal(more.W_dec[3:, :3], start.W_dec[3:])
+    tree = toys.Case.of(TINY["twenty features"], "batchtopk", range(1))
+    x, probs = tree.rows(50)
+    assert x.shape == (2, 50, 20) and float(probs.sum()) == pytest.approx(1)
+    assert tree.plain.k == pytest.approx(1.12, abs=0.01) and tree.plain.l1 == 0
+    next_rows = losses.batches(tree)
+    assert next_rows()[0].shape == (2, 200, 20) and not torch.equal(next_rows()[0], next_rows()[0])
+
+
+def test_weights_widths_and_spares_are_what_their_names_say(monkeypatch):
+    seen = []
+    monkeypatch.setattr(toys.Case, "fit", lambda self, config, *_, **more: seen.append((config, more)))
+    case = toys.Case.of(TINY["three levels"], "relu", range(1))
+    for fit in (contestants.standard, contestants.every_prefix, contestants.wider, contestants.spare):
+        fit(case)
+    contestants.balanced(case, 0.5)
+    contestants.random_prefixes(case)
+    widths = [config.widths for config, _ in seen]
+    assert widths == [(7,), tuple(range(1, 8)), (2, 4, 7), (1, 3, 11), (1, 3, 7), tuple(range(1, 8))]
+    assert seen[4][0].weights == (0.25, 0.5, 1.0) and seen[5][1]["drawn"] == 3
+
+
+def test_the_right_l0_is_that_of_the_least_similar_rows():
+    case = toys.Case.of(TINY["three features"], "batchtopk", range(2))
+    picked = contestants.right_l0(case)
+    base = contestants.one_prefix(case.plain)
+    each = [contestants.mean_cosine(case.fit(replace(base, k=base.k * factor))) for factor in contestants.K_FACTORS]
+    assert torch.allclose(contestants.mean_cosine(picked), torch.stack(each).amin(0))
+    rows = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]]]).double()
+    assert float(contestants.mean_cosine(SAE(rows.mT, rows[..., 0], rows, rows[:, 0]))) == pytest.approx(1 / 3)
+
+
+# The measures
+
+
+def test_a_true_sae_is_clean_and_spoilt_ones_are_not():
+    case = toys.Case.of(TINY["three features"], "relu", range(2))
+    true = SAE(case.dictionary.mT, torch.zeros(4, 3).double(), case.dictionary, torch.zeros(4, 20).double(), case.plain)
+    found = measures.measure(case, true)
+    assert (found["clean"] == 1).all() and found["fvu"].max() < 1e-12 and found["l0"] == pytest.approx(0.54)
+    # Without children's latents the first prefix misses children of power 0.24 in 0.54.
+    assert found["prefixes"][..., 0] == pytest.approx(0.24 / 0.54)
+    leaning = replace(true, W_dec=true.W_dec + 0.06 * true.W_dec[:, [1, 2, 0]])
+    assert (measures.measure(case, leaning)["clean"] == 0).all()
+    dead = replace(true, b_enc=torch.tensor([0.0, -9.0, 0.0]).double().expand(4, 3))
+    found = measures.measure(case, dead)
+    assert (found["clean"] == 0).all() and (found["dead"] == 1).all() and (found["missing"] == 1).all()
+    none = replace(true, b_enc=true.b_enc - 9)
+    assert np.isnan(measures.measure(case, none)["mixing"]).all()
+
+
+def test_best_of_k_by_listing_all_draws():
+    values, loss = np.array([1.0, 5.0, 2.0, 8.0, 3.0]), np.array([0.3, 0.1, 0.5, 0.2, 0.4])
+    kept = [values[min(some, key=lambda i: loss[i])] for some in combinations(range(5), 3)]
+    assert measures.best_of(values, loss, 3) == pytest.approx(np.mean(kept))
+
+
+# Theory
+
+
+@pytest.fixture(scope="module")
+def theory():
+    return page.theory(chapter.Parameters(d_model=6), seeds=3, rounds=4)
+
+
+def test_the_second_stage_rests_where_theory_says(theory):
+    assert theory.converged > 0 and theory.gap < 1e-6
+
+
+def test_every_round_halves_the_lean(theory):
+    assert theory.leans[0] > 0.2
+    assert np.abs(theory.leans / theory.predicted - 1).max() < 0.05
+
+
+def test_features_that_are_not_orthogonal_settle_without_their_part_along_the_parent(theory):
+    assert theory.slanted < 1e-6
+
+
+def test_it_is_a_game_and_stable(theory):
+    assert theory.turning > 0.1 and theory.stable > -1e-9
+
+
+def test_the_settled_latents_by_hand():
+    rows = torch.tensor([[1.0, 0.0], [0.6, 0.8]]).double()
+    assert (fixed_point.latents(rows) - torch.eye(2)).abs().max() < 1e-12
+    assert fixed_point.halving(1.0, 1.0) == 0.5 and fixed_point.halving(3.0, 1.0) == 0.25
+
+
+def test_the_fixed_point_zeroes_the_gradient_of_the_full_loss():
+    config = remedy.full_decoder(replace(CONFIG, decoder_bias=False))
+    sae = replace(some_sae(config), b_dec=torch.zeros(1, 5).double())
+    x, probs = ROWS
+    acts, norms = sae.encode(x), sae.W_dec.norm(dim=-1)
+    for _ in range(500):  # the formula holds the norms of its own solution
+        rows = fixed_point.decoder(acts, x, probs, norms, config.l1)
+        norms = rows.norm(dim=-1)
+    leaf = rows.requires_grad_()
+    replace(sae, W_dec=leaf).loss(x, probs, config.for_decoder).sum().backward()
+    assert leaf.grad.abs().max() < 1e-8
+    assert float(fixed_point.gap(replace(sae, W_dec=rows.detach()), x, probs)) < 1e-9
+
+
+# The page
+
+
+def test_the_ten_lines_of_plain_pytorch_do_what_the_package_does():
+    cells = [cell.source for cell in jupytext.read(NOTEBOOK).cells if "loss.backward()" in cell.source]
+    assert len(cells) == 1 and len(cells[0].splitlines()) <= 12
+    scope = {"torch": torch, "l1": 0.03, "widths": (1, 3)}
+    scope |= dict(zip(("x", "W_enc", "b_enc", "W_dec", "b_dec"), page.one_step(P), strict=True))
+    exec(compile(ast.parse(cells[0]), "the page", "exec"), scope)
+    parameters = [scope[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")]
+    found = page.package_gradient(P, scope["x"], *parameters)
+    for mine, theirs in zip(parameters, found, strict=True):
+        assert theirs.abs().max() > 1e-4 and (mine.grad - theirs).abs().max() < 1e-10
+
+
+def test_the_page_runs_at_other_parameters(tmp_path):
+    path = tmp_path / "own.json"
+    family(0.3, 0.2, 3).to_json(path)
+    for p in (P, replace(P, tree_path=str(path), remedy="ours")):
+        run = page.Page.run(p)
+        assert set(run.saes) == {"standard", "plain Matryoshka", "ours", p.remedy}
+        assert 0 <= run.share_clean("ours") <= 1 and run.decoder("ours").shape[1] == len(run.names)
+        assert drawing.decoders(run).axes
+
+
+@given(allowed.values(chapter.Parameters))
+@settings(max_examples=15, deadline=None)
+def test_every_allowed_value_can_be_set_up(values):
+    p = chapter.Parameters(**values)
+    toy = toys.chosen(p)
+    case = toys.Case.of(toy, "relu", range(p.seed, p.seed + 1), l1=p.l1, d_model=p.d_model)
+    assert case.start().W_dec.isfinite().all() and toys.levels(toy.tree) == toy.widths
+
+
+@pytest.mark.parametrize(("name", "value"), allowed.outside(chapter.Parameters))
+def test_values_outside_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name} = "):
+        chapter.Parameters(**{name: value})
+
+
+def test_unfit_words_and_trees_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"remedy = 'prayer'.* It must be one of these: standard, "):
+        chapter.Parameters(remedy="prayer")
+    flat, large = tmp_path / "flat.json", tmp_path / "large.json"
+    flat.write_text(json.dumps({"active_prob": 1.0, "is_read_out": False, "children": [{"active_prob": 0.2}]}))
+    with pytest.raises(ValueError, match="no feature has a child"):
+        chapter.Parameters(tree_path=str(flat))
+    toys.twenty_feature_tree().to_json(large)
+    with pytest.raises(ValueError, match="at most 1024 states, this one has 32000"):
+        chapter.Parameters(tree_path=str(large))
+
+
+# The stored run
+
+
+def test_a_part_is_what_the_stored_file_holds(tmp_path):
+    toy = TINY["three features"]
+    values = stored.choose(toy, "relu", range(2))
+    assert values["balanced weights"] in contestants.contestants()["balanced weights"].values
+    assert math.isnan(values["ours"])
+    part = stored.part(toy, "relu", values, range(2))
+    assert part["measures"].shape == (20, 2, 2, len(stored.NAMES)) and part["prefixes"].shape == (20, 2, 2, 2)
+    path = tmp_path / "some.npz"
+    names = {"remedies": np.array(list(values))}
+    stored.write(path, names | {f"three features/relu/{key}": value for key, value in part.items()})
+    found = page.Stored.load(path)
+    assert found.toys == ["three features"] and found.seeds("ours", "three features", "fvu").shape == (2,)
+    assert found.price("plain Matryoshka", "three features") == 1
+    assert not list(tmp_path.glob(".*"))
+
+
+STORED = pytest.mark.skipif(not stored.STORED.is_file(), reason="nothing is stored yet")
+
+
+@STORED
+def test_some_of_the_stored_run_comes_out_again():
+    found = page.Stored.load()
+    toy = toys.toys()["three features"]
+    for activation in toys.ACTIVATIONS:
+        case = toys.Case.of(toy, activation, stored.SEEDS[:2])
+        for name in ("standard", "plain Matryoshka", "ours"):
+            again, prefixes = stored.run(case, contestants.contestants()[name], math.nan)
+            kept = found.found["three features", activation][found.remedies.index(name), :, :2]
+            assert np.abs(np.nan_to_num(again - kept)).max() < 1e-4
+            kept = found.prefixes["three features", activation][found.remedies.index(name), :, :2]
+            assert np.abs(prefixes - kept).max() < 1e-4
+
+
+@STORED
+def test_figures_show_the_numbers_of_the_stored_run():
+    found = page.Stored.load()
+    assert found.remedies == list(toys.REMEDIES) and found.toys == list(toys.toys())
+    mixing, absorption = (found.means(name).mean(1) for name in ("mixing", "absorption"))
+    points = {tuple(np.round(part.get_offsets()[0], 9)) for part in drawing.frontier(found).axes[0].collections}
+    assert points == {tuple(np.round(pair, 9)) for pair in zip(mixing, absorption, strict=True)}
+    grid = drawing.clean(found).axes[0].collections[0].get_array()
+    assert np.allclose(grid, found.means("clean"))
+    table = page.table(found)
+    assert table.loc["ours", "clean seeds"] == pytest.approx(found.means("clean").loc["ours"].mean())
+    assert drawing.price(found).axes and drawing.recovered(found).axes
+    measured = page.measured_published(found)
+    assert 0 <= measured["best_published_on_its_worst_toy"] <= 1

@@ -1,0 +1,160 @@
+"""Maps of where a verdict holds: what is read from a table, its figures, and the page with its stored sweeps."""
+
+import json
+import re
+
+import execute
+import maps
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from matryoshka_mixing import claims
+
+HOME = {"child_probability": 0.4, "l1": 0.0}
+STORED = sorted(maps.STORED.glob("*.csv"))
+KEY = maps.key_metric("mse-reason")
+
+
+def table(verdicts, sweep="mine", claim="mse-reason"):
+    """A table with one criterion a run: (child_probability, l1) -> verdict, and the key number its probability."""
+    rows = []
+    for i, ((q, l1), verdict) in enumerate(verdicts.items()):
+        rows.append(
+            {"sweep": sweep, "run": f"r{i}", "chapter": "02_narrow_sae_mixes", "status": "done", "n_seeds": 64}
+            | {"child_probability": q, "l1": l1, "n_children": 2, "claim": claim, "verdict": verdict}
+            | {"metric": KEY, "value": q, "outcome": "met" if verdict == "supported" else "failed"}
+        )
+    known = {"parent_probability": 0.3, "d_model": 20, "n_sweep_seeds": 2, "seed": 0, "start_noise": 0.5}
+    known |= {"n_steps": 600, "batch_size": 200, "n_grid": 3}
+    return pd.DataFrame(rows).assign(**known)
+
+
+STAR = {
+    (0.4, 0.0): "supported", (0.02, 0.0): "refuted", (0.1, 0.0): "supported", (0.5, 0.0): "supported",
+    (0.4, 0.01): "supported", (0.4, 0.1): "mixed", (0.4, 1.0): "supported",
+}  # fmt: skip
+
+
+@pytest.fixture
+def star():
+    return maps.Found.of(table(STAR), "mse-reason")
+
+
+def test_what_varies_and_the_verdict_at_home_are_read_from_the_table(star):
+    assert star.varied == ("child_probability", "l1") and star.home == HOME and star.at_home == "supported"
+    assert list(star.runs["key"]) == [q for q, _ in STAR] and list(star.runs["why"][:3]) == ["", KEY, ""]
+    with pytest.raises(ValueError, match=r"no verdict on topk-too; it has \['mse-reason'\]"):
+        maps.Found.of(table(STAR), "topk-too")
+
+
+def test_how_far_a_parameter_can_move_stops_at_the_first_other_verdict(star):
+    assert star.reach("child_probability") == {"low": 0.1, "below": 0.02, "high": 0.5, "above": None}
+    assert star.reach("l1") == {"low": 0, "below": None, "high": 0.01, "above": 0.1}, (
+        "not 1, which lies beyond a change"
+    )
+
+
+def test_the_screening_puts_first_what_changes_the_verdict_most_often_and_then_what_moves_the_number(star):
+    found = star.screened()
+    assert list(found.index) == ["child_probability", "l1"]
+    assert list(found["changed"]) == pytest.approx([1 / 3, 1 / 3]) and list(found["span"]) == pytest.approx([0.48, 0])
+
+
+def test_the_nearest_flip_its_reason_and_its_command(star):
+    run = star.flip()
+    assert (run["l1"], run["verdict"]) == (0.1, "mixed"), "a tenth of the way, the other nine tenths and more"
+    lines = maps.flip_lines(star)
+    assert f"`l1` 0.1: *mixed*, since `{KEY}` is not met" in lines and "`child_probability`" not in lines
+    command = "papermill notebooks/02_narrow_sae_mixes.ipynb out.ipynb -p l1 0.1 -p n_seeds 64 -p n_steps 600"
+    assert f"{command} -p n_sweep_seeds" not in lines and "-p l1 0.1 -p n_seeds 64 -p n_sweep_seeds 2" in lines
+
+
+def test_where_nothing_flips_it_is_said():
+    found = maps.Found.of(table(dict.fromkeys(STAR, "supported")), "mse-reason")
+    assert found.flip() is None and "In all 7 runs the verdict is *supported*" in maps.flip_lines(found)
+
+
+def test_an_axis_that_spans_much_is_logarithmic():
+    found = maps.Found.of(table({(0.4, 0.001): "supported", (0.1, 0.01): "mixed", (0.2, 1.0): "mixed"}), "mse-reason")
+    assert list(found.places()["l1"]) == pytest.approx([0, 1 / 3, 1])
+    assert list(found.places()["child_probability"]) == pytest.approx([1, 0, 1 / 3])
+
+
+def test_the_share_comes_with_its_interval(star):
+    count, total, low, high = star.share()
+    assert (count, total) == (5, 7) and low == pytest.approx(0.359, abs=1e-3) and high == pytest.approx(0.918, abs=1e-3)
+    assert maps.share_line(star) == "supported in 5 of 7; refuted in 1 of 7; mixed in 1 of 7"
+    assert maps.share_line(star, random=True).startswith(
+        "supported in 5 of 7 (95% interval of the share: 0.36 to 0.92); refuted in 1"
+    )
+
+
+def words(figure):
+    return [text.get_text() for axis in figure.axes for text in axis.texts]
+
+
+def test_the_map_shows_each_run_with_its_sign_and_number_and_frames_the_home():
+    plane = {(q, l1): "supported" if q > 0.1 else "refuted" for q in (0.05, 0.2, 0.4) for l1 in (0.0, 0.1)}
+    figure = maps.draw_map(maps.Found.of(table(plane), "mse-reason"))
+    (axis,) = figure.axes
+    assert sorted(words(figure)) == sorted(["✗\n0.050"] * 2 + ["✓\n0.200"] * 2 + ["✓\n0.400"] * 2)
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0.05", "0.2", "0.4"]
+    framed = [patch.get_xy() for patch in axis.patches if not patch.get_fill()]
+    assert framed == [pytest.approx((2 - 0.46, 0 - 0.42))]
+    plt.close(figure)
+
+
+def test_the_overview_has_a_panel_a_parameter_and_a_row_a_claim(star):
+    other = maps.Found.of(table(dict.fromkeys(STAR, "inconclusive"), claim="mse-reason"), "mse-reason")
+    figure = maps.draw_overview([star, other])
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["child_probability", "l1"]
+    assert words(figure) == list("✗✓✓✓????✓✓±✓????")
+    plt.close(figure)
+
+
+def test_without_a_stored_sweep_the_page_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(maps, "STORED", tmp_path)
+    assert "No sweep is stored" in maps.page() and "No sweep is stored" in maps.costs()
+
+
+# What is stored
+
+
+def test_the_page_is_what_the_stored_tables_give():
+    assert maps.PAGE.read_text(encoding="utf-8") == maps.page(), "run: python sweeps/maps.py"
+    assert maps.COSTS.read_text(encoding="utf-8") == maps.costs(), "run: python sweeps/maps.py"
+    for figure in re.findall(r"_static/(where-[\w-]+\.svg)", maps.page()):
+        assert (maps.FIGURES / figure).is_file()
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_a_stored_table_belongs_to_the_sweep_file_beside_it(path):
+    found = pd.read_csv(path)
+    assert set(found["run"]) == set(maps.design.load(path.parent.with_name(f"{path.stem}.yml")).runs)
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_the_two_parameters_of_a_map_are_those_that_the_screening_puts_first(path):
+    if not path.stem.endswith("_map"):
+        pytest.skip("no map")
+    claim = next(found for name, found in maps.stored("map") if name == path.stem)
+    screen = next(found for _, found in maps.stored("screen") if found.claim == claim.claim)
+    assert set(claim.varied) == set(screen.screened().index[:2])
+
+
+@pytest.mark.parametrize("path", STORED[:1], ids=lambda path: path.stem)
+def test_a_stored_run_computed_again_gives_the_same_verdicts_and_numbers(path, tmp_path):
+    stored = pd.read_csv(path)
+    sweep = maps.design.load(path.parent.with_name(f"{path.stem}.yml"))
+    run = stored[stored["verdict"] != "supported"]["run"].iloc[0]
+    parameters = sweep.runs[run]
+    output = tmp_path / f"{sweep.chapter}.ipynb"
+    execute.run(maps.design.ROOT / f"notebooks/{sweep.chapter}.py", output, dict(parameters))
+    expected = stored[stored["run"] == run].set_index(["claim", "metric"])
+    for claim, record in claims.collect([output]).items():
+        for outcome in record["outcomes"]:
+            row = expected.loc[claim, outcome["criterion"]["metric"]]
+            assert (row["verdict"], row["outcome"]) == (record["verdict"], outcome["outcome"]), json.dumps(outcome)
+            assert (row["passed"], row["total"]) == (outcome["passed"], outcome["total"])
+            assert row["value"] == pytest.approx(outcome["value"], rel=1e-3, abs=1e-6)

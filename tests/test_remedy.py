@@ -1,0 +1,107 @@
+"""The remedy: its configuration, its least squares, and its stages."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from matryoshka_mixing import metrics, remedy
+from matryoshka_mixing.features import family, orthonormal_dictionaries, orthonormal_dictionary
+from matryoshka_mixing.sae import SAEConfig, random_start, start_near
+from matryoshka_mixing.training import Setting, TrainConfig, train
+
+TREE = family(0.3, 0.4)
+STATES = TREE.states()
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_decoder_sees_the_full_reconstruction_as_heavily_as_all_prefixes_together():
+    config = remedy.full_decoder(SAEConfig(6, (1, 2, 5), (0.5, 2.0, 1.0), l1=0.1))
+    assert config.weights == (0.5, 2.0, 1.0) and config.decoder_weights == (0.0, 0.0, 3.5)
+    with pytest.raises(ValueError, match=r"widths are \(3,\); the remedy is for an SAE with at least 2 prefixes"):
+        remedy.full_decoder(SAEConfig(6, (3,)))
+
+
+@pytest.mark.parametrize("decoder_bias", [False, True])
+def test_refit_is_least_squares_and_leaves_the_firing(decoder_bias):
+    config = SAEConfig(5, (2, 4), decoder_bias=decoder_bias)
+    start = random_start(config, range(3))
+    sae = replace(start, b_enc=start.b_enc + 0.3, b_dec=0.1 * decoder_bias * drawn(3, 5, seed=1))
+    x, probs = drawn(3, 40, 5, seed=2), torch.rand(40, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    probs = probs / probs.sum()
+    fitted = remedy.refit(sae, x, probs)
+    assert (fitted.encode(x) - sae.encode(x)).abs().max() < 1e-12
+    for i in range(3):
+        acts = sae[i].encode(x[i])
+        known = torch.cat([acts, torch.ones(40, 1, dtype=torch.float64)], 1) if decoder_bias else acts
+        root = probs.sqrt()[:, None]
+        best = torch.linalg.lstsq(known * root, x[i] * root).solution
+        assert (fitted.W_dec[i] - best[:4]).abs().max() < 1e-9
+        assert (fitted.b_dec[i] - (best[4] if decoder_bias else 0)).abs().max() < 1e-9
+
+
+def test_refit_leaves_dead_latents_and_what_is_exact_already():
+    directions = orthonormal_dictionary(3, 6, 0)
+    x = STATES.inputs(directions)
+    sae = start_near(directions, [0], 0.0).with_config(SAEConfig(6, (1, 3), decoder_bias=False))
+    exact = replace(sae, b_enc=torch.zeros(1, 3, dtype=torch.float64))
+    assert (remedy.refit(exact, x, STATES.probs).W_dec - exact.W_dec).abs().max() < 1e-12
+    dead = replace(exact, b_enc=torch.tensor([[0.0, -9.0, 0.0]], dtype=torch.float64))
+    assert torch.equal(remedy.refit(dead, x, STATES.probs).W_dec[0, 1], dead.W_dec[0, 1])
+
+
+def test_refit_takes_equal_weights_for_none_and_one_configuration():
+    config = SAEConfig(4, (1, 3))
+    sae, x = random_start(config, range(2)), drawn(30, 4)
+    even = torch.full((30,), 1 / 30, dtype=torch.float64)
+    assert (remedy.refit(sae, x).W_dec - remedy.refit(sae, x, even).W_dec).abs().max() < 1e-12
+    with pytest.raises(ValueError, match="differ in configuration; index the settings first"):
+        remedy.refit(sae.with_config((config, replace(config, l1=0.1))), x)
+
+
+def test_the_stages_are_two_calls_of_train_and_least_squares():
+    config = SAEConfig(6, (1, 3), l1=0.03, decoder_bias=False)
+    directions = orthonormal_dictionaries(3, 6, range(4))
+    setting, training = Setting(config, STATES, directions), TrainConfig(50)
+    start = start_near(directions, range(4), 0.3)
+    stages = remedy.remedied(setting, start, training, rounds=1)
+    after = replace(training, lr=training.lr / 3)
+    plain = train(setting, start, training).sae
+    split = train(replace(setting, sae=remedy.full_decoder(config)), plain, after).sae
+    assert torch.equal(stages.plain.W_dec, plain.W_dec) and torch.equal(stages.split.W_dec, split.W_dec)
+    first = remedy.refit(split[0], STATES.inputs(directions), STATES.probs)
+    held = replace(setting, held={"W_dec": ..., "b_dec": ...})
+    alone = train(held, first.reshape(1, 4), after).sae[0]
+    assert torch.equal(alone.W_dec, first.W_dec) and not torch.equal(alone.W_enc, first.W_enc)
+    last = remedy.refit(alone, STATES.inputs(directions), STATES.probs)
+    assert torch.equal(stages.settled[0].W_dec, last.W_dec)
+    none = remedy.remedied(setting, start, training, rounds=0)
+    assert torch.equal(none.settled[0].W_dec, first.W_dec)
+    with pytest.raises(ValueError, match="rounds is -1; it must be at least 0"):
+        remedy.remedied(setting, start, training, rounds=-1)
+
+
+def test_a_tree_is_refitted_on_samples_and_settings_may_differ():
+    config = SAEConfig(6, (1, 3), l1=0.03)
+    directions = orthonormal_dictionaries(3, 6, range(2))
+    settings = [Setting(replace(config, l1=l1), TREE, directions) for l1 in (0.01, 0.03)]
+    training = TrainConfig(5, batch_size=20)
+    stages = remedy.remedied(settings, start_near(directions, range(2), 0.3), training, rounds=1)
+    assert stages.settled.instances == (2, 2) and stages.settled.W_dec.isfinite().all()
+
+
+def test_near_the_truth_it_leaves_neither_mixing_nor_absorption():
+    directions = orthonormal_dictionaries(3, 8, range(6))
+    config = SAEConfig(8, (1, 3), l1=0.03, decoder_bias=False)
+    start = start_near(directions, range(6), 0.3)
+    stages = remedy.remedied(Setting(config, STATES, directions), start, TrainConfig(1500))
+    plain, settled = (
+        metrics.read(sae[0], STATES, directions, TREE.parents()) for sae in (stages.plain, stages.settled)
+    )
+    assert plain.mixing.parent_to_child.min() > 0.3
+    for part in ("parent_to_child", "child_to_sibling", "child_to_parent"):
+        assert getattr(settled.mixing, part).abs().max() < 0.02
+    assert settled.absorption.max() < 0.02 and settled.mixing.own.min() > 0.999
