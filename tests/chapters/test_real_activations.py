@@ -154,21 +154,12 @@ def test_store_and_read(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["r.npz"]
 
 
-def fake(**changes):
-    """Results of two seeds and two families' worth of pairs, with numbers that are easy to check."""
-    found = {"seeds": np.arange(2)}
-    for name, value in changes.items():
-        found[name.replace("__", ".")] = np.asarray(value, float)
-    return summary.Results(found)
-
-
 def test_absorbing_by_hand():
-    with_, without = [[[0.5, 1]], [[np.nan, 0.95]]], [[[1, 1]], [[np.nan, 1]]]
-    found = fake(
-        **{"planted__standard__families__recall_with": with_, "planted__standard__families__recall_without": without}
-    )
-    found = summary.Results({key.replace("families.recall", "families.recall"): v for key, v in found.found.items()})
-    assert found.absorbing("standard").tolist() == [0.5, 0.0]
+    """Of two seeds, the first has one drop above 0.1 in two pairs; the second has a pair that cannot be judged."""
+    beside, without = [[[0.5, 1]], [[np.nan, 0.95]]], [[[1, 1]], [[np.nan, 1]]]
+    recalls = {"with": np.array(beside), "without": np.array(without)}
+    found = {f"planted.standard.families.recall_{name}": values for name, values in recalls.items()}
+    assert summary.Results(found | {"seeds": np.arange(2)}).absorbing("standard").tolist() == [0.5, 0.0]
 
 
 def test_figures_show_the_numbers(stored):
