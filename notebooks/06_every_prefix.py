@@ -211,8 +211,8 @@ figure = chapter.draw_histories(results)
 # All thresholds come from the ledger, `book/claims.yml`. A criterion over seeds is met when the 95% Wilson interval
 # of the share that passes lies above the share asked for {cite:p}`wilson1927probable`.
 #
-# Two criteria of `improves-on-standard` cannot be decided: the gain at equal L0, because too few seeds have a parent left
-# to judge, and the missing features, of which both kinds of SAE have almost none. The ledger gives their history
+# Two criteria of `improves-on-standard` cannot be decided: the gain at equal L0, because too few seeds have a parent
+# left to judge, and the missing features, of which both kinds of SAE have almost none. The ledger gives their history
 # ({doc}`../book/ledger`).
 
 # %%

@@ -39,9 +39,10 @@
 # Theirs, from their notebooks: orthogonal features of magnitude 1 in 50 dimensions, encoder and decoder biases, the
 # penalty on decoder-norm-weighted activations, one loss for each prefix. Three things differ. They start at the truth
 # (single latents: plus noise of 0.25 a coordinate, which in 50 dimensions is 1.8 times a feature's length), we with
-# noise of {glue:text}`start_noise:.2f` times that length, and from random starts. They train one SAE on
-# {glue:text}`their_batches` batches of 4,096, we {glue:text}`n_main` on the exact loss and on batches of
-# {glue:text}`batch_size`. And each of our seeds has its own directions.
+# noise of {glue:text}`start_noise:.2f` times that length, and from random starts.
+#
+# They train one SAE on {glue:text}`their_batches` batches of 4,096, we {glue:text}`n_main` on the exact loss and on
+# batches of {glue:text}`batch_size`. And each of our seeds has its own directions.
 
 # %% tags=["parameters"]
 parent_probability = 0.25  # probability that the parent fires: a number from 1e-06 to 1

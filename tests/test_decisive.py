@@ -8,7 +8,7 @@ import torch
 
 from matryoshka_mixing import claims, metrics, theory
 from matryoshka_mixing.chapters import firing_rates, how_far, magnitude_skew, standard_sae_absorbs
-from matryoshka_mixing.chapters.remedies.measures import is_clean
+from matryoshka_mixing.chapters.what_cures_it.measures import is_clean
 from matryoshka_mixing.chapters.why_it_happens import completed
 from matryoshka_mixing.claims import Claim
 from matryoshka_mixing.features import family, without_hierarchy

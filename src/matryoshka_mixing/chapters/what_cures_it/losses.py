@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from matryoshka_mixing.chapters.remedies.toys import Case
+from matryoshka_mixing.chapters.what_cures_it.toys import Case
 from matryoshka_mixing.metrics import SILENT
 from matryoshka_mixing.sae import SAE, SAEConfig
 from matryoshka_mixing.training import TrainConfig, descend

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from matryoshka_mixing import remedy
-from matryoshka_mixing.chapters.remedies import losses
-from matryoshka_mixing.chapters.remedies.toys import Case
+from matryoshka_mixing.chapters.what_cures_it import losses
+from matryoshka_mixing.chapters.what_cures_it.toys import Case
 from matryoshka_mixing.sae import SAE, SAEConfig
 
 BY_AUTOGRAD = (

@@ -14,8 +14,17 @@ import torch
 from hypothesis import given, settings
 
 from matryoshka_mixing import metrics, remedy
-from matryoshka_mixing.chapters import remedies as chapter
-from matryoshka_mixing.chapters.remedies import contestants, drawing, fixed_point, losses, measures, page, stored, toys
+from matryoshka_mixing.chapters import what_cures_it as chapter
+from matryoshka_mixing.chapters.what_cures_it import (
+    contestants,
+    drawing,
+    fixed_point,
+    losses,
+    measures,
+    page,
+    stored,
+    toys,
+)
 from matryoshka_mixing.features import family
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start
 

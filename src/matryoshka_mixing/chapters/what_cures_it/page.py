@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from matryoshka_mixing import metrics, remedy
-from matryoshka_mixing.chapters.remedies import contestants, fixed_point
-from matryoshka_mixing.chapters.remedies.measures import best_of, measure
-from matryoshka_mixing.chapters.remedies.stored import NAMES, STORED
-from matryoshka_mixing.chapters.remedies.toys import ACTIVATIONS, KINDS, Case, Parameters, chosen
+from matryoshka_mixing.chapters.what_cures_it import contestants, fixed_point
+from matryoshka_mixing.chapters.what_cures_it.measures import best_of, measure
+from matryoshka_mixing.chapters.what_cures_it.stored import NAMES, STORED
+from matryoshka_mixing.chapters.what_cures_it.toys import ACTIVATIONS, KINDS, Case, Parameters, chosen
 from matryoshka_mixing.features import States
 from matryoshka_mixing.sae import SAE, SAEConfig
 from matryoshka_mixing.training import Setting, TrainConfig, train
@@ -69,7 +69,7 @@ class Stored:
     def means(self, measure: str, kind: int = RANDOM, activation: str = "relu") -> pd.DataFrame:
         """A measure's mean over seeds, one row a remedy and one column a toy; seeds without a value left out."""
         rows = {
-            name: [float(np.nanmean(self.seeds(name, toy, measure, kind, activation))) for toy in self.toys]
+            name: [_mean(self.seeds(name, toy, measure, kind, activation)) for toy in self.toys]
             for name in self.remedies
         }
         return pd.DataFrame.from_dict(rows, orient="index", columns=self.toys)
@@ -84,6 +84,11 @@ class Stored:
         """The mean of a measure if, of every `BEST` random seeds, that of the lowest plain loss is kept."""
         loss = self.seeds(PLAIN, toy, "loss", RANDOM, activation)
         return best_of(self.seeds(name, toy, measure, RANDOM, activation), loss, BEST)
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of those values that are numbers; NaN if none is."""
+    return float(known.mean()) if (known := values[~np.isnan(values)]).size else float("nan")
 
 
 def table(stored: Stored, activation: str = "relu", kind: int = RANDOM) -> pd.DataFrame:

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from matryoshka_mixing.chapters.remedies import contestants
-from matryoshka_mixing.chapters.remedies.contestants import Contestant
-from matryoshka_mixing.chapters.remedies.measures import measure
-from matryoshka_mixing.chapters.remedies.toys import ACTIVATIONS, Case, Toy, toys
+from matryoshka_mixing.chapters.what_cures_it import contestants
+from matryoshka_mixing.chapters.what_cures_it.contestants import Contestant
+from matryoshka_mixing.chapters.what_cures_it.measures import measure
+from matryoshka_mixing.chapters.what_cures_it.toys import ACTIVATIONS, Case, Toy, toys
 
 STORED = Path(__file__).with_name("remedies.npz")
-"""What `python -m matryoshka_mixing.chapters.remedies.stored` writes."""
+"""What `python -m matryoshka_mixing.chapters.what_cures_it.stored` writes."""
 SEEDS, TUNING = range(11_000, 11_032), range(200, 216)
 """The reported seeds, and those on which free numbers are chosen."""
 FEWER = 30
@@ -73,7 +73,7 @@ def choose(toy: Toy, activation: str, seeds: range = TUNING, slow: bool = False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m matryoshka_mixing.chapters.remedies.stored [--output FILE]`: about half an hour on one core."""
+    """`python -m matryoshka_mixing.chapters.what_cures_it.stored [--output FILE]`: about half an hour on one core."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument(
         "--output", type=Path, default=Path("remedies.npz"), help="file to write (default: %(default)s)"

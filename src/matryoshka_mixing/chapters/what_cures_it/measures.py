@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from matryoshka_mixing import metrics
-from matryoshka_mixing.chapters.remedies import losses
-from matryoshka_mixing.chapters.remedies.contestants import DEEPEST
-from matryoshka_mixing.chapters.remedies.toys import Case
+from matryoshka_mixing.chapters.what_cures_it import losses
+from matryoshka_mixing.chapters.what_cures_it.contestants import DEEPEST
+from matryoshka_mixing.chapters.what_cures_it.toys import Case
 from matryoshka_mixing.sae import SAE
 
 CLEAN = 0.05

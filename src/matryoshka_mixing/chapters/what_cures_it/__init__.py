@@ -4,8 +4,17 @@
 leave, `fixed_point` is the theory of ours, `stored` runs all of it, `drawing` shows it.
 """
 
-from matryoshka_mixing.chapters.remedies import contestants, drawing, fixed_point, losses, measures, page, stored, toys
-from matryoshka_mixing.chapters.remedies.toys import Parameters
+from matryoshka_mixing.chapters.what_cures_it import (
+    contestants,
+    drawing,
+    fixed_point,
+    losses,
+    measures,
+    page,
+    stored,
+    toys,
+)
+from matryoshka_mixing.chapters.what_cures_it.toys import Parameters
 
 __all__ = [
     "Parameters", "contestants", "drawing", "fixed_point", "losses", "measures", "page", "stored", "toys",

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from matryoshka_mixing import figures
-from matryoshka_mixing.chapters.remedies.contestants import contestants
-from matryoshka_mixing.chapters.remedies.page import NEAR, OURS, PLAIN, RANDOM, STANDARD, Page, Stored, Theory
+from matryoshka_mixing.chapters.what_cures_it.contestants import contestants
+from matryoshka_mixing.chapters.what_cures_it.page import NEAR, OURS, PLAIN, RANDOM, STANDARD, Page, Stored, Theory
 from matryoshka_mixing.figures import COLOURS, MARKERS, SEQUENTIAL
 
 GROUPS = ("baseline", "published", "idea", "earlier chapters", "relative", "ours")
@@ -36,7 +36,7 @@ def frontier(stored: Stored, activation: str = "relu", toy: str | None = None) -
             size = 110 if some.group == "ours" else 34
             axis.scatter(x[name], y[name], s=size, lw=0.6, edgecolor="white", zorder=3, **LOOK[some.group])
         _labels(axis, list(contestants()), x.to_numpy(), y.to_numpy())
-        axis.set(title=title, xlabel="largest mixing (cosine)", xlim=(-0.04, 1.0), ylim=(-0.05, 1.07))
+        axis.set(title=title, xlabel="largest mixing (cosine)", xlim=(-0.04, 1.1), ylim=(-0.05, 1.07))
     axes[0].set_ylabel("absorption")
     _key(figure)
     return figure
@@ -48,22 +48,17 @@ def _key(figure: Figure) -> None:
 
 
 def _labels(axis: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray, gap: float = 0.052) -> None:
-    """Names beside the points, in two columns, pushed apart where they would lie on each other."""
-    right = np.where(np.isnan(x), False, x < 0.5)
-    for side in (True, False):
-        place, chosen = -np.inf, [i for i in np.argsort(y) if right[i] == side and np.isfinite(x[i] + y[i])]
-        wanted = []
-        for i in chosen:
-            place = max(y[i], place + gap)
-            wanted.append(place)
-        over = max(0.0, max(wanted, default=0.0) - 1.03)
-        for i, at in zip(chosen, wanted, strict=True):
-            shift = at - over * (at - min(wanted)) / max(1e-9, max(wanted) - min(wanted))
-            axis.annotate(
-                names[i], (x[i], y[i]), xytext=(x[i] + (0.03 if side else -0.03), shift), fontsize=8,
-                ha="left" if side else "right", va="center", color="0.2",
-                arrowprops={"arrowstyle": "-", "color": "0.75", "lw": 0.5, "shrinkA": 0, "shrinkB": 2},
-            )  # fmt: skip
+    """Names in a column to the right of the points, in the order of their height, each with a line to its point."""
+    shown = [i for i in np.argsort(y, kind="stable").tolist() if np.isfinite(x[i] + y[i])]
+    height = -np.inf
+    wanted = [height := max(y[i], height + gap) for i in shown]
+    over = max(0.0, max(wanted, default=0.0) - 1.03)
+    for i, at in zip(shown, wanted, strict=True):
+        shift = at - over * (at - min(wanted)) / max(1e-9, max(wanted) - min(wanted))
+        axis.annotate(
+            names[i], (x[i], y[i]), xytext=(0.74, shift), fontsize=8, ha="left", va="center", color="0.2",
+            arrowprops={"arrowstyle": "-", "color": "0.75", "lw": 0.5, "shrinkA": 0, "shrinkB": 2},
+        )  # fmt: skip
 
 
 def clean(stored: Stored, activation: str = "relu") -> Figure:
