@@ -31,7 +31,7 @@ def frontier(stored: Stored, activation: str = "relu", toy: str | None = None) -
     figure, axes = figures.grid(2, 2, (4.6, 4.1), sharex=True, sharey=True)
     for axis, kind, title in zip(axes, (RANDOM, NEAR), ("random starts", "near the truth"), strict=True):
         mixing, absorption = (stored.means(name, kind, activation) for name in ("mixing", "absorption"))
-        x, y = (table.mean(1) if toy is None else table[toy] for table in (mixing, absorption))
+        x, y = (table.mean(axis=1) if toy is None else table[toy] for table in (mixing, absorption))
         for name, some in contestants().items():
             size = 110 if some.group == "ours" else 34
             axis.scatter(x[name], y[name], s=size, lw=0.6, edgecolor="white", zorder=3, **LOOK[some.group])

@@ -103,7 +103,7 @@ def table(stored: Stored, activation: str = "relu", kind: int = RANDOM) -> pd.Da
         "features at .95": "recovered95", "at .99": "recovered99", "dead": "dead", "clean seeds": "clean",
         "FVU": "fvu", "L0": "l0",
     }  # fmt: skip
-    found = pd.DataFrame({head: stored.means(name, kind, activation).mean(1) for head, name in columns.items()})
+    found = pd.DataFrame({head: stored.means(name, kind, activation).mean(axis=1) for head, name in columns.items()})
     if kind == RANDOM:
         for name in (PLAIN, OURS):
             kept = [[stored.best(name, toy, key, activation) for toy in stored.toys] for key in columns.values()]
