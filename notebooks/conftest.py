@@ -20,13 +20,14 @@ def said(output):
     return output
 
 
-class Cell(nbval.plugin.IPyNbCell):
-    """A cell of a notebook under test."""
+_sanitize = nbval.plugin.IPyNbCell.sanitize
 
-    def sanitize(self, s):
-        """Return what is compared of an output."""
-        return super().sanitize(said(s))
+
+def sanitize(cell, output):
+    """Return what is compared of an output."""
+    return _sanitize(cell, said(output))
 
 
 nbval.kernel.KernelManager = kernels.Private
-nbval.plugin.IPyNbCell = Cell
+# The method, not the class: nbval's own constructor looks its class up by name.
+nbval.plugin.IPyNbCell.sanitize = sanitize
