@@ -27,7 +27,7 @@ NARROW = 0.1
 Near 0 and 1 less is asked: half of what is left to them, so .05 at a share of .9.
 """
 NEAR = "about there"
-"""The outcome of a criterion whose narrow interval holds what is asked for: no number of seeds would decide it."""
+"""The outcome of a criterion whose narrow interval holds what is asked for, so that no number of seeds would decide it."""
 BADGES = {"supported": "✓", "refuted": "✗", "mixed": "±", "inconclusive": "?", "not yet tested": "…"}
 
 
@@ -63,7 +63,7 @@ class Criterion:
 
     @property
     def asked(self) -> str:
-        """What is asked for in a few signs: "at least 0.1, in more than 50% of seeds"."""
+        """What is asked for in a few signs, such as "at least 0.1, in more than 50% of seeds"."""
         bound = f"{'at least' if self.op == '>=' else 'at most'} {self.threshold:g}"
         if self.mean:
             return f"{bound}, on average over seeds"
@@ -129,7 +129,7 @@ class Outcome:
 
     @property
     def counted(self) -> str:
-        """How many seeds pass: "62 of 64 live seeds (192 started)"."""
+        """How many seeds pass, such as "62 of 64 live seeds (192 started)"."""
         if not self.total:
             return f"none of {self.started} seeds"
         live = f" live seeds ({self.started} started)" if self.started > self.total else " seeds"
@@ -137,7 +137,7 @@ class Outcome:
 
     @property
     def words(self) -> str:
-        """The outcome in words: "met", "failed", "undecided (too few seeds)", "about half of the seeds"."""
+        """The outcome in words, such as "met", "failed", "undecided (too few seeds)", "about half of the seeds"."""
         if self.outcome == "undecided":
             return "undecided (too few seeds)" if self.criterion.by_seed else "undecided (no value)"
         if self.outcome != NEAR:
@@ -172,13 +172,13 @@ class Verdict:
 
     @property
     def key(self) -> str:
-        """The key sentence of the claim, with what was measured: what the table of verdicts shows."""
+        """The key sentence of the claim, with what was measured, as the table of verdicts shows."""
         said = self.claim.key.format(**{outcome.criterion.metric: outcome for outcome in self.outcomes})
         return said[:1].upper() + said[1:]
 
     @property
     def why(self) -> str:
-        """Why the verdict is what it is, in words: the criteria that were not met, the weightiest first."""
+        """Why the verdict is what it is, in words, by the criteria that were not met, the weightiest first."""
         short = [outcome for outcome in self.outcomes if outcome.outcome != "met"]
         if self.verdict == "supported":
             return "every criterion is met"
@@ -262,7 +262,7 @@ def judge(claim: Claim, measured: Mapping[str, object], started: int | Mapping[s
         started: how many seeds were started, where values of dead ones are left out; one number, or one by metric.
 
     Returns:
-        A verdict. A criterion over seeds is judged by a 95% interval, of the share that passes or of the mean: *met* if
+        A verdict. A criterion over seeds is judged by a 95% interval, of the share that passes or of the mean; *met* if
         all of it is on the right side of what is asked for, *failed* if all is on the wrong side. Between the two it is
         *about there* if the interval is narrow, within `NARROW` of the share (within the criterion's `width` of the
         threshold of a mean): more seeds would not change that. Otherwise it is *undecided*: too few seeds.

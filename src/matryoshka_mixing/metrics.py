@@ -476,7 +476,7 @@ class Reading:
 
     @property
     def absorption(self) -> Float[Tensor, "*instances"]:
-        """Absorption in one number, in [0, 1]: how much of parents other latents write beside a child.
+        """Absorption in one number from 0 to 1, how much of parents other latents write beside a child.
 
         The mean of `Edges.partial` over the edges that can be judged, by weight; NaN where none can.
         """

@@ -138,7 +138,7 @@ class Chapter:
 
     @property
     def work(self) -> float:
-        """How many steps of how many SAEs are asked for, roughly: some runs of all seeds, and some maps of a few."""
+        """How many steps of how many SAEs are asked for, roughly, by some runs of all seeds, and some maps of a few."""
         values = {"n_steps": 1, "n_seeds": 0, "n_grid": 1, "n_sweep_seeds": 0} | dataclasses.asdict(self)
         return values["n_steps"] * (8 * values["n_seeds"] + values["n_grid"] ** 2 * values["n_sweep_seeds"])
 

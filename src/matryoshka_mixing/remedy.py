@@ -2,7 +2,7 @@
 
     plain    both     min  sum over prefixes m of  w_m (E ||x - x_m||^2 + l1 ...)
     split    encoder  min  the same
-             decoder  min  (sum of the w_m) (E ||x - x_n||^2 + l1 ...),  n the full width
+    split    decoder  min  (sum of the w_m) (E ||x - x_n||^2 + l1 ...),  n the full width
     settled  decoder  min  E ||x - x_n||^2, by least squares; then the encoder alone, min as above; in turn
 
 The terms of the prefixes that mix a child into its parent act on the decoder; those that keep the parent's latent

@@ -1,10 +1,10 @@
 """The sparse autoencoder. A standard SAE is a Matryoshka SAE with one prefix.
 
-    acts = keep * relu((x - b_dec) @ W_enc + b_enc)            keep = 1; TopK, BatchTopK: 1 for the largest, else 0;
-                                                               JumpReLU: 1 above a latent's threshold, else 0
+    acts = keep * relu((x - b_dec) @ W_enc + b_enc)            keep = 1, with TopK and JumpReLU see below
     x_m  = b_dec + acts[:m] @ W_dec[:m]                        the reconstruction by the first m latents
     loss = sum over prefixes m of  w_m * ( E ||x - x_m||^2 + l1 * E sum_{k<m} acts_k ||W_dec_k|| )
 
+With TopK and BatchTopK keep is 1 for the largest activations, with JumpReLU above a latent's threshold; else 0.
 Every tensor may carry leading `instances` axes: hundreds of SAEs are one object.
 Source of the method: Nabeshima 2024; Bussmann et al. 2025 (arXiv 2503.17547). TopK: Gao et al. 2024 (arXiv 2406.04093);
 BatchTopK: Bussmann et al. 2024 (arXiv 2412.06410). JumpReLU: Rajamanoharan et al. 2024 (arXiv 2407.14435).
@@ -141,7 +141,7 @@ class SAE:
             makes them standard ReLU SAEs.
         threshold: of each BatchTopK SAE, what an activation times its decoder row's norm must exceed to be kept where
             no batch is there to choose from: the mean over training of the smallest that was kept. Of a JumpReLU SAE,
-            what each latent's activation must exceed, shape (*instances, d_sae). None for others.
+            what each latent's activation must exceed, shape `(*instances, d_sae)`. None for others.
 
     Raises:
         ValueError: if shapes do not fit each other or the configuration, or JumpReLU SAEs stand beside others.
