@@ -27,7 +27,7 @@ NARROW = 0.1
 Near 0 and 1 less is asked: half of what is left to them, so .05 at a share of .9.
 """
 NEAR = "about there"
-"""The outcome of a criterion whose narrow interval holds what is asked for, so that no number of seeds would decide it."""
+"""The outcome of a criterion whose narrow interval holds what is asked for; more seeds would not decide it."""
 BADGES = {"supported": "✓", "refuted": "✗", "mixed": "±", "inconclusive": "?", "not yet tested": "…"}
 
 
