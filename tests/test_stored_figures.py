@@ -15,15 +15,15 @@ from matryoshka_mixing import figures
 
 @pytest.fixture(scope="module")
 def said():
-    was = nbval.plugin.IPyNbCell, nbval.kernel.KernelManager
+    was = nbval.plugin.IPyNbCell.sanitize, nbval.kernel.KernelManager
     spec = importlib.util.spec_from_file_location(
         "conftest_of_notebooks", Path(__file__).parents[1] / "notebooks/conftest.py"
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert nbval.plugin.IPyNbCell is not was[0], "nbval's cells are those that compare so"
+    assert nbval.plugin.IPyNbCell.sanitize is not was[0], "nbval's cells are those that compare so"
     yield module.said
-    nbval.plugin.IPyNbCell, nbval.kernel.KernelManager = was
+    nbval.plugin.IPyNbCell.sanitize, nbval.kernel.KernelManager = was
 
 
 def drawing(values, label="a label"):
