@@ -377,12 +377,13 @@ def test_without_blamed_terms_absorption_comes_back():
     assert torch.equal(changes["encoder only"]["terms"], changes["everything"]["terms"])
     assert torch.equal(changes["encoder only"]["decoder_terms"], chapter.scaled(setup.blamed, 0))
 
-    def rate(name):
-        return chapter.absorption(reach[name]["near"]).median()
-
-    assert rate("everything") == rate("encoder only") == 0 and rate("nothing") > 0.4 and rate("decoder only") > 0.4
+    absorbed = {name: chapter.absorption(readings["near"]) for name, readings in reach.items()}
+    assert all(len(found) for found in absorbed.values())
+    # Of the parent, other latents write a little even where its own latent carries it: see `metrics.edges`.
+    assert absorbed["everything"].max() < 0.01 and absorbed["encoder only"].max() < 0.25
+    assert min(absorbed["nothing"].min(), absorbed["decoder only"].min()) > 0.9
     figure = chapter.draw_reach(runs["near"], reach, setup.tree.names)
-    assert figure.axes[0].get_title().startswith("reach everything\nabsorption 0.00 (random ")
+    assert figure.axes[0].get_title().startswith("reach everything\nabsorption 0.01 (random ")
     dead = {kind: setup.read(start.map(torch.zeros_like)) for kind in chapter.KINDS}
     title = chapter.draw_reach(runs["near"], dict.fromkeys(reach, dead), setup.tree.names).axes[0].get_title()
     assert title.endswith("absorption not known (random not known)")

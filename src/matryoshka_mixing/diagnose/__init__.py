@@ -419,7 +419,8 @@ def label_edges(
     Raises:
         ValueError: if these do not fit, labels hold other values, or one is on no row or on all.
     """
-    table = torch.from_numpy(np.array(labels))  # a copy, as what a file gave may be read-only
+    # A copy, as what a file gave may be read-only.
+    table = labels if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels))
     if table.ndim != 2 or len(table) != len(rows) or table.shape[1] != len(hierarchy):
         raise ValueError(
             f"labels have shape {tuple(table.shape)} and the hierarchy {len(hierarchy)} entries; for {len(rows)} rows "
