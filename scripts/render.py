@@ -64,15 +64,19 @@ def problems(site, pages):
     return found
 
 
-def wanted_sources(build, notebooks):
-    """Return where each file of the book's source comes from: path inside the source -> path here."""
+def wanted_sources(build, shown, notebooks):
+    """Return where each file of the book's source comes from: path inside the source -> path here.
+
+    The `shown` pages of notebooks are rendered; the `notebooks` themselves are what a reader downloads.
+    """
     prose = [path for path in Path("book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     wanted = {path: path for path in [Path("_config.yml"), Path("_toc.yml"), *prose]}
     for generated in ("verdicts.md", "criteria.md", "parameters.md", "explorable.html"):
         wanted[Path("book") / generated] = build / generated
     # The page on speed comes with figures, unless no benchmark was run.
     wanted |= {Path("book") / path.name: path for path in (build / "speed").glob("*")}
-    return wanted | {Path("notebooks") / notebook.name: notebook for notebook in notebooks}
+    wanted |= {Path("whole") / notebook.name: notebook for notebook in notebooks}
+    return wanted | {Path("notebooks") / page.name: page for page in shown}
 
 
 def assemble(source, wanted):
@@ -123,14 +127,73 @@ def bar(source, chapter):
     return "Code"
 
 
-def with_bars(notebook, chapter):
-    """Return an executed notebook, as JSON, whose folded cells say what they do."""
-    read = json.loads(notebook.read_text())
-    for cell in read["cells"]:
-        if cell["cell_type"] == "code" and {"hide-input", "hide-cell"} & set(cell["metadata"].get("tags", [])):
+def with_bars(cells, chapter):
+    """Let folded code among `cells` of a notebook say what it does."""
+    for cell in cells:
+        if cell["cell_type"] == "code" and {"hide-input", "hide-cell"} & set(tags(cell)):
             words = bar("".join(cell["source"]), chapter)
             cell["metadata"].setdefault("mystnb", {}).setdefault("code_prompt_show", words)
-    return json.dumps(read, indent=1, ensure_ascii=False)
+
+
+def tags(cell):
+    """Return the tags of a notebook's cell."""
+    return cell["metadata"].get("tags", [])
+
+
+def is_glued(output):
+    """Tell whether an output is kept for the prose, not shown in its place."""
+    return "scrapbook" in output.get("metadata", {})
+
+
+def decisive_first(cells):
+    """Return the `cells` with the decisive figure, if one is tagged so, before everything but the claim.
+
+    The notebook has it where it is drawn. What a reader should see first cannot be drawn first.
+    """
+    cells = [*cells]
+    for place, cell in enumerate(cells):
+        if "decisive" in tags(cell):
+            about = cell["metadata"]
+            says = {key: words for key, words in about["mystnb"].items() if key == "code_prompt_show"}
+            first = without_glue(cell) | {"id": "decisive", "metadata": about | {"tags": ["remove-input"]}}
+            rest = [output for output in cell["outputs"] if is_glued(output)]
+            cells[place] = cell | {"metadata": about | {"mystnb": says}, "outputs": rest}
+            return [cells[0], first, *cells[1:]]
+    return cells
+
+
+def pages_of(notebook, chapter):
+    """Return the pages that an executed notebook becomes, as JSON by file name.
+
+    One page, with the decisive figure first; and, where cells are tagged `details`, those on a second one. Each then
+    comes with all that the notebook hands to its prose.
+    """
+    read = json.loads(notebook.read_text())
+    with_bars(read["cells"], chapter)
+    kept = [cell for cell in read["cells"] if "details" not in tags(cell)]
+    more = [cell for cell in read["cells"] if "details" in tags(cell)]
+    found = {notebook.name: decisive_first(kept)}
+    if more:
+        outputs = [output for cell in read["cells"] for output in cell.get("outputs", [])]
+        glue = {
+            "cell_type": "code", "id": "glue", "metadata": {"tags": ["remove-cell"]}, "source": "",
+            "execution_count": None, "outputs": [output for output in outputs if is_glued(output)],
+        }  # fmt: skip
+        name = "".join(kept[0]["source"]).splitlines()[0]
+        words = f"{name}: details\n\nWhat {{doc}}`{notebook.stem}` leaves out: the same run, for those who want to know more."
+        head = {"cell_type": "markdown", "id": "head", "metadata": {}, "source": words}
+        found |= {f"{notebook.stem}_details.ipynb": [head, *more]}
+        found = {page: [*map(without_glue, cells), glue] for page, cells in found.items()}
+    return {
+        page: json.dumps(read | {"cells": cells}, indent=1, ensure_ascii=False) for page, cells in found.items()
+    }
+
+
+def without_glue(cell):
+    """Return a notebook's cell without what it hands to the prose."""
+    if cell["cell_type"] != "code":
+        return cell
+    return cell | {"outputs": [output for output in cell["outputs"] if not is_glued(output)]}
 
 
 def parameters_page(notebooks):
@@ -167,13 +230,16 @@ def build_site(build, notebooks):
     marker, sphinx_output = build / "rendered", build / "_build"
     (build / "parameters.md").write_text(parameters_page(notebooks))
     (build / "explorable.html").write_text(explorable_page(notebooks))
-    shown = [build / "shown" / notebook.name for notebook in notebooks]
-    (build / "shown").mkdir(exist_ok=True)
-    for notebook, copy in zip(notebooks, shown, strict=True):
-        copy.write_text(with_bars(notebook, chapter_of(notebook)))
+    shutil.rmtree(build / "shown", ignore_errors=True)
+    (build / "shown").mkdir()
+    shown = []
+    for notebook in notebooks:
+        for name, page in pages_of(notebook, chapter_of(notebook)).items():
+            shown.append(build / "shown" / name)
+            shown[-1].write_text(page)
     shutil.rmtree(build / "speed", ignore_errors=True)
     subprocess.run([sys.executable, "benchmarks/page.py", "benchmarks/results.json", build / "speed"], check=True)
-    afresh = assemble(build / "source", wanted_sources(build, shown))
+    afresh = assemble(build / "source", wanted_sources(build, shown, notebooks))
     # Sphinx repeats no warning for a page that it has already read: after a failed
     # or interrupted build a second one would pass.
     if afresh or not marker.exists():

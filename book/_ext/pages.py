@@ -202,7 +202,9 @@ def _finish(app, exception):
     sheet.write_text(used_icons(sheet.read_text(encoding="utf-8"), icons), encoding="utf-8")
     smaller_font(sheet, static / "vendor/fontawesome/webfonts")
     for path in root.glob("_sources/notebooks/*.ipynb"):
-        notebook = json.loads(path.read_text(encoding="utf-8"))
+        # Pages show the cells in another order, some on a page of their own; a reader gets the notebook that runs.
+        whole = Path(app.srcdir) / "whole" / f"{path.stem.removesuffix('_details')}.ipynb"
+        notebook = json.loads((whole if whole.is_file() else path).read_text(encoding="utf-8"))
         path.write_text(json.dumps(to_read(notebook), indent=1, ensure_ascii=False), encoding="utf-8")
 
 

@@ -57,25 +57,38 @@ def browser():
         started.close()
 
 
+def listened(context, address):
+    """A new page of a context, and a list that its console's complaints and its requests to elsewhere join."""
+    page, heard = context.new_page(), []
+    page.on("console", lambda m: heard.append(f"console {m.type}: {m.text}") if m.type in ("error", "warning") else 0)
+    page.on("pageerror", lambda error: heard.append(f"error: {error}"))
+    page.on(
+        "request",
+        lambda r: None if r.url.startswith((address, "data:", "blob:")) else heard.append(f"outside: {r.url}"),
+    )
+    page.on("response", lambda r: heard.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+    return page, heard
+
+
+@pytest.fixture(scope="session")
+def tab(browser, address):
+    """One page, 1280 pixels wide and light, in which one document after the other is opened; and what it complains of."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.add_init_script("localStorage.setItem('mode', 'light'); localStorage.setItem('theme', 'light')")
+    yield listened(context, address)
+    context.close()
+
+
 @pytest.fixture
 def open_page(browser, address):
-    """Open a page at a width and in a theme; gives the page and a list that console errors and requests join."""
+    """Open a document in a page of its own; gives the page and what it complains of."""
     contexts = []
 
-    def open_(path, width=1280, height=900, theme="light", **options):
+    def open_(path, width=1280, height=900, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
-        context.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')")
-        page, heard = context.new_page(), []
-        page.on(
-            "console", lambda m: heard.append(f"console {m.type}: {m.text}") if m.type in ("error", "warning") else 0
-        )
-        page.on("pageerror", lambda error: heard.append(f"error: {error}"))
-        page.on(
-            "request",
-            lambda r: None if r.url.startswith((address, "data:", "blob:")) else heard.append(f"outside: {r.url}"),
-        )
-        page.on("response", lambda r: heard.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+        context.add_init_script("localStorage.setItem('mode', 'light'); localStorage.setItem('theme', 'light')")
+        page, heard = listened(context, address)
         page.goto(f"{address}/{path}.html", wait_until="load")
         return page, heard
 
