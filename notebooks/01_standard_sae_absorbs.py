@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The standard SAE absorbs
 #
-# **Claim.** A standard SAE of full width *absorbs*. Each child's latent takes the parent's direction into its decoder,
+# **Claim.** A standard SAE of full width {term}`absorbs <absorption>`. Each child's {term}`latent` takes the parent's direction into its decoder,
 # and the parent's latent is silent on inputs where a child fires. Source: the post
 # {cite:p}`nabeshima2024matryoshka`; its comment thread starts from there {cite:p}`chanind2024thread`. The effect was
 # named by Chanin et al. {cite:p}`chanin2024absorption`.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Every prefix in every batch: the twenty-feature tree
 #
-# **Claims.** Mixing is not an artefact of sampling prefixes: with every prefix in every batch it remains. And
+# **Claims.** {term}`Mixing` is not an artefact of sampling {term}`prefixes <prefix>`: with every prefix in every batch it remains. And
 # Matryoshka training is nevertheless a large improvement over the standard SAE for absorption. Source: a question, its
 # answer and the first comment in the thread {cite:p}`chanind2024thread`; the answer there rests on one picture, the
 # better of two runs.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # How often must features fire?
 #
-# **Claim.** The thread ends with a doubt about itself: the toy may overstate the mixing, because its features fire
+# **Claim.** The thread ends with a doubt about itself: the toy may overstate the {term}`mixing`, because its features fire
 # more often than those of a language model {cite:p}`chanind2024thread`.
 #
 # {glue:}`less-at-low-probability`

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # TopK does not help
 #
-# **Claim.** TopK-style Matryoshka SAEs show the same mixing. The thread expects it and did not test it, because in a
+# **Claim.** TopK-style Matryoshka SAEs show the same {term}`mixing`. The thread expects it and did not test it, because in a
 # toy it is not obvious which K to pick {cite:p}`chanind2024thread`. So K is swept here, around the true mean L0.
 #
 # {glue:}`topk-too`

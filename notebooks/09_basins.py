@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Initialisation and basins
 #
-# **Claim.** Among random seeds of a Matryoshka SAE, the lowest loss is the cleanest: keeping the best of $k$ runs by
+# **Claim.** Among random seeds of a Matryoshka SAE ({term}`basins <basin>`), the lowest loss is the cleanest: keeping the best of $k$ runs by
 # loss finds the solution nearest the truth. Source: ours. It is the assumption behind keeping the better of two runs,
 # as the post's author did for one figure {cite:p}`chanind2024thread`.
 #
@@ -234,17 +234,14 @@ claims.glue(sampled_shift=chapter.sampled_shift(by_bias))
 # same solution (losses agree to {glue:text}`spread_descent`). Under Adam {glue:text}`same_adam:.0%` of the starts end
 # at the same loss on all.
 #
-# Does that move the shares? {numref}`fig-basins-dictionary` shows {glue:text}`n_each` random starts on each
-# dictionary, no start used twice. The shares of so few starts vary by chance alone. What they vary by beyond that is
-# the dictionary's part of their variance; a $\chi^2$ test asks whether there is any.
+# Does that move the shares? The table has {glue:text}`n_each` random starts on each dictionary, no start used twice.
+# Shares of so few starts vary by chance alone. What they vary by beyond that is the dictionary's part of their variance;
+# a $\chi^2$ test asks whether there is any. Of *with strays* it is {glue:text}`part_adam` under Adam and
+# {glue:text}`part_descent` under gradient descent.
 
 # %% tags=["details"]
 spread = chapter.turned_spread(toy)
 kinds = chapter.kinds_by_dictionary(toy)
-
-# %% tags=["hide-input", "details"] mystnb={"figure": {"caption": "Kinds of outcome of the Matryoshka SAE with the penalty on each of {glue:text}`n_dictionaries` dictionaries. Of the variance of *with strays* the dictionary's part is {glue:text}`part_adam` under Adam and {glue:text}`part_descent` under gradient descent.", "name": "fig-basins-dictionary"}, "image": {"alt": "Two panels of stacked bars, one bar a dictionary, Adam and gradient descent. All bars show the same order of kinds; their parts differ from bar to bar. Under Adam the thin part with strays is missing on some dictionaries; under gradient descent it is there on all."}}
-bars = {name: chapter.dictionary_bars(found) for name, found in kinds.items()}
-figure = chapter.stacked_shares(bars, width=7.6, across=1)
 
 # %% tags=["remove-cell", "details"]
 strays = "with strays"

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # How far the mixing reaches
 #
-# **Claim.** The mixing is not a peculiarity of the three-feature toy: it persists, in sign and in size, when the
+# **Claim.** The {term}`mixing` is not a peculiarity of the three-feature toy: it persists, in sign and in size, when the
 # data or the model is varied. The claim is ours.
 #
 # {glue:}`beyond-the-toy`
@@ -121,7 +121,7 @@ for kind, case in many.items():
 # reached, at each factor's lowest, middle and highest amount (points with fewer than three live seeds are left out).
 # The parent's latent is always the first, whatever it holds.
 
-# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "From the lowest to the highest median of the three mixings over each factor's range; the amounts at both ends are beside the bars. Of all factors {glue:text}`n_halving` bring the parent's cosine with a child below half of its default (dashed) somewhere in their range, from near the truth: {glue:text}`halving`. The largest effect of the model's factors other than the inner prefix's weight and width is {glue:text}`model_effect:.3f`.", "name": "fig-reach-ranges"}, "image": {"alt": "Three panels of horizontal bars, one row for each factor. In the left panel all bars lie right of zero; the child's probability, the number of children and the inner weight have the longest and reach lowest; penalties, biases and tied weights have almost no length. In the middle panel most bars are negative; in the right panel the bar of the L1 penalty crosses zero."}}
+# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "From the lowest to the highest median of the parent's cosine with a child (truth: 0) over each factor's range; the amounts at both ends are beside the bars. The child's probability is a yardstick and not counted among the {glue:text}`n_factors`. Of all factors {glue:text}`n_halving` bring the parent's cosine with a child below half of its default (dashed) somewhere in their range, from near the truth: {glue:text}`halving`. The largest effect of the model's factors other than the inner prefix's weight and width is {glue:text}`model_effect:.3f`.", "name": "fig-reach-ranges"}, "image": {"alt": "Horizontal bars, one for each factor. All lie right of zero; the child's probability, the number of children and the inner weight have the longest and reach lowest; penalties, biases and tied weights have almost no length."}}
 low = chapter.experiments.lowest(effects, "near")
 halving = [name for name in low if low[name] < base_median[0] / 2]
 claims.glue(
@@ -132,7 +132,7 @@ claims.glue(
     halving=", ".join(halving) or "none",
     model_effect=max(effects[name].moves for name in chapter.data.OF_THE_MODEL),
 )
-figure = chapter.drawing.draw_ranges(effects, base_median)
+figure = chapter.drawing.draw_ranges(effects, base_median[0])
 
 # %% tags=["hide-input"]
 chapter.experiments.effect_table(effects)

@@ -76,7 +76,8 @@ def wanted_sources(build, shown, notebooks):
     # The page on speed comes with figures, unless no benchmark was run.
     wanted |= {Path("book") / path.name: path for path in (build / "speed").glob("*")}
     wanted |= {Path("whole") / notebook.name: notebook for notebook in notebooks}
-    return wanted | {Path("notebooks") / page.name: page for page in shown}
+    folders = {".csv": Path("numbers"), ".ipynb": Path("notebooks")}
+    return wanted | {folders[page.suffix] / page.name: page for page in shown}
 
 
 def assemble(source, wanted):
@@ -168,8 +169,10 @@ def pages_of(notebook, chapter):
     One page, with the decisive figure first; and, where cells are tagged `details`, those on a second one. Each then
     comes with all that the notebook hands to its prose.
     """
-    read = json.loads(notebook.read_text())
+    read, pages = json.loads(notebook.read_text()), {}
     with_bars(read["cells"], chapter)
+    for cell in read["cells"]:
+        pages |= with_numbers(cell)
     kept = [cell for cell in read["cells"] if "details" not in tags(cell)]
     more = [cell for cell in read["cells"] if "details" in tags(cell)]
     found = {notebook.name: decisive_first(kept)}
@@ -180,13 +183,23 @@ def pages_of(notebook, chapter):
             "execution_count": None, "outputs": [output for output in outputs if is_glued(output)],
         }  # fmt: skip
         name = "".join(kept[0]["source"]).splitlines()[0]
-        words = f"{name}: details\n\nWhat {{doc}}`{notebook.stem}` leaves out: the same run, for those who want to know more."
+        words = f"{name}: details\n\nWhat {{doc}}`{notebook.stem}` leaves out, from the same run."
         head = {"cell_type": "markdown", "id": "head", "metadata": {}, "source": words}
         found |= {f"{notebook.stem}_details.ipynb": [head, *more]}
         found = {page: [*map(without_glue, cells), glue] for page, cells in found.items()}
-    return {
+    return pages | {
         page: json.dumps(read | {"cells": cells}, indent=1, ensure_ascii=False) for page, cells in found.items()
     }
+
+
+def with_numbers(cell):
+    """Let the caption of a cell's figure lead to the numbers behind it; return their file, if there are any."""
+    about = cell["metadata"].get("mystnb", {}).get("figure")
+    tables = [output["data"]["text/csv"] for output in cell.get("outputs", []) if "text/csv" in output.get("data", {})]
+    if not about or not tables:
+        return {}
+    about["caption"] += f" {{download}}`Numbers </numbers/{about['name']}.csv>`"
+    return {f"{about['name']}.csv": "".join(tables[-1])}
 
 
 def without_glue(cell):

@@ -72,7 +72,7 @@ def listened(context, address):
 
 @pytest.fixture(scope="session")
 def tab(browser, address):
-    """One page, 1280 pixels wide and light, in which one document after the other is opened; and what it complains of."""
+    """One page, in which one document after the other is opened, and what it complains of."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.add_init_script("localStorage.setItem('mode', 'light'); localStorage.setItem('theme', 'light')")
     yield listened(context, address)

@@ -17,15 +17,13 @@ SEEN = 300  # CSS pixels of the first figure that the first screen shows at leas
 FIGURE_FIRST = [page for page in PAGES if page.startswith("notebooks/") and not page.endswith("_details")]
 
 FIRST_FIGURE = """() => {
-    const found = document.querySelector('main figure img, main figure svg, main .cell_output img, main .explorable svg');
+    const found = document.querySelector('main figure img, main figure svg, main .explorable svg');
     return found ? Math.round(found.getBoundingClientRect().top + scrollY) : null;
 }"""
 FIGURE_TEXT = """() => [...document.querySelectorAll('main .figure-box svg')].flatMap((drawing) => {
     const scale = drawing.getBoundingClientRect().width / drawing.viewBox.baseVal.width;
-    return [...drawing.querySelectorAll('text')].map((text) => [
-        parseFloat(text.style.fontSize || text.style.font) * scale || parseFloat(getComputedStyle(text).fontSize) * scale,
-        text.textContent,
-    ]);
+    const texts = [...drawing.querySelectorAll('text')];
+    return texts.map((text) => [parseFloat(getComputedStyle(text).fontSize) * scale, text.textContent]);
 }).sort((a, b) => a[0] - b[0])[0]"""
 OVERFLOW = """() => {
     const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -10,8 +13,18 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from matryoshka_mixing.figures.numbers import store_numbers
+
 COLOURS = sns.color_palette("colorblind")
 MARKERS = "osD^vP"
+QUANTITIES: dict[str, Any] = {
+    "parent's with a child": COLOURS[0], "with a child": COLOURS[0], "with each child": COLOURS[0],
+    "child's with a sibling": COLOURS[3], "child 1's with child 2": COLOURS[3],
+    "child's with the parent": COLOURS[2], "child 1's with the parent": COLOURS[2],
+    "parent's with the parent": "0.45", "child's with its child": "0.45", "with the parent": "0.45",
+    "standard": "0.55", "Matryoshka": COLOURS[0], "remedy": COLOURS[2], "ours": COLOURS[2], "control": COLOURS[1],
+}  # fmt: skip
+"""The one colour of each quantity and of each kind of SAE in the whole book, by how its name begins."""
 DIVERGING = "RdBu_r"
 """The one colour map for cosines, centred on zero."""
 SEQUENTIAL = "Greens"
@@ -26,6 +39,7 @@ def use_style() -> None:
         shell.run_line_magic("config", "InlineBackend.print_figure_kwargs = {'bbox_inches': None}")
         # The book takes the vector, with its text as text; other viewers of a notebook take what they can show.
         shell.run_line_magic("config", "InlineBackend.figure_formats = {'png', 'svg'}")
+        store_numbers(shell)
     sns.set_theme(context="notebook", style="ticks", palette="colorblind")
     mpl.rcParams |= {
         "figure.dpi": 110,
@@ -38,6 +52,42 @@ def use_style() -> None:
         "svg.fonttype": "none",
         "svg.hashsalt": "matryoshka-mixing",  # otherwise ids are drawn anew in every run
     }
+
+
+def colour(name: str, other: int = 0) -> Any:
+    """The colour that a quantity or a kind of SAE has in the whole book; for other names one of `COLOURS`.
+
+    Args:
+        name: such as "parent's latent with a child" or "standard, random".
+        other: number of the colour for a name without one of its own.
+    """
+    short = name.replace(" latent", "")
+    known = [key for key in QUANTITIES if short.startswith(key)]
+    return QUANTITIES[max(known, key=len)] if known else COLOURS[other % len(COLOURS)]
+
+
+def end_labels(axis: Axes, ends: Sequence[tuple[str, float, float, Any]], height: float = 170.0) -> None:
+    """Write names beside the ends of their lines, where names at the same place do not cover each other.
+
+    Args:
+        axis: with its limits as they will be.
+        ends: of each line its name, the x and y of its end, and its colour.
+        height: about how tall the axis is, in points.
+    """
+    low, high = axis.get_ylim()
+    placed: list[tuple[float, float, float]] = []  # x, middle and height of what stands
+    for name, x, y, ink in sorted(ends, key=lambda end: end[2]):
+        text = textwrap.fill(name, 16)
+        tall = 11.0 * (1 + text.count("\n")) + 2
+        middle = wanted = (y - low) / (high - low) * height
+        for at, below, size in placed:
+            if at == x:
+                middle = max(middle, below + (size + tall) / 2)
+        placed.append((x, middle, tall))
+        axis.annotate(
+            text, (x, y), xytext=(7, middle - wanted), textcoords="offset points", color=ink, fontsize=9, va="center",
+            annotation_clip=False, linespacing=1.0,
+        )  # fmt: skip
 
 
 def label(name: str, longest: int = 24) -> str:
