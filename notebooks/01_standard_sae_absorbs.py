@@ -1,15 +1,15 @@
 # %% [markdown]
 # # The standard SAE absorbs
 #
-# **Claim.** A standard SAE of full width {term}`absorbs <absorption>`. Each child's {term}`latent` takes the parent's direction into its decoder,
-# and the parent's latent is silent on inputs where a child fires. Source: the post
+# **Claim.** A standard SAE of full width {term}`absorbs <absorption>`. Each child's {term}`latent` takes the parent's
+# direction into its decoder, and the parent's latent is silent on inputs where a child fires. Source: the post
 # {cite:p}`nabeshima2024matryoshka`; its comment thread starts from there {cite:p}`chanind2024thread`. The effect was
 # named by Chanin et al. {cite:p}`chanin2024absorption`.
 #
 # {glue:}`full-width-absorbs`
 #
-# In short: beside a child the parent's latent is silent on {glue:text}`silent:.0%` of the inputs (a clean SAE: 0%), and a
-# child's latent leans {glue:text}`child_to_parent:.2f` toward the parent (a clean one: 0; complete absorption: 0.71).
+# In short: beside a child the parent's latent is silent on {glue:text}`silent:.0%` of the inputs (a clean SAE: 0%), and
+# a child's latent leans {glue:text}`child_to_parent:.2f` toward the parent (a clean one: 0; complete absorption: 0.71).
 
 # %% [markdown]
 # ## What was predicted

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # A narrow SAE mixes children into its parent
 #
-# **Claims.** An SAE with a single {term}`latent`, trained on a {term}`parent` and its children, does not learn the parent. It
-# learns the parent plus a positive part of each child. It does so because that lowers its reconstruction loss.
-# Source: the simplified experiment in the comment thread {cite:p}`chanind2024thread`, which met this
-# effect first; Chanin et al. later named it {term}`feature hedging` {cite:p}`chanin2025hedging`.
+# **Claims.** An SAE with a single {term}`latent`, trained on a {term}`parent` and its children, does not learn the
+# parent. It learns the parent plus a positive part of each child. It does so because that lowers its reconstruction
+# loss. Source: the simplified experiment in the comment thread {cite:p}`chanind2024thread`, which met this effect
+# first; Chanin et al. later named it {term}`feature hedging` {cite:p}`chanin2025hedging`.
 #
 # {glue:}`narrow-mixing`
 #

@@ -1,10 +1,11 @@
 # %% [markdown]
 # # A Matryoshka SAE inherits the mixing
 #
-# **Claims.** A Matryoshka SAE of widths 1 and $n+1$ learns a {term}`mixed <mixing>` parent, as the {term}`narrow SAE` inside it does, and its
-# children's latents carry a negative part of each sibling. Their decoders also have a very small negative cosine with
-# the parent, which the thread left unexplained; {doc}`04_why_it_happens` explains it and gives the verdict. Source:
-# the simplified experiment and the hypothesis in the comment thread {cite:p}`chanind2024thread`.
+# **Claims.** A Matryoshka SAE of widths 1 and $n+1$ learns a {term}`mixed <mixing>` parent, as the {term}`narrow SAE`
+# inside it does, and its children's latents carry a negative part of each sibling. Their decoders also have a very
+# small negative cosine with the parent, which the thread left unexplained; {doc}`04_why_it_happens` explains it and
+# gives the verdict. Source: the simplified experiment and the hypothesis in the comment thread
+# {cite:p}`chanind2024thread`.
 #
 # {glue:}`matryoshka-mixing`
 #

@@ -14,8 +14,8 @@
 #
 # {glue:}`unequal-children`
 #
-# In short: without these terms the parent's latent is clean (its largest cosine with a child is {glue:text}`dose_zero`);
-# with all of them it leans {glue:text}`dose_one:.3f` toward each child, where the truth is 0.
+# In short: without these terms the parent's latent is clean (its largest cosine with a child is
+# {glue:text}`dose_zero`); with all of them it leans {glue:text}`dose_one:.3f` toward each child, where the truth is 0.
 
 # %% [markdown]
 # ## What was predicted
@@ -23,8 +23,8 @@
 # Call a term of the loss (one prefix on one {term}`state`) {term}`blamed` if its prefix holds the parent's latent, a
 # child is active, and the prefix misses that child's latent. At the solution only two kinds of terms still press on the
 # parent's decoder: the blamed ones, each toward its child, and parent alone, which holds against them. The decoder is
-# then the top eigenvector of the second moment of the inputs, each weighed by such terms. {doc}`04_why_it_happens_details`
-# derives this in five steps, has a cell check each, and says how far it reaches.
+# then the top eigenvector of the second moment of the inputs, each weighed by such terms.
+# {doc}`04_why_it_happens_details` derives this in five steps, has a cell check each, and says how far it reaches.
 #
 # So **removing the blamed terms must leave a clean parent, removing equally heavy other terms must not**, and scaling
 # them must move the parent along a known curve. The children's decoders must follow the parent's decoder, whatever

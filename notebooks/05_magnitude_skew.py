@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A loud child absorbs its parent
 #
-# **Claims.** The thread's first comment {cite:p}`chanind2024thread` gives a case and did not run it: a child much louder
-# than its parent is learned first and {term}`absorbs <absorption>` it, Matryoshka or not; all is well as long as the
-# parent is learned first.
+# **Claims.** The thread's first comment {cite:p}`chanind2024thread` gives a case and did not run it: a child much
+# louder than its parent is learned first and {term}`absorbs <absorption>` it, Matryoshka or not; all is well as long as
+# the parent is learned first.
 #
 # {glue:}`magnitude-skew`
 #
@@ -215,8 +215,8 @@ claims.glue(standard_share=chapter.told(phase[penalised].share))
 #
 # ## Does it hold up?
 #
-# {doc}`05_magnitude_skew_details` has sampled batches, other weights and widths, a loud child in the twenty-feature tree
-# and magnitudes that vary. With sampled batches the Matryoshka absorbs in {glue:text}`sampled_matryoshka`.
+# {doc}`05_magnitude_skew_details` has sampled batches, other weights and widths, a loud child in the twenty-feature
+# tree and magnitudes that vary. With sampled batches the Matryoshka absorbs in {glue:text}`sampled_matryoshka`.
 
 # %% [markdown] tags=["details"]
 # ## What else was varied

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Every prefix in every batch: the twenty-feature tree
 #
-# **Claims.** {term}`Mixing` is not an artefact of sampling {term}`prefixes <prefix>`: with every prefix in every batch it remains. And
-# Matryoshka training is nevertheless a large improvement over the standard SAE for absorption. Source: a question, its
-# answer and the first comment in the thread {cite:p}`chanind2024thread`; the answer there rests on one picture, the
-# better of two runs.
+# **Claims.** {term}`Mixing` is not an artefact of sampling {term}`prefixes <prefix>`: with every prefix in every batch
+# it remains. And Matryoshka training is nevertheless a large improvement over the standard SAE for absorption. Source:
+# a question, its answer and the first comment in the thread {cite:p}`chanind2024thread`; the answer there rests on one
+# picture, the better of two runs.
 #
 # {glue:}`not-sampling`
 #
@@ -17,11 +17,10 @@
 # ## What was predicted
 #
 # {doc}`04_why_it_happens` found what mixes a child into its parent: the weight of the prefixes that hold the parent's
-# latent and miss the child's, the {term}`blamed` weight. If that is all, random prefixes act only through their expected
-# weights. The original law of ten sampled prefixes has
-# expected weights close to those of all twenty, so both should mix alike, by a cosine of about 0.18 where children
-# share the later ranks evenly. Thresholds: a median cosine of at least 0.1 with all prefixes, and medians that are
-# equal to within 0.03.
+# latent and miss the child's, the {term}`blamed` weight. If that is all, random prefixes act only through their
+# expected weights. The original law of ten sampled prefixes has expected weights close to those of all twenty, so both
+# should mix alike, by a cosine of about 0.18 where children share the later ranks evenly. Thresholds: a median cosine
+# of at least 0.1 with all prefixes, and medians that are equal to within 0.03.
 #
 # As for absorption, the standard SAE should absorb ({doc}`01_standard_sae_absorbs`), and a short prefix that holds the
 # parent and no child should keep the parent's latent firing. Threshold: rates that differ by at least 0.25.
@@ -138,9 +137,10 @@ figure = chapter.draw_absorption(results)
 # %% [markdown] tags=["details"]
 # ## At equal L0
 #
-# At an L0 of {glue:text}`absorbed_l0:.2f` a Matryoshka SAE cannot keep its parents' latents firing beside the children's: it has to absorb or to
-# leave features out. With sampled prefixes it misses {glue:text}`equal_missing:.1f` of the features (mean over seeds;
-# the standard SAE {glue:text}`equal_missing_standard:.1f`), with an error of {glue:text}`equal_error:.1%`.
+# At an L0 of {glue:text}`absorbed_l0:.2f` a Matryoshka SAE cannot keep its parents' latents firing beside the
+# children's: it has to absorb or to leave features out. With sampled prefixes it misses {glue:text}`equal_missing:.1f`
+# of the features (mean over seeds; the standard SAE {glue:text}`equal_missing_standard:.1f`), with an error of
+# {glue:text}`equal_error:.1%`.
 #
 # Steered alike, its error is {glue:text}`sampled_error:.1%` and that of the standard SAE {glue:text}`standard_error`
 # of the inputs' power: to absorb does not keep an SAE from reconstructing everything.
@@ -149,8 +149,8 @@ figure = chapter.draw_absorption(results)
 # ## A later child is mixed in more
 #
 # Sorting makes latents change places all the time. What counts is the mean blamed weight over the cool-down, with each
-# latent followed through the sorting. {numref}`fig-tree-theory` holds it against the cosine, for all pairs whose parent is
-# represented. The line is the top eigenvector of the re-weighted second moment, with nothing fitted.
+# latent followed through the sorting. {numref}`fig-tree-theory` holds it against the cosine, for all pairs whose parent
+# is represented. The line is the top eigenvector of the re-weighted second moment, with nothing fitted.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: the parent's cosine with a child against the blamed weight as a share of the parent's, with theory for children that share it evenly. Right: against theory for each pair, its siblings' weights and the jittered norms included. Over the six arms the median distance is {glue:text}`theory_gap:.3f` and the correlation {glue:text}`theory_correlation:.2f`.", "name": "fig-tree-theory"}, "image": {"alt": "Two clouds of points, for sampled, all and few prefixes. Both follow the line of theory: the later a child's latent comes, the more of it the parent holds."}}
 figure = chapter.draw_theory(against)

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # How often must features fire?
 #
-# **Claim.** The thread ends with a doubt about itself: the toy may overstate the {term}`mixing`, because its features fire
-# more often than those of a language model {cite:p}`chanind2024thread`.
+# **Claim.** The thread ends with a doubt about itself: the toy may overstate the {term}`mixing`, because its features
+# fire more often than those of a language model {cite:p}`chanind2024thread`.
 #
 # {glue:}`less-at-low-probability`
 #

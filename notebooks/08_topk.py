@@ -1,15 +1,15 @@
 # %% [markdown]
 # # TopK does not help
 #
-# **Claim.** TopK-style Matryoshka SAEs show the same {term}`mixing`. The thread expects it and did not test it, because in a
-# toy it is not obvious which K to pick {cite:p}`chanind2024thread`. So K is swept here, around the true mean L0.
+# **Claim.** TopK-style Matryoshka SAEs show the same {term}`mixing`. The thread expects it and did not test it, because
+# in a toy it is not obvious which K to pick {cite:p}`chanind2024thread`. So K is swept here, around the true mean L0.
 #
 # {glue:}`topk-too`
 #
 # In short: with K at the true mean L0 or above, a BatchTopK SAE from near the truth is the ReLU SAE of
 # {doc}`03_matryoshka_inherits`, to {glue:text}`gap_above` in every cosine. With a smaller K the child whose latent is
-# dropped is mixed in more. Over all K from 0.8 times to twice the true mean {term}`L0` the smallest median cosine of the
-# parent with a child is {glue:text}`least_over_k:.3f` (truth: 0).
+# dropped is mixed in more. Over all K from 0.8 times to twice the true mean {term}`L0` the smallest median cosine of
+# the parent with a child is {glue:text}`least_over_k:.3f` (truth: 0).
 
 # %% [markdown]
 # ## What was predicted
@@ -70,8 +70,8 @@ toy = chapter.Toy.of(p)
 #
 # ## Every K
 #
-# In {numref}`fig-topk-sweep` K goes from half to twice the true mean L0. All values of K train in one call, from random starts
-# ({glue:text}`n_random` seeds each) and from near the truth ({glue:text}`n_near` each).
+# In {numref}`fig-topk-sweep` K goes from half to twice the true mean L0. All values of K train in one call, from random
+# starts ({glue:text}`n_random` seeds each) and from near the truth ({glue:text}`n_near` each).
 
 # %%
 swept = chapter.sweep(toy)

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Initialisation and basins
 #
-# **Claim.** Among random seeds of a Matryoshka SAE ({term}`basins <basin>`), the lowest loss is the cleanest: keeping the best of $k$ runs by
-# loss finds the solution nearest the truth. Source: ours. It is the assumption behind keeping the better of two runs,
-# as the post's author did for one figure {cite:p}`chanind2024thread`.
+# **Claim.** Among random seeds of a Matryoshka SAE ({term}`basins <basin>`), the lowest loss is the cleanest: keeping
+# the best of $k$ runs by loss finds the solution nearest the truth. Source: ours. It is the assumption behind keeping
+# the better of two runs, as the post's author did for one figure {cite:p}`chanind2024thread`.
 #
 # {glue:}`lowest-loss-cleanest`
 #
@@ -175,9 +175,9 @@ claims.glue(below_last=float(kept["loss below the reference"].values[-1]))
 # %% [markdown]
 # ## Does it hold up?
 #
-# {doc}`09_basins_details` counts kinds of outcome under other widths, penalties, learning rates, biases and dictionaries,
-# and says why so many latents are {term}`dead <live>` from the start. Extra latents and a decoder bias save latents; the
-# dictionary moves shares under Adam.
+# {doc}`09_basins_details` counts kinds of outcome under other widths, penalties, learning rates, biases and
+# dictionaries, and says why so many latents are {term}`dead <live>` from the start. Extra latents and a decoder bias
+# save latents; the dictionary moves shares under Adam.
 
 # %% [markdown] tags=["details"]
 # ## What moves the shares
@@ -235,8 +235,8 @@ claims.glue(sampled_shift=chapter.sampled_shift(by_bias))
 # at the same loss on all.
 #
 # Does that move the shares? The table has {glue:text}`n_each` random starts on each dictionary, no start used twice.
-# Shares of so few starts vary by chance alone. What they vary by beyond that is the dictionary's part of their variance;
-# a $\chi^2$ test asks whether there is any. Of *with strays* it is {glue:text}`part_adam` under Adam and
+# Shares of so few starts vary by chance alone. What they vary by beyond that is the dictionary's part of their
+# variance; a $\chi^2$ test asks whether there is any. Of *with strays* it is {glue:text}`part_adam` under Adam and
 # {glue:text}`part_descent` under gradient descent.
 
 # %% tags=["details"]
@@ -270,8 +270,8 @@ table
 # $$ \int_0^{1/2} (1 - u)^n \, du = \frac{1 - 2^{-(n+1)}}{n + 1} , $$ (starts-dead)
 #
 # which is $7/24$ for two children. Initialisation alone costs most seeds a latent. The equation gives
-# {glue:text}`dead_theory:.3f` for a random latent, and {glue:text}`dead_start:.3f` are dead at the start. Of those that are dead at the end
-# {glue:text}`dead_before:.0%` were dead before the first step.
+# {glue:text}`dead_theory:.3f` for a random latent, and {glue:text}`dead_start:.3f` are dead at the start. Of those that
+# are dead at the end {glue:text}`dead_before:.0%` were dead before the first step.
 
 # %% tags=["details"]
 starts_live = chapter.live_at_start(toy)

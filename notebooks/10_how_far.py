@@ -1,13 +1,13 @@
 # %% [markdown]
 # # How far the mixing reaches
 #
-# **Claim.** The {term}`mixing` is not a peculiarity of the three-feature toy: it persists, in sign and in size, when the
-# data or the model is varied. The claim is ours.
+# **Claim.** The {term}`mixing` is not a peculiarity of the three-feature toy: it persists, in sign and in size, when
+# the data or the model is varied. The claim is ours.
 #
 # {glue:}`beyond-the-toy`
 #
-# In short: over {glue:text}`n_factors` factors, from near the truth, the parent's latent keeps a positive cosine with its
-# children: at least {glue:text}`lowest_near:.3f`, where the default has {glue:text}`base_near:.3f` and the truth 0.
+# In short: over {glue:text}`n_factors` factors, from near the truth, the parent's latent keeps a positive cosine with
+# its children: at least {glue:text}`lowest_near:.3f`, where the default has {glue:text}`base_near:.3f` and the truth 0.
 #
 # Below the 0.1 that the ledger asks for it falls with: {glue:text}`small_factors`.
 

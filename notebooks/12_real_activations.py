@@ -10,8 +10,8 @@
 #
 # {glue:}`diagnosis-in-real-activations`
 #
-# In short: the planted parents' latents have a mean cosine of {glue:text}`commoner:.3f` with their commoner child (truth
-# 0), where the equation says {glue:text}`commoner_says:.3f`; in standard SAEs it is
+# In short: the planted parents' latents have a mean cosine of {glue:text}`commoner:.3f` with their commoner child
+# (truth 0), where the equation says {glue:text}`commoner_says:.3f`; in standard SAEs it is
 # {glue:text}`commoner_standard:.3f`.
 
 # %% [markdown]

@@ -8,6 +8,9 @@ whole book. `figure` takes a figure out of an executed notebook, for the README.
 import argparse
 import ast
 import base64
+import contextlib
+import functools
+import http.server
 import importlib
 import json
 import os
@@ -16,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -112,16 +116,14 @@ def bar(source, chapter):
     rooms = {name: importlib.import_module(f"matryoshka_mixing.{name}") for name in ("figures", "notebook", "claims")}
     rooms["chapter"] = chapter
     calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    named = [
-        (call.value.id, call.attr)
-        for call in calls
-        if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) and call.value.id in rooms
-    ]
+    named = [ast.unparse(call).split(".") for call in calls if isinstance(call, ast.Attribute)]
     # The figure that it draws, else what it computes, else what every chapter does.
     ranks = [("chapter", "draw"), ("figures", ""), ("chapter", ""), ("notebook", "begin"), ("claims", "judge")]
     for room, start in ranks:
-        for name, attribute in named:
-            about = getattr(rooms[name], attribute, None) if name == room and attribute.startswith(start) else None
+        for name, *path in named:
+            if name != room or not path[-1].startswith(start):
+                continue
+            about = functools.reduce(lambda where, step: getattr(where, step, None), path, rooms[name])
             if about is not None and about.__doc__:
                 words = re.split(r"[.:;] ", " ".join(about.__doc__.split("\n\n")[0].split()))[0].rstrip(".:")
                 return f"Code: {words[0].lower()}{words[1:]}".replace("`", "")
@@ -129,10 +131,17 @@ def bar(source, chapter):
 
 
 def with_bars(cells, chapter):
-    """Let folded code among `cells` of a notebook say what it does."""
+    """Fold the code among `cells` of a notebook under bars that say what it does.
+
+    The parameters stay open, and so does code that is there to be read: it calls nothing that a bar could tell of.
+    """
     for cell in cells:
-        if cell["cell_type"] == "code" and {"hide-input", "hide-cell"} & set(tags(cell)):
-            words = bar("".join(cell["source"]), chapter)
+        if cell["cell_type"] != "code" or {"parameters", "remove-cell"} & set(tags(cell)):
+            continue
+        words = bar("".join(cell["source"]), chapter)
+        if words != "Code" and "hide-cell" not in tags(cell):
+            cell["metadata"]["tags"] = sorted({*tags(cell), "hide-input"})
+        if {"hide-input", "hide-cell"} & set(tags(cell)):
             cell["metadata"].setdefault("mystnb", {}).setdefault("code_prompt_show", words)
 
 
@@ -276,6 +285,25 @@ def jupyter_book(source, output, log, *options):
         sys.exit("\n".join([*lines, f"[book] FAILED: full log in {log}"]))
 
 
+@contextlib.contextmanager
+def served(folder):
+    """Serve `folder` on this machine alone; gives the address. Pages allow only what comes from their own server."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 def pdf(build, site):
     """Print the whole book as one PDF into the published `site`, and show the link to it.
 
@@ -289,14 +317,13 @@ def pdf(build, site):
     print("[book] printing…", flush=True)
     start, single = time.monotonic(), build / "single"
     jupyter_book(build / "source", single, build / "pdf.log", "--builder", "singlehtml")
-    page = next((single / "_build" / "singlehtml").glob("book/index.html"), None) or next(
-        (single / "_build" / "singlehtml").glob("*.html")
-    )
-    with tempfile.TemporaryDirectory() as scratch:
+    pages = single / "_build" / "singlehtml"
+    page = next(pages.glob("book/index.html"), None) or next(pages.glob("*.html"))
+    with tempfile.TemporaryDirectory() as scratch, served(pages) as address:
         draft = Path(scratch) / "book.pdf"
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        printing = ["--no-pdf-header-footer", "--virtual-time-budget=20000", f"--print-to-pdf={draft}"]
-        command = [chromium, *options, f"--user-data-dir={scratch}/profile", *printing, page.resolve().as_uri()]
+        options += [f"--user-data-dir={scratch}/profile", "--no-pdf-header-footer", "--virtual-time-budget=20000"]
+        command = [chromium, *options, f"--print-to-pdf={draft}", f"{address}/{page.relative_to(pages)}"]
         subprocess.run(command, check=True, capture_output=True, timeout=500)
         shutil.copy(draft, site / f".{PDF}.partial")
         (site / f".{PDF}.partial").replace(site / PDF)

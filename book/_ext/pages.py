@@ -178,7 +178,9 @@ def to_read(notebook):
             prose = GLUED_FIGURE.sub(r"![\1](attachment:\1.png)\n\n*\2*", prose)
             prose = TERM.sub(r"\1", GLUE.sub(value, prose))
             # Details stand further down in the notebook itself.
-            prose = DOC.sub(lambda match: "[{0}]({0}.ipynb)".format(Path(match[1]).name.removesuffix("_details")), prose)
+            prose = DOC.sub(
+                lambda match: "[{0}]({0}.ipynb)".format(Path(match[1]).name.removesuffix("_details")), prose
+            )
             cell["source"] = OTHER_ROLE.sub(lambda match: f"[{match[1]}]", prose)
     return notebook
 
@@ -194,7 +196,8 @@ def _describe(app, pagename, templatename, context, doctree):
     title, text = html.escape(re.sub(r"<[^>]+>", "", context.get("title") or "")), html.escape(text)
     tags = {"og:type": "article", "og:title": title, "og:site_name": context["project"], "og:description": text}
     # A shared link shows the book's picture; crawlers want the whole address, which html_baseurl gives.
-    tags |= {"og:image": f"{app.config.html_baseurl.rstrip('/')}/_static/readme-figure.png".lstrip("/")}
+    base, picture = app.config.html_baseurl, "_static/readme-figure.png"
+    tags["og:image"] = f"{base.rstrip('/')}/{picture}" if base else context["pathto"](picture, 1)
     context["metatags"] += '\n<meta name="twitter:card" content="summary_large_image" />'
     context["metatags"] += f'\n<meta name="description" content="{text}" />'
     context["metatags"] += "".join(f'\n<meta property="{name}" content="{value}" />' for name, value in tags.items())

@@ -1,13 +1,11 @@
 """A real browser over the rendered site: Debian's Chromium, driven by Playwright; nothing is downloaded."""
 
-import functools
-import http.server
 import os
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
+import render
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[2]
@@ -32,17 +30,8 @@ def address():
     if not (SITE / "index.html").is_file():
         missing("there is no rendered site: run 'make book' first")
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with render.served(SITE) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

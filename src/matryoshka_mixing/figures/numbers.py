@@ -72,7 +72,8 @@ def drawn(axis: Axes) -> Iterator[Row]:
         series = "" if series.startswith("_") else series
         if isinstance(drawing, PathCollection):
             for x, y in np.ma.filled(np.ma.asarray(drawing.get_offsets(), float), np.nan):
-                yield panel, series, *at(float(x), float(y)), ""
+                if np.isfinite([x, y]).all():
+                    yield panel, series, *at(float(x), float(y)), ""
         elif isinstance(drawing, LineCollection):
             for part in drawing.get_segments():
                 for x, y in part:

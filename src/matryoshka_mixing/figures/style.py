@@ -22,7 +22,7 @@ QUANTITIES: dict[str, Any] = {
     "child's with a sibling": COLOURS[3], "child 1's with child 2": COLOURS[3],
     "child's with the parent": COLOURS[2], "child 1's with the parent": COLOURS[2],
     "parent's with the parent": "0.45", "child's with its child": "0.45", "with the parent": "0.45",
-    "standard": "0.55", "Matryoshka": COLOURS[0], "remedy": COLOURS[2], "ours": COLOURS[2], "control": COLOURS[1],
+    "standard": "0.45", "Matryoshka": COLOURS[0], "remedy": COLOURS[2], "ours": COLOURS[2], "control": COLOURS[1],
 }  # fmt: skip
 """The one colour of each quantity and of each kind of SAE in the whole book, by how its name begins."""
 DIVERGING = "RdBu_r"
