@@ -10,10 +10,6 @@
 #
 # {glue:}`sibling-undo`
 #
-# {glue:}`child-to-parent`
-#
-# {glue:}`unequal-children`
-#
 # In short: without these terms the parent's latent is clean (its largest cosine with a child is
 # {glue:text}`dose_zero`); with all of them it leans {glue:text}`dose_one:.3f` toward each child, where the truth is 0.
 
@@ -370,6 +366,10 @@ figure = chapter.draw_ranks(ranks)
 # %% [markdown]
 # ## The unexplained negative cosine
 #
+# {glue:}`child-to-parent`
+#
+# {glue:}`unequal-children`
+#
 # **In one sentence:** the parent's latent, tilted toward its children, fires too strongly when a child is on, so it
 # writes more than one unit of the parent, and the child's decoder takes the excess back.
 #
@@ -394,9 +394,11 @@ claims.glue(
 figure = chapter.draw_signs(by_pair, by_l1, p.inner_weight)
 
 # %% [markdown] tags=["details"]
-# On the left map, {glue:text}`n_pair_stray` of {glue:text}`n_pair` SAEs do not keep A4. In the others the
-# largest distance of any decoder cosine from theory is {glue:text}`pair_gap`. How the size depends on the number of
-# children and on the weight of the inner prefix:
+# ## How far a child leans on its parent
+#
+# On the left map of {numref}`fig-why-sign`, {glue:text}`n_pair_stray` of {glue:text}`n_pair` SAEs do not keep A4. In
+# the others the largest distance of any decoder cosine from theory is {glue:text}`pair_gap`. How the size depends on
+# the number of children and on the weight of the inner prefix:
 
 # %% tags=["hide-input", "details"]
 leans, gaps = chapter.lean_curves(setup)

@@ -95,6 +95,9 @@ figure = chapter.draw_mixing(results, live)
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder (top) and encoder (bottom) cosines with the true features, first seed. Rows are latents, each beside the feature that it matches. A row without a dark cell on the diagonal belongs to a feature that this SAE misses.", "name": "fig-tree-cosines"}, "image": {"alt": "Six matrices of cosines. In the standard SAE the children's rows hold their parent. In both Matryoshka SAEs the parents' rows hold a little of each child and the children's rows a negative part of their siblings."}}
 figure = chapter.draw_cosines(results)
 
+# %% [markdown] tags=["details"]
+# ## What fires
+
 # %% tags=["hide-input", "details"] mystnb={"figure": {"caption": "Activations on a reference batch: the true features, and the latents that match them. Half of the inputs are chosen to hold a child, and come first.", "name": "fig-tree-activations"}, "image": {"alt": "Four matrices of activations. In the standard SAE the parents' latents are silent where a child fires; in the Matryoshka SAEs they fire there as in the truth."}}
 figure = chapter.draw_activations(results)
 

@@ -179,6 +179,9 @@ figure = chapter.drawing.draw_children(explored, theories, p)
 # - **Many children** that share one total lower the cosine with each. The length of all that is mixed in falls more
 #   slowly, as one over the root of their number.
 
+# %% [markdown] tags=["details"]
+# ## Magnitudes and directions
+
 # %% tags=["hide-input", "details"] mystnb={"figure": {"caption": "Magnitudes and directions. Spread magnitudes (top left): the best decoders with free activations (solid) miss the trained parent's cosine by {glue:text}`spread_gap`, the top eigenvector of the re-weighted second moment (dashed) by {glue:text}`eigen_gap`. Features with a common cosine (top right): excess over it. Crowding (bottom left): twelve features of four families in ever fewer dimensions, medians with the full range over seeds, each with random directions of its own; bottom right: the cosine of each latent with its own feature.", "name": "fig-reach-features"}, "image": {"alt": "Four panels. The parent's cosine with a child falls slowly with the spread, and hardly with the common cosine, while the children's negative cosines grow with it. Under crowding the points scatter widely, and at every number of dimensions the features are recovered in part only."}}
 spread, leaning = factors["spread of magnitudes"], effects["cosine of features"]
 bound, eigen = chapter.expectation.expected(spread).line, chapter.expectation.eigen_line(spread)

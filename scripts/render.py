@@ -117,8 +117,8 @@ def bar(source, chapter):
     rooms["chapter"] = chapter
     calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     named = [ast.unparse(call).split(".") for call in calls if isinstance(call, ast.Attribute)]
-    # The figure that it draws, else what it computes, else what every chapter does.
-    ranks = [("chapter", "draw"), ("figures", ""), ("chapter", ""), ("notebook", "begin"), ("claims", "judge")]
+    # The verdict, else the figure that it draws, else what it computes, else what every chapter does.
+    ranks = [("claims", "judge"), ("chapter", "draw"), ("figures", ""), ("chapter", ""), ("notebook", "begin")]
     for room, start in ranks:
         for name, *path in named:
             if name != room or not path[-1].startswith(start):
@@ -126,7 +126,8 @@ def bar(source, chapter):
             about = functools.reduce(lambda where, step: getattr(where, step, None), path, rooms[name])
             if about is not None and about.__doc__:
                 words = re.split(r"[.:;] ", " ".join(about.__doc__.split("\n\n")[0].split()))[0].rstrip(".:")
-                return f"Code: {words[0].lower()}{words[1:]}".replace("`", "")
+                small = words[0] if words[:2].isupper() else words[0].lower()
+                return f"Code: {small}{words[1:]}".replace("`", "")
     return "Code"
 
 

@@ -61,6 +61,9 @@ def lighter(page, name):
             page = loaded.sub("", page)
     page = EMPTY_HEADER.sub("<td></td>", page)
     page = re.sub(r'<div id="pst-primary-sidebar"(?! role)', r'\g<0> role="region" aria-label="Book"', page)
+    page = page.replace(
+        '<summary><span class="toctree-toggle"', '<summary aria-label="Pages below"><span class="toctree-toggle"'
+    )
     page = DOWNLOAD.sub(r'<a download="\2" href="\1"', page)
     head, mark, body = page.partition("<main")
     before, first, rest = body.partition("<img ")
