@@ -7,10 +7,6 @@
 #
 # {glue:}`magnitude-skew`
 #
-# {glue:}`loud-child-first`
-#
-# {glue:}`first-to-absorb`
-#
 # In short: how much louder the child is decides, not who is learned first. From random starts the parent is absorbed in
 # {glue:text}`n_absorbed` of {glue:text}`n_live` live seeds, from {term}`near the truth` in {glue:text}`gentle_tally`
 # (without absorption: none).
@@ -146,6 +142,10 @@ claims.glue(near_parent=chapter.told(gentle.first_with("parent").median(), ".3f"
 
 # %% [markdown]
 # ## Which is learned first?
+#
+# {glue:}`loud-child-first`
+#
+# {glue:}`first-to-absorb`
 #
 # A feature is *learned* at the first step at which the SAE reconstructs 90% of its expected square
 # ({numref}`fig-skew-learned`). By any margin: the child comes first in {glue:text}`child_first` of live fresh seeds

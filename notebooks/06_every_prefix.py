@@ -8,8 +8,6 @@
 #
 # {glue:}`not-sampling`
 #
-# {glue:}`improves-on-standard`
-#
 # In short: with sampled prefixes the parent's latent leans {glue:text}`sampled_median:.3f` toward a child, with every
 # prefix in every batch {glue:text}`all_median:.3f`; a clean one leans 0.
 
@@ -114,6 +112,8 @@ HTML(chapter.table(results))
 
 # %% [markdown]
 # ## Absorption
+#
+# {glue:}`improves-on-standard`
 #
 # The standard SAE absorbs here as in {doc}`01_standard_sae_absorbs`: its children's decoders have a median cosine of
 # {glue:text}`standard_child_to_parent:.3f` with their parent.

@@ -6,10 +6,6 @@
 #
 # {glue:}`mixing-in-real-activations`
 #
-# {glue:}`absorption-in-real-activations`
-#
-# {glue:}`diagnosis-in-real-activations`
-#
 # In short: the planted parents' latents have a mean cosine of {glue:text}`commoner:.3f` with their commoner child
 # (truth 0), where the equation says {glue:text}`commoner_says:.3f`; in standard SAEs it is
 # {glue:text}`commoner_standard:.3f`.
@@ -71,6 +67,8 @@ figure = chapter.draw_cosines(found)
 # {numref}`fig-real-cosines` holds the planted parents' cosines against the equation.
 #
 # ## Absorption
+#
+# {glue:}`absorption-in-real-activations`
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "How much less often the parent's latent fires beside a child; every pair of a parent and a child that can be judged, of all seeds. Right of the dotted line a pair counts as absorbed: {glue:text}`absorbed_standard:.0%` of the standard SAE's, {glue:text}`absorbed_matryoshka:.0%` of the Matryoshka SAE's and {glue:text}`absorbed_remedy:.0%` of the remedy's (medians of seeds).", "name": "fig-real-recall"}, "image": {"alt": "Three strips of points, one for each kind of SAE, over the loss of recall beside a child, with a dotted line at 0.1."}}
 claims.glue(
@@ -86,6 +84,8 @@ figure = chapter.draw_recalls(found)
 # need absorption beside it.
 #
 # ## Nothing planted: the diagnosis
+#
+# {glue:}`diagnosis-in-real-activations`
 #
 # In bare activations no truth is known. But the full reconstruction has no reason to lean. Hold all activations, refit
 # the decoder to the full reconstruction alone, and see how each inner latent's row turns. In a Matryoshka SAE it should

@@ -171,7 +171,7 @@ def test_a_verdict_says_why_it_is_what_it_is(change, why):
     verdict = judge(CLAIM, GOOD | change)
     assert why in verdict.why
     assert html.escape(verdict.why) in verdict._html()
-    assert html.escape(verdict.why.split("; ")[0]) in verdict.headline(), "the weightiest reason"
+    assert html.escape(verdict.why.split(" (measured")[0]) in verdict.headline(), "the weightiest reason"
     assert verdict.as_dict()["why"] == verdict.why
 
 

@@ -182,9 +182,9 @@ class Verdict:
     @property
     def why(self) -> str:
         """Why the verdict is what it is, in words, by the criteria that were not met, the weightiest first."""
-        return self._because(2)
+        return self._because(2, " (measured: {})")
 
-    def _because(self, most: int) -> str:
+    def _because(self, most: int, measured: str = "") -> str:
         short = [outcome for outcome in self.outcomes if outcome.outcome != "met"]
         if self.verdict == "supported":
             return "every criterion is met"
@@ -192,7 +192,7 @@ class Verdict:
         if controls:
             short = controls  # nothing else can be concluded
         short.sort(key=lambda outcome: (outcome.criterion.role != "decisive", outcome.outcome == "undecided"))
-        told = [f"{o.words}: {o.criterion.says} (measured: {o.text()})" for o in short[:most]]
+        told = [f"{o.words}: {o.criterion.says}{measured.format(o.text())}" for o in short[:most]]
         more = len(short) - len(told)
         return "; ".join(told) + (f"; and {more} more" if more else "")
 
