@@ -189,7 +189,10 @@ def theory_and_experiment(
                 spread = np.abs(np.stack([np.nanmin(points, 1), np.nanmax(points, 1)]) - middle)
                 axis.errorbar(x, middle, yerr=spread, lw=1, capsize=2, color=ink, zorder=2, **look)
                 if key == "points" and len(x):
-                    ends.append((series["label"], float(x[-1]), float(middle[-1]), ink))
+                    last = int(np.argmax(x))
+                    ends.append((series["label"], float(x[last]), float(middle[last]), ink))
+            if ends and "line_y" in series and np.asarray(series["line_x"])[-1] > ends[-1][1]:
+                ends[-1] = series["label"], float(series["line_x"][-1]), float(series["line_y"][-1]), ink
         if panel.get("log"):
             axis.set_xscale("log")
         axis.axhline(0, color="0.6", lw=0.8, zorder=0)

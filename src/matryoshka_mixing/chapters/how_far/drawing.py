@@ -53,7 +53,7 @@ def draw_ranges(effects: Mapping[str, Effect], reference: float) -> Figure:
             ends = np.round([np.nanmin(values), np.nanmax(values)], 6)
             axis.plot(
                 ends, [place + down] * 2, color=ink, lw=width, solid_capstyle="butt", marker="|", ms=width + 3, mew=1.5,
-                label=label if place == 0 else None,
+                label=label if label not in axis.get_legend_handles_labels()[1] else None,
             )  # fmt: skip
         _name_ends(axis, effect.near[:, 0], effect.amounts, place)
     axis.margins(x=0.12)
