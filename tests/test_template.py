@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import jupytext
+import numpy as np
 import pytest
 import render
 from matplotlib import pyplot as plt
@@ -238,13 +239,15 @@ def test_numbers_of_lines_clouds_and_bars():
 
 
 def test_numbers_of_cells_have_the_names_of_their_row_and_column():
-    figure = figures.heatmaps({"p": [[1.0, -0.5], [0.0, 0.25]]}, ["a", "b"], ["r", "s"])
+    figure = figures.heatmaps({"p": np.array([[1.0, -0.5], [0.0, 0.25]])}, ["a", "b"], ["r", "s"])
     assert rows(figure) == [
         ["p", "", "a", "r", "1"], ["p", "", "b", "r", "-0.5"], ["p", "", "a", "s", "0"], ["p", "", "b", "s", "0.25"],
     ]  # fmt: skip
 
 
 def test_strips_name_their_groups():
-    table = rows(figures.seed_strips({"one": [0.1, 0.2], "control: two": [0.0]}, "cosine", reference=0.5))
+    table = rows(
+        figures.seed_strips({"one": np.array([0.1, 0.2]), "control: two": np.zeros(1)}, "cosine", reference=0.5)
+    )
     points = [(y, x) for _, _, x, y, _ in table if y in ("one", "control: two")]
     assert {("one", "0.1"), ("one", "0.2"), ("control: two", "0")} <= set(points)

@@ -157,10 +157,10 @@ class Outcome:
         if self.criterion.mean and self.interval is not None:
             ends = " to ".join(f"{end:.3g}" for end in self.interval)
             return f"{number(self.value)} on average (95% interval {ends}) over {self.total}{dropped}"
-        ends = self.value, self.low or 0.0, self.high or 0.0
+        shown = self.value, self.low or 0.0, self.high or 0.0
         # Beside numbers of ordinary size, noise is a plain 0.
-        plain = max(map(abs, (*ends, self.criterion.threshold))) >= 0.001
-        middle, low, high = (f"{end:.3f}" if plain and abs(end) < NEGLIGIBLE else number(end) for end in ends)
+        plain = max(map(abs, (*shown, self.criterion.threshold))) >= 0.001
+        middle, low, high = (f"{end:.3f}" if plain and abs(end) < NEGLIGIBLE else number(end) for end in shown)
         spread = f" ({low} to {high})" if low != high else ""
         return f"{middle}{spread} in {self.passed} of {self.total}{dropped}"
 

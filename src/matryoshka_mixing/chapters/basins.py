@@ -608,7 +608,7 @@ def best_of_curves(panels: Mapping[str, Mapping[str, Kept]]) -> Figure:
         for i, (label, kept) in enumerate(curves.items()):
             look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % 6], "ls": ("-", "--", ":", "-.")[i % 4]}
             axis.plot(kept.counts, kept.values, lw=1.8, ms=5, label=label, **look)
-        ends = [(label, kept.counts[-1], kept.values[-1]) for label, kept in curves.items()]
+        ends = [(label, float(kept.counts[-1]), float(kept.values[-1])) for label, kept in curves.items()]
         end_labels(axis, [(*end, COLOURS[i % len(COLOURS)]) for i, end in enumerate(ends)], height=210)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%d"))

@@ -64,7 +64,7 @@ def drawn(axis: Axes) -> Iterator[Row]:
     owners = {id(line): one.get_label() for one in axis.containers if hasattr(one, "lines") for line in [one.lines[0]]}
     for i, line in enumerate(axis.lines):
         series = str(owners.get(id(line)) or line.get_label())
-        if len(line.get_xdata()) and line.get_transform() == axis.transData:
+        if line.get_transform() == axis.transData:
             series = f"line {i + 1}" if series.startswith("_") else series
             for x, y in zip(np.ravel(line.get_xdata()), np.ravel(line.get_ydata()), strict=True):
                 yield panel, series, *at(float(x), float(y)), ""
@@ -82,11 +82,12 @@ def drawn(axis: Axes) -> Iterator[Row]:
         elif isinstance(drawing, QuadMesh):
             corners = np.asarray(drawing.get_coordinates())
             middles = (corners[:-1, :-1] + corners[1:, 1:]) / 2
-            names = tuple({round(place - 0.5): name for place, name in some.items()} for some in names)  # cells
+            across, down = ({round(place - 0.5): name for place, name in some.items()} for some in names)
             values = np.ma.filled(np.ma.asarray(drawing.get_array(), float), np.nan).reshape(middles.shape[:2])
             for place, value in np.ndenumerate(values):
                 x, y = middles[place]
-                yield panel, series, *(at(x - 0.5, y - 0.5) if any(names) else (x, y)), value
+                row, column = place
+                yield panel, series, across.get(column, x), down.get(row, y), value
     for image in axis.images:
         for (row, column), value in np.ndenumerate(np.ma.filled(np.ma.asarray(image.get_array(), float), np.nan)):
             yield panel, "", *at(column, row), value

@@ -136,7 +136,7 @@ def basin_heatmaps(
         share = f"{basin.share:.0%}" if basin.share >= 0.095 else f"{basin.share:.1%}"
         title = f"{share} of seeds\nloss {basin.loss:.4f}"
         if recovery is not None:
-            title = f"{i + 1}: {title}, recovery {float(recovery[first]):.2f}"
+            title = f"{i + 1}: {title}\nrecovery {float(recovery[first]):.2f}"
         panels[title] = shown
     return heatmaps(panels, features)
 
@@ -210,7 +210,7 @@ def theory_and_experiment(
 
 def _key(figure: Figure, used: Mapping[str, bool], words: Sequence[str]) -> None:
     """One key over a figure: of lines, dashed lines, filled points and open circles, as far as they are used."""
-    looks = [
+    looks: list[dict[str, Any]] = [
         {"lw": 1.8}, {"lw": 1.4, "ls": "--"}, {"marker": "o", "ms": 5, "ls": ""},
         {"marker": "o", "ms": 9, "mfc": "none", "ls": ""},
     ]  # fmt: skip
@@ -234,7 +234,8 @@ def loss_path(
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
     for i, (label, curve) in enumerate(curves.items()):
         axis.plot(position, curve, label=label, color=COLOURS[i], ls=("-", "--", ":")[i % 3], lw=2)
-    end_labels(axis, [(label, position[-1], curve[-1], COLOURS[i]) for i, (label, curve) in enumerate(curves.items())])
+    last = [(label, float(position[-1]), float(curve[-1])) for label, curve in curves.items()]
+    end_labels(axis, [(*end, COLOURS[i]) for i, end in enumerate(last)])
     for label, place in marks.items():
         axis.axvline(place, color="0.5", lw=0.8, ls=":")
         axis.annotate(

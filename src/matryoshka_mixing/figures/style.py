@@ -75,18 +75,20 @@ def end_labels(axis: Axes, ends: Sequence[tuple[str, float, float, Any]], height
         height: about how tall the axis is, in points.
     """
     low, high = axis.get_ylim()
-    placed: list[tuple[float, float, float]] = []  # x, middle and height of what stands
-    for name, x, y, ink in sorted(ends, key=lambda end: end[2]):
-        text = textwrap.fill(name, 16)
-        tall = 11.0 * (1 + text.count("\n")) + 2
-        middle = wanted = (y - low) / (high - low) * height
-        for at, below, size in placed:
-            if at == x:
-                middle = max(middle, below + (size + tall) / 2)
-        placed.append((x, middle, tall))
+    ends = sorted(ends, key=lambda end: end[2])
+    texts = [textwrap.fill(name, 18) for name, *_ in ends]
+    wanted = [(y - low) / (high - low) * height for _, _, y, _ in ends]
+    places = list(wanted)
+    for _ in range(100):  # neighbours at the same place push each other apart
+        for i in range(len(ends) - 1):
+            tall = 11.0 * (2 + texts[i].count("\n") + texts[i + 1].count("\n")) / 2 + 2
+            lack = tall - (places[i + 1] - places[i])
+            if lack > 0 and ends[i][1] == ends[i + 1][1]:
+                places[i], places[i + 1] = places[i] - lack / 2, places[i + 1] + lack / 2
+    for text, place, at, (_, x, y, ink) in zip(texts, places, wanted, ends, strict=True):
         axis.annotate(
-            text, (x, y), xytext=(7, middle - wanted), textcoords="offset points", color=ink, fontsize=9, va="center",
-            annotation_clip=False, linespacing=1.0,
+            text, (x, y), xytext=(7, round(place - at, 1)), textcoords="offset points", color=ink, fontsize=9,
+            va="center", annotation_clip=False, linespacing=1.0,
         )  # fmt: skip
 
 
