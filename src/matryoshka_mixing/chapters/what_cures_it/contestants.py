@@ -147,7 +147,7 @@ def on_standard(objective: Callable[..., losses.Objective]) -> Callable[..., SAE
 def gated(case: Case) -> SAE:
     """Plain first, then the decoder gated by input."""
     settled = case.fit(case.plain)
-    return losses.fit(case, losses.gated(case.plain, losses.batches(case)), settled.reshape(len(settled)))
+    return losses.fit(case, losses.gated(case.plain, losses.batches(case)), settled.reshape(len(settled)), taken=1)
 
 
 def pursuit(case: Case) -> SAE:
