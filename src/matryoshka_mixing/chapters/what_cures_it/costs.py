@@ -7,9 +7,10 @@ busy machine slows all of them alike. Prefixes are summed block by block: each a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from matryoshka_mixing.metrics import SILENT
 from matryoshka_mixing.sae import SAE
 
 PLAIN, EVERY, RANDOM = "plain Matryoshka", "every prefix", "random prefixes"
+WIDTHS = 64, 128, 256, 512, 1024
+"""Prefixes of the SAE that is timed (our default)."""
 TURNS = 9
 """How often every remedy takes its turn, after one to warm up (our default)."""
 
@@ -79,6 +82,10 @@ class Plain:
         W_enc, b_enc, _, b_dec = self.leaves
         return torch.relu((self.x - b_dec) @ W_enc + b_enc)
 
+    def still(self) -> tuple[Tensor, Tensor]:
+        """The decoder and its bias, without their gradient."""
+        return self.leaves[2].detach(), self.leaves[3].detach()
+
     def prefixes(
         self, acts: Tensor, widths: Sequence[int], cut: Callable[[Tensor], Tensor] = lambda left: left,
         rows: tuple[Tensor, Tensor] | None = None,
@@ -95,9 +102,14 @@ class Plain:
             yield left.square().sum(-1), self.l1 * paid
             left, paid, before = cut(left), cut(paid), width
 
-    def total(self, widths: Sequence[int], **how: object) -> Tensor:
+    def total(self, widths: Sequence[int], **how: Any) -> Tensor:
         """The sum of the prefixes' losses."""
-        return sum((error + paid).mean() for error, paid in self.prefixes(self.acts(), widths, **how))
+        return self.mean(self.prefixes(self.acts(), widths, **how))
+
+    @staticmethod
+    def mean(terms: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """The sum of errors and penalties, each the mean over inputs."""
+        return torch.stack([(error + paid).mean() for error, paid in terms]).sum()
 
     def full(self) -> Tensor:
         """The loss of the full width alone."""
@@ -108,8 +120,8 @@ class Plain:
         torch.autograd.grad(loss, self.leaves, allow_unused=True)
 
 
-def steps(d_in: int = 256, widths: tuple[int, ...] = (64, 128, 256, 512, 1024), batch: int = 512):
-    """A step of every remedy, by name."""
+def steps(d_in: int = 256, widths: tuple[int, ...] = WIDTHS, batch: int = 512) -> dict[str, Callable[[], None]]:
+    """A step of every remedy, by name; of those in `SAME` the other's."""
     sae, n = Plain.random(d_in, widths, batch), widths[-1]
     spare = Plain.random(d_in, (*widths[:-1], n + n // 2), batch)
     wider = tuple(width + 1 for width in widths[:-1]) + widths[-1:]
@@ -117,14 +129,15 @@ def steps(d_in: int = 256, widths: tuple[int, ...] = (64, 128, 256, 512, 1024), 
 
     def random_prefixes() -> Tensor:
         law = np.diff(np.sqrt(np.arange(n) / (n - 1)))
-        return sae.total((*sorted(1 + drawn.choice(n - 1, 9, replace=False, p=law)), n))
+        inner = sorted((1 + drawn.choice(n - 1, 9, replace=False, p=law)).tolist())
+        return sae.total((*inner, n))
 
     def logarithm() -> Tensor:
-        return sum((error + paid).mean().log() for error, paid in sae.prefixes(sae.acts(), widths))
+        return torch.stack([(error + paid).mean().log() for error, paid in sae.prefixes(sae.acts(), widths)]).sum()
 
     def unsquared() -> Tensor:
         *inner, last = sae.prefixes(sae.acts(), widths)
-        return sum((error.sqrt() + paid).mean() for error, paid in inner) + (last[0] + last[1]).mean()
+        return sae.mean([*((error.sqrt(), paid) for error, paid in inner), last])
 
     def similar(norms: bool) -> Tensor:
         W_enc, b_enc, W_dec, b_dec = sae.leaves
@@ -144,16 +157,15 @@ def steps(d_in: int = 256, widths: tuple[int, ...] = (64, 128, 256, 512, 1024), 
         return (error + paid).mean() + ((1 / keep - 1) * acts.square().mean(0) * sae.leaves[2].square().sum(-1)).sum()
 
     def gated() -> Tensor:
-        W_enc, b_enc, W_dec, b_dec = sae.leaves
-        encoder = sae.total(widths, rows=(W_dec.detach(), b_dec.detach()))
+        encoder = sae.total(widths, rows=sae.still())
         acts = sae.acts().detach()
         inside = [~(acts[:, width:] > SILENT).any(-1) for width in widths]
         each = zip(inside, sae.prefixes(acts, widths), strict=True)
-        return encoder + sum((some * (error + paid)).mean() for some, (error, paid) in each)
+        return encoder + sae.mean((some * error, some * paid) for some, (error, paid) in each)
 
     def split() -> Tensor:
-        W_enc, b_enc, W_dec, b_dec = sae.leaves
-        encoder = sae.total(widths, rows=(W_dec.detach(), b_dec.detach()))
+        W_enc, b_enc, _, b_dec = sae.leaves
+        encoder = sae.total(widths, rows=sae.still())
         acts = torch.relu((sae.x - b_dec) @ W_enc.detach() + b_enc.detach())
         error, paid = next(sae.prefixes(acts, widths[-1:]))
         return encoder + len(widths) * (error + paid).mean()

@@ -45,7 +45,7 @@ def score(case: Case, contestant: Contestant, value: float) -> float:
 
 
 def run(case: Case, contestant: Contestant, value: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All measures of a remedy on a case: (kinds, seeds, measures) in the order of `NAMES`; each prefix's FVU and L0."""
+    """Measures of a remedy on a case: (kinds, seeds, measures) in the order of `NAMES`; each prefix's FVU and L0."""
     sae = contestant.fit(case, *([value] if contestant.values else []))
     found = measure(case, sae, contestant.name == "matching pursuit")
     return np.stack([found[name] for name in NAMES], -1), found["prefixes"], found["prefixes_l0"]

@@ -13,8 +13,8 @@ from matryoshka_mixing.chapters.what_cures_it.measures import measure
 from matryoshka_mixing.chapters.what_cures_it.toys import KINDS, Case, Toy
 from matryoshka_mixing.sae import SAE, SAEConfig
 
-TOYS = ("three features", "four children", "twenty features")
-"""Where it is tried: the toys whose features plain training finds."""
+TOYS = ("three features", "unequal children", "four children")
+"""Where it is tried: toys whose states are listed, and whose features plain training can find."""
 STAGES = 3.0
 """Steps in all, in stages, however they are divided."""
 
