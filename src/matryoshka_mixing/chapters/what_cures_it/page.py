@@ -70,9 +70,10 @@ class Stored:
                 for what in ("measures", "prefixes", "prefixes_l0", "values")
             ]
             varied = {toy: data[key] for toy in switching.TOYS if (key := f"switching, {toy}") in data.files}
-            names = "more", "costs", "compiled_costs"
-            rest = [data[name] if name in data.files else np.zeros((0, len(NAMES))) for name in names]
-            return cls(data["remedies"].tolist(), toys, *parts, varied, *rest)
+            more = [data[key] for key in data.files if key.startswith("more seeds")]
+            costs = [data[name] if name in data.files else np.zeros(0) for name in ("costs", "compiled_costs")]
+            seeds = np.concatenate([np.zeros((0, len(NAMES))), *more])
+            return cls(data["remedies"].tolist(), toys, *parts, varied, seeds, *costs)
 
     def seeds(self, name: str, toy: str, measure: str, kind: int = RANDOM, activation: str = "relu") -> np.ndarray:
         """One measure of every seed."""

@@ -24,8 +24,8 @@ SEEDS, TUNING = range(11_000, 11_032), range(200, 216)
 """The reported seeds, and those on which free numbers are chosen."""
 FEWER = 30
 """Seeds of a toy with sampled batches."""
-MORE = range(11_032, 11_194)
-"""Further random seeds of ours on twenty features: 30 of them had left its share undecided."""
+MORE = range(11_032, 11_194), range(11_194, 11_770)
+"""Further random seeds of ours on twenty features: 30 had left its share undecided, and 192 as well."""
 CHOSEN = {"OrtSAE": 0.1, "C2R": 0.1, "availability": 0.9}
 """Free numbers of remedies by autograd on toys where choosing would take hours: those of three features with ReLU."""
 TRIAL = 0.125
@@ -81,9 +81,9 @@ def choose(toy: Toy, activation: str, seeds: range = TUNING) -> dict[str, float]
     return {name: best(name, some) for name, some in contestants.contestants().items()}
 
 
-def more(toy: Toy) -> np.ndarray:
-    """All measures of ours from the random starts of `MORE`: (seeds, measures)."""
-    case = Case.of(toy, "relu", MORE, kinds=KINDS[:1])
+def more(toy: Toy, seeds: range) -> np.ndarray:
+    """All measures of ours from random starts, with ReLU: (seeds, measures)."""
+    case = Case.of(toy, "relu", seeds, kinds=KINDS[:1])
     return run(case, contestants.contestants()["ours"], float("nan"))[0][0].astype(np.float32)
 
 
@@ -106,7 +106,9 @@ def parts() -> dict[str, Callable[[], dict[str, np.ndarray]]]:
         found[f"switching, {name}"] = lambda name=name, toy=toy, seeds=seeds: {
             f"switching, {name}": switching.run(toy, seeds, NAMES)
         }
-    found["more seeds"] = lambda: {"more": more(toys()["twenty features"])}
+    for seeds in MORE:
+        name = f"more seeds, {seeds.start}"
+        found[name] = lambda name=name, seeds=seeds: {name: more(toys()["twenty features"], seeds)}
     return found
 
 
