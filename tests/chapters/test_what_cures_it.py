@@ -473,3 +473,22 @@ def test_figures_show_the_numbers_of_the_stored_run():
     assert drawing.price(found).axes and drawing.recovered(found).axes
     measured = page.measured_published(found)
     assert 0 <= measured["best_published_on_its_worst_toy"] <= 1
+
+
+@STORED
+def test_tables_show_the_numbers_of_the_stored_run():
+    found = page.Stored.load()
+    assert len(found.more) == sum(len(seeds) for seeds in stored.MORE)
+    by_prefix = page.by_prefix(found, losses.SAME_STEPS)
+    assert by_prefix.shape == (20, 6)
+    fvu = found.seeds("plain Matryoshka", losses.SAME_STEPS, "fvu")
+    assert by_prefix["FVU", "all"]["plain Matryoshka"] == pytest.approx(np.median(fvu))
+    assert (by_prefix["L0", "first 1"] <= by_prefix["L0", "all"]).all()
+    varied = page.switched(found)
+    for toy in switching.TOYS:  # the first variant is the remedy itself
+        assert varied.loc["ours", f"clean, {toy}"] == pytest.approx(found.seeds("ours", toy, "clean").mean())
+    numbers = page.chosen_numbers(found)
+    assert all(set(numbers.loc[name]) <= set(contestants.contestants()[name].values) for name in numbers.index)
+    assert page.unequal(found)["clean seeds"]["ours"] == found.means("clean", 1)["unequal children"]["ours"]
+    assert found.cost("plain Matryoshka") == 1 and found.cost("ours") > 1
+    assert page.best_slow(found) in found.means("clean")[losses.SAME_STEPS].to_numpy()
