@@ -373,6 +373,12 @@ def measured_published(stored: Stored) -> dict[str, object]:
     }
 
 
+def clean_on_the_tree(stored: Stored) -> Float[np.ndarray, " seeds"]:
+    """1 for every random seed of ours on twenty features that ends clean, the further seeds included."""
+    further = stored.more[:, NAMES.index("clean")].astype(float)
+    return np.concatenate([stored.seeds(OURS, "twenty features", "clean"), further])
+
+
 def measured_ours(stored: Stored, page: Page, theory: Theory) -> dict[str, object]:
     """The numbers of the claim on our remedy."""
 
@@ -384,9 +390,7 @@ def measured_ours(stored: Stored, page: Page, theory: Theory) -> dict[str, objec
     return {
         "clean_on_the_page": page.of(OURS, "clean"),
         "clean_four_children": stored.seeds(OURS, "four children", "clean"),
-        "clean_twenty_features": np.concatenate(
-            [stored.seeds(OURS, "twenty features", "clean"), stored.more[:, NAMES.index("clean")].astype(float)]
-        ),
+        "clean_twenty_features": clean_on_the_tree(stored),
         "worst_toy_near_truth": near["relu"],
         "prefix_price_near_truth": max(stored.price(OURS, toy) for toy in stored.toys),
         "full_price": float(change("fvu", "ratio").max()),
