@@ -11,8 +11,9 @@
 #
 # In short: over six toys and random starts, plain Matryoshka SAEs recover {glue:text}`plain_recovered:.0%` of the
 # features at a cosine of .95, standard SAEs {glue:text}`standard_recovered:.0%`, ours {glue:text}`ours_recovered:.0%`.
-# On small families most of our seeds end clean; on the twenty-feature tree
-# {glue:text}`tree_clean:.0%` of {glue:text}`tree_seeds` seeds: less than the half that was predicted.
+#
+# With three features and with four children most seeds of ours end clean; on the twenty-feature tree
+# {glue:text}`tree_clean:.0%` of {glue:text}`tree_seeds` do, less than the half that was predicted.
 #
 # ```{glue:figure} frontier
 # ---
