@@ -20,8 +20,9 @@ import jupytext
 import kernels
 import nbformat
 import papermill
-import yaml
 from papermill.exceptions import PapermillExecutionError
+
+from matryoshka_mixing import plain
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 STABLE_CELL_METADATA = ("tags", "mystnb", "lines_to_next_cell")
@@ -34,9 +35,9 @@ def load_profile(path, sources):
     Raises:
         ValueError: if it is no flat mapping, or holds a key that is a parameter of none of the notebook `sources`.
     """
-    profile = yaml.safe_load(Path(path).read_text()) or {}
+    profile = plain.read_yaml(path) or {}
     if not isinstance(profile, dict):
-        raise ValueError(f"{path}: a profile is a mapping of parameter names to values, not {profile!r}")
+        raise ValueError(f"{path}: a profile is a mapping of parameter names to values, not {profile!r:.80}")
     known = {name for source in sources for name in declared_parameters(jupytext.read(source))}
     for name, value in profile.items():
         if isinstance(value, dict):

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from matryoshka_mixing import metrics, remedy
+from matryoshka_mixing import metrics, plain, remedy
 from matryoshka_mixing.chapters.what_cures_it import contestants, fixed_point
 from matryoshka_mixing.chapters.what_cures_it.measures import best_of, measure
 from matryoshka_mixing.chapters.what_cures_it.stored import NAMES, STORED
@@ -52,14 +52,23 @@ class Stored:
     @classmethod
     def load(cls, path: Path = STORED) -> Stored:
         """Read a stored run."""
-        with np.load(path) as data:
-            keys = [tuple(key.split("/")) for key in data.files if "/" in key]
-            toys = list(dict.fromkeys(key[0] for key in keys))
-            parts = [
-                {(toy, act): data[f"{toy}/{act}/{what}"] for toy, act, part in keys if part == what}
-                for what in ("measures", "prefixes", "values")
-            ]
-            return cls(data["remedies"].tolist(), toys, *parts)
+        data = plain.read_arrays(path, {"remedies": ()})
+        keys = [tuple(key.split("/")) for key in data if "/" in key]
+        toys = list(dict.fromkeys(key[0] for key in keys))
+        parts = [
+            {(toy, act): data[f"{toy}/{act}/{what}"] for toy, act, part in keys if part == what}
+            for what in ("measures", "prefixes", "values")
+        ]
+        remedies = data["remedies"].tolist()
+        wanted = len(remedies), len(KINDS), len(NAMES)
+        if wrong := {
+            key: t.shape for key, t in parts[0].items() if t.ndim != 4 or (*t.shape[:2], t.shape[3]) != wanted
+        }:
+            raise ValueError(
+                f"{path}: {wrong} are the shapes of measures; they must be (remedies, kinds, seeds, measures), here "
+                f"{wanted[:2]}, any, {wanted[2]}. Compute the file again."
+            )
+        return cls(remedies, toys, *parts)
 
     def seeds(self, name: str, toy: str, measure: str, kind: int = RANDOM, activation: str = "relu") -> np.ndarray:
         """One measure of every seed."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from matryoshka_mixing import plain
 from matryoshka_mixing.chapters.what_cures_it import contestants
 from matryoshka_mixing.chapters.what_cures_it.contestants import Contestant
 from matryoshka_mixing.chapters.what_cures_it.measures import measure
@@ -100,8 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     joined: dict[str, np.ndarray] = {"remedies": np.array(list(contestants.contestants()))}
     for (name, activation), path in paths.items():
-        with np.load(path) as found:
-            joined |= {f"{name}/{activation}/{key}": found[key] for key in found.files}
+        joined |= {f"{name}/{activation}/{key}": value for key, value in plain.read_arrays(path).items()}
     write(options.output, joined)
 
 
