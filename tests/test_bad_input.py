@@ -16,6 +16,7 @@ from pathlib import Path
 
 import design
 import execute
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -40,13 +41,18 @@ INTERNAL = re.compile(
 
 
 @pytest.fixture(autouse=True)
-def no_training(monkeypatch):
+def as_users_have_it(monkeypatch):
+    """Shapes and types that signatures name are checked in tests alone; and nothing may be trained."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+
     def trained(*_, **__):
         pytest.fail("it was trained")
 
     for module, name in ((training, "_run"), (training, "descend"), (original.fitting.training, "_run")):
         monkeypatch.setattr(module, name, trained)
     monkeypatch.delenv(parameters.INSIST, raising=False)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def refused(act, *named):
@@ -549,7 +555,8 @@ def diagnosis_cases(folder):
     for title, more in {
         "widths that fall": ["--widths", 3, 1], "widths of others": ["--widths", 1, 9], "one width": ["--widths", 3],
         "a width of 0": ["--widths", 0, 3], "ridge 0": ["--ridge", 0], "ridge NaN": ["--ridge", "nan"],
-        "ridge infinite": ["--ridge", "inf"], "draws 0": ["--draws", 0], "batch 0": ["--batch", 0], "seed -1": ["--seed", -1],
+        "ridge infinite": ["--ridge", "inf"], "draws 0": ["--draws", 0], "batch 0": ["--batch", 0],
+        "seed -1": ["--seed", -1],
         "labels alone": ["--labels", good], "hierarchy alone": ["--hierarchy", good], "scale for none": ["--scale", 2],
         "scale NaN": ["--scale", "nan"],
     }.items():  # fmt: skip
