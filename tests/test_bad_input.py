@@ -309,7 +309,7 @@ UNFIT = {
     "a chain down to nothing": json.loads(nested(25).replace("0.9", "0.1")),
     "too quiet a child": PARENT | {"children": [family(0.3, leaf(magnitude_mean=1e-200), leaf())]},
     "loud beside quiet": PARENT | {"children": [family(0.3, leaf(magnitude_mean=1e-6), magnitude_mean=1e6)]},
-    "more features than memory": PARENT | {"children": [family(0.3, *[leaf(0.01)] * 4000)]},
+    "more features than memory": PARENT | {"children": [family(0.3, *[leaf(0.01)] * 2000)]},
 }
 """Trees that are good trees, on which no chapter can say anything."""
 
@@ -319,7 +319,7 @@ def unfit_cases(folder):
         for number, (title, tree) in enumerate(UNFIT.items()):
             path = folder / f"unfit{number}.json"
             path.write_text(json.dumps(tree))
-            said = "leaves no room for 4001" if (chapter[:2], title[:4]) == ("11", "more") else path.name
+            said = "leaves no room for 2001" if (chapter[:2], title[:4]) == ("11", "more") else path.name
             yield f"{chapter}: {title}", lambda c=chapter, path=path: CHAPTERS[c](tree_path=str(path)), said
 
 

@@ -71,7 +71,7 @@ def refuse_unfit(tree: FeatureTree, where: str) -> None:
 
 def _some(names: Sequence[str]) -> str:
     """The first of several names, none too long, and how many more there are."""
-    shown = ", ".join(name if len(name) <= 40 else f"{name[:39]}…" for name in names[:5])
+    shown = ", ".join(figures.in_one_line(name) for name in names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 

@@ -174,7 +174,9 @@ class Toy:
     @property
     def name(self) -> str:
         """What the tree is called."""
-        return f"the tree of {Path(self.p.tree_path).name}" if self.own else "the twenty-feature tree"
+        return (
+            f"the tree of {figures.in_one_line(Path(self.p.tree_path).name)}" if self.own else "the twenty-feature tree"
+        )
 
     @cached_property
     def parents(self) -> list[int | None]:
@@ -617,7 +619,7 @@ def draw_theory(against: Against) -> Figure:
     if not any(len(values) for values in against.cosine.values()):
         why = ", and no SAE represents their parents" if toy.covered.any() else ""
         return in_words(
-            f"Theory covers {toy.covered.sum()} of the {len(toy.pairs)} pairs of {toy.name}{why}: there is nothing to "
+            f"Theory covers {toy.covered.sum()} of the {len(toy.pairs)} pairs of {figures.label(toy.name, 60)}{why}: there is nothing to "
             "hold against it."
         )
     grid = torch.linspace(0, 1, 101, dtype=torch.float64)[:, None].expand(-1, len(toy.pairs))

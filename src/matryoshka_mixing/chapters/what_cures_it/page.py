@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from matryoshka_mixing import metrics, plain, remedy
+from matryoshka_mixing import figures, metrics, plain, remedy
 from matryoshka_mixing.chapters.what_cures_it import contestants, fixed_point
 from matryoshka_mixing.chapters.what_cures_it.measures import best_of, measure
 from matryoshka_mixing.chapters.what_cures_it.stored import NAMES, STORED
@@ -172,8 +172,8 @@ class Page:
 
     @property
     def names(self) -> list[str]:
-        """Of the features."""
-        return self.case.toy.tree.names
+        """Of the features, as figures show them."""
+        return [figures.label(name) for name in self.case.toy.tree.names]
 
 
 @dataclass(frozen=True)
