@@ -344,6 +344,7 @@ def terms_of(states):
     return states.probs.expand(2, -1), blamed
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_verdict_on_the_pull_flips_if_other_terms_cure_the_mixing_too(tree, dictionary):
     """Its control removes terms that are not blamed; here it is run as it should be, and then on the blamed ones."""
     claim, states, verdicts = claims.load()["prefix-pull"], tree.states(), {}
@@ -363,6 +364,7 @@ def test_the_verdict_on_the_pull_flips_if_other_terms_cure_the_mixing_too(tree, 
     assert verdicts == {"others": "supported", "blamed": "inconclusive"}
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_verdict_on_the_undoing_flips_if_a_free_parent_leaves_no_sibling(tree, dictionary):
     """Its control has nothing held; here it is run as it should be, and then with the parent held clean."""
     claim, states, verdicts = claims.load()["sibling-undo"], tree.states(), {}
