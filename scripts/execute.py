@@ -11,6 +11,7 @@ import ast
 import difflib
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -160,6 +161,8 @@ def main():
     parser.add_argument("--profile", type=Path, help="YAML file of parameter values; default: the notebook's own")
     args = parser.parse_args()
 
+    # Ended from outside, it ends as if interrupted: no kernel and no folder is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     label, start = f"[{args.source.stem}]", time.monotonic()
     print(f"{label} running…", flush=True)
     try:

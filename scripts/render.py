@@ -293,3 +293,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit("[book] interrupted; the site is as it was")
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"[book] FAILED: {error}; the site is as it was")

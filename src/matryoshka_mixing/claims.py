@@ -11,6 +11,7 @@ import html
 import json
 import math
 import string
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -24,6 +25,9 @@ from matryoshka_mixing import plain
 MIME = "application/vnd.matryoshka-mixing.verdict+json"
 NEGLIGIBLE = 1e-8
 """Smaller numbers are rounding noise and are written as 0, so that machines agree."""
+TINY = 1e-4
+"""Smaller measured numbers are gaps of training or rounding, whose digits differ between machines: they are told as
+a bound, the next power of ten."""
 NARROW = 0.1
 """An interval that lies within so much of the share asked for says "about that share" (our default).
 
@@ -366,7 +370,7 @@ def _decide(criterion: Criterion, value: object, started: int) -> Outcome:
     passes = values >= criterion.threshold if criterion.op == ">=" else values <= criterion.threshold
     if values.size == 0 or np.isnan(values).all():
         return Outcome(criterion, "undecided", None, None, None, started=started)
-    middle, least, most = (_rounded(float(f(values))) for f in (np.median, np.min, np.max))
+    middle, least, most = (_measured(float(f(values))) for f in (np.median, np.min, np.max))
     if not criterion.by_seed:
         return Outcome(criterion, "met" if passes else "failed", middle, least, most)
     passed, total, above = int(passes.sum()), values.size, criterion.op == ">="
@@ -375,10 +379,10 @@ def _decide(criterion: Criterion, value: object, started: int) -> Outcome:
         width = min(NARROW, criterion.share / 2, (1 - criterion.share) / 2)
         outcome = _against(low, high, criterion.share, width)
     else:
-        middle, (low, high) = _rounded(float(values.mean())), _mean_interval(values)
+        middle, (low, high) = _measured(float(values.mean())), _mean_interval(values)
         signs = (low, high, criterion.threshold) if above else (-high, -low, -criterion.threshold)
         outcome = "met" if signs[0] == signs[2] else _against(*signs, criterion.width or 0)
-    bounds = None if np.isnan(low) else (_rounded(low), _rounded(high))
+    bounds = None if np.isnan(low) else (_measured(low), _measured(high))
     return Outcome(criterion, outcome, middle, least, most, passed, total, started, bounds)
 
 
@@ -403,10 +407,23 @@ def _rounded(number: float) -> float:
     return 0.0 if abs(number) < NEGLIGIBLE else float(f"{number:.4g}")
 
 
+def _measured(number: float) -> float:
+    """A measured number as it is kept: four digits, a tiny one as the power of ten that it does not reach."""
+    number = _rounded(number)
+    return math.copysign(_bound(number), number) if 0 < abs(number) < TINY else number
+
+
+def _bound(number: float) -> float:
+    """The power of ten that a number's size does not exceed."""
+    return float(f"1e{math.ceil(math.log10(abs(number)) - 1e-9)}")
+
+
 def number(value: float) -> str:
-    """A number for people: three decimals, powers of ten where it is small, "below 1e-08" where it is noise."""
+    """A number for people: three decimals, powers of ten where it is small; "below 1e-05" where it is a mere gap."""
     if abs(value) < NEGLIGIBLE:
         return f"below {NEGLIGIBLE:.0e}"
+    if abs(value) < TINY:
+        return f"below {_bound(value):.0e}"
     return f"{value:.3f}" if 0.001 <= abs(value) < 1000 else f"{value:.1e}"
 
 
@@ -509,6 +526,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--page", required=True, type=Path, help="Markdown file to write: every criterion and its history"
     )
     options = parser.parse_args(arguments)
+    try:
+        _write(options)
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"[ledger] FAILED: {type(error).__name__}: {error}")
+
+
+def _write(options: argparse.Namespace) -> None:
     found = collect(options.notebooks)
     texts = {options.ledger: json.dumps(found, indent=1), options.table: table(found), options.page: page(found)}
     for path, text in texts.items():

@@ -619,8 +619,8 @@ def draw_theory(against: Against) -> Figure:
     if not any(len(values) for values in against.cosine.values()):
         why = ", and no SAE represents their parents" if toy.covered.any() else ""
         return in_words(
-            f"Theory covers {toy.covered.sum()} of the {len(toy.pairs)} pairs of {figures.label(toy.name, 60)}{why}: there is nothing to "
-            "hold against it."
+            f"Theory covers {toy.covered.sum()} of the {len(toy.pairs)} pairs of {figures.label(toy.name, 60)}{why}: "
+            "there is nothing to hold against it."
         )
     grid = torch.linspace(0, 1, 101, dtype=torch.float64)[:, None].expand(-1, len(toy.pairs))
     unit = torch.ones(toy.tree.n_features, dtype=torch.float64)
