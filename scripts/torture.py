@@ -47,6 +47,8 @@ def copy(folder: Path) -> Path:
     user = ["-c", "user.name=t", "-c", "user.email=t@t"]
     subprocess.run(["git", "-C", str(folder), *user, "commit", "-qm", "x", "--allow-empty"], check=True)
     (folder / ".venv").symlink_to(ROOT / ".venv")
+    for name in ("requirements.txt", "pyproject.toml"):  # older than what is installed
+        os.utime(folder / name, (0, 0))
     with (folder / ".git/info/exclude").open("a") as file:
         file.write("/.venv\n")
     return folder

@@ -1,7 +1,9 @@
 """Run a notebook's code in this process, without a kernel, and see what it would show."""
 
+import ast
 import builtins
 import contextlib
+import importlib
 import io
 import math
 import re
@@ -49,15 +51,19 @@ def run(name, **parameters):
                 space.update(values)
     finally:
         myst_nb.glue = kept
-    _look(glued, shown, printed.getvalue())
-    mpl.pyplot.close("all")
+        figures = list(map(mpl.pyplot.figure, mpl.pyplot.get_fignums()))
+        mpl.pyplot.close("all")
+    _look(glued, shown, printed.getvalue(), figures)
     return glued, shown, printed.getvalue()
+
+
+def chapter_of(name):
+    """The parameters of the notebook's chapter."""
+    return importlib.import_module(f"matryoshka_mixing.chapters.{name[3:]}").Parameters
 
 
 def _last_value(source, space):
     """Run a cell; the value of its last line if it is an expression, as a notebook shows it."""
-    import ast
-
     tree = ast.parse(source)
     last = tree.body[-1] if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     body = tree.body[:-1] if last is not None else tree.body
@@ -65,10 +71,11 @@ def _last_value(source, space):
     return builtins.eval(compile(ast.Expression(last.value), "<cell>", "eval"), space) if last is not None else None
 
 
-def _look(glued, shown, printed):
+def _look(glued, shown, printed, figures):
     """AssertionError for a number that is none, and for an empty figure."""
     for key, value in glued.items():
-        assert not (isinstance(value, float) and not math.isfinite(value)), f"{key} is {value}"
+        # A NaN stands as "no value" in the prose (book/_ext/no_value.py).
+        assert not (isinstance(value, float) and math.isinf(value)), f"{key} is {value}"
         assert not (isinstance(value, str) and NUMBERLESS.search(value)), f"{key} is {value}"
     for value in shown:
         if isinstance(value, claims.Verdict):
@@ -79,7 +86,6 @@ def _look(glued, shown, printed):
             text = re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", value._repr_html_() or "", flags=re.DOTALL)
             assert not re.search(r"(?<![a-zA-Z_])nan(?![a-zA-Z_])", text), f"nan in a table: {text[:2000]}"
     assert not NUMBERLESS.search(printed), printed
-    for number in mpl.pyplot.get_fignums():
-        figure = mpl.pyplot.figure(number)
+    for number, figure in enumerate(figures):
         figure.canvas.draw()
         assert any(axis.has_data() or axis.texts for axis in figure.axes), f"figure {number} is empty"

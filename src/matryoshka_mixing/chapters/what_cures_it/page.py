@@ -217,6 +217,7 @@ def theory(p: Parameters, seeds: int = 8, rounds: int = 5) -> Theory:
     rest = train(case.setting(config, held=ENCODER), second.sae, slow)
     done = rest.converged[0]
     gap = fixed_point.gap(rest.sae[0], x, probs)[done]
+    gap = gap[~gap.isnan()]
     leans, now = [], remedy.refit(plain.sae[0], x, probs)
     for _ in range(rounds):
         leans.append(_lean(case, now))
@@ -225,7 +226,7 @@ def theory(p: Parameters, seeds: int = 8, rounds: int = 5) -> Theory:
     rate = fixed_point.halving(*case.plain.weights)
     field = _jacobian(case)
     return Theory(
-        float(gap.max()) if done.any() else float("nan"), float(done.double().mean()), float(drift.median()),
+        float(gap.max()) if len(gap) else float("nan"), float(done.double().mean()), float(drift.median()),
         np.array(leans), leans[0] * rate ** np.arange(rounds), _slanted(case), float((field - field.mT).abs().max()),
         float(torch.linalg.eigvals(field).real.min()),
     )  # fmt: skip
