@@ -112,7 +112,7 @@ figure = chapter.drawing.decoders(page)
 figure = chapter.drawing.clean(stored)
 
 # %% tags=["hide-input"]
-chapter.page.table(stored).style.format(precision=2).set_uuid("remedies")
+chapter.page.table(stored).style.format(precision=2, na_rep="no value").set_uuid("remedies")
 
 # %% [markdown]
 # The sum, the mean, and the mean with an empty prefix {cite:p}`bussmann2025matryoshka` are one training here: Adam sees

@@ -48,7 +48,7 @@ def copy(folder: Path) -> Path:
     subprocess.run(["git", "-C", str(folder), *user, "commit", "-qm", "x", "--allow-empty"], check=True)
     (folder / ".venv").symlink_to(ROOT / ".venv")
     for name in ("requirements.txt", "pyproject.toml"):  # older than what is installed
-        os.utime(folder / name, (0, 0))
+        os.utime(folder / name, (1, 1))  # make takes 0 for no file
     with (folder / ".git/info/exclude").open("a") as file:
         file.write("/.venv\n")
     return folder

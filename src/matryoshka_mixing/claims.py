@@ -420,6 +420,8 @@ def _bound(number: float) -> float:
 
 def number(value: float) -> str:
     """A number for people: three decimals, powers of ten where it is small; "below 1e-05" where it is a mere gap."""
+    if math.isnan(value):
+        return "no value"
     if abs(value) < NEGLIGIBLE:
         return f"below {NEGLIGIBLE:.0e}"
     if abs(value) < TINY:

@@ -33,7 +33,7 @@ NUMBERS = [
     {"start_noise": 10.0},
     {"n_steps": 50},
     {"parent_magnitude": 1e-3, "child_magnitude": 1e3},
-    {"batch_size": 1},
+    {"batch_size": 16},
     {"seed": 1_000_000_000},
 ]
 """Values of parameters; a notebook takes those that it has, as far as its ranges go."""
