@@ -10,6 +10,7 @@ import math
 import pickle
 import re
 import sys
+import tempfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -32,6 +33,8 @@ from matryoshka_mixing.features import FeatureTree
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
 CHAPTERS = {name: importlib.import_module(f"matryoshka_mixing.chapters.{name[3:]}").Parameters for name in NOTEBOOKS}
+STORED = ROOT / "benchmarks/bad_input.json"
+"""How many cases there are of each kind, for the page *How it was tested*."""
 INTERNAL = re.compile(
     r"object has no|unexpected keyword|positional argument|NoneType|subscriptable|not iterable|unhashable|unpack|"
     r"0 sized|zero-size|max\(\) |overflow|recursion depth exceeded$|allow_pickle=",
@@ -625,8 +628,9 @@ def table(folder):
     return dict(counts)
 
 
-def test_there_are_hundreds_of_cases(tmp_path):
+def test_there_are_hundreds_of_cases_and_the_page_says_how_many(tmp_path):
     counts = table(tmp_path)
+    assert json.loads(STORED.read_text()) == counts, "write it anew: python tests/test_bad_input.py"
     assert sum(counts.values()) >= 1000 and min(counts.values()) >= 10, counts
 
 
@@ -645,3 +649,8 @@ def test_what_is_close_to_a_bad_file_and_good_is_read(tmp_path):
     path.write_text(json.dumps(many))
     for chapter in ("06_every_prefix", "11_what_cures_it"):  # too many states to list, but not to draw from
         CHAPTERS[chapter](tree_path=str(path), **({"d_model": 200, "n_seeds": 16} if chapter[:2] == "11" else {}))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as home:
+        STORED.write_text(json.dumps(table(Path(home)), indent=1) + "\n")
