@@ -108,7 +108,22 @@ def noticed(name: str, changed: ast.Module) -> bool:
         _replace(name, changed)
         import pytest
 
-        status = int(pytest.main(["-x", "-q", "-o", "addopts=", "-p", "no:cacheprovider", *TESTS[name]]))
+        status = int(
+            pytest.main(
+                [
+                    "-x",
+                    "-q",
+                    "-o",
+                    "addopts=",
+                    "-o",
+                    "filterwarnings=ignore",
+                    "--assert=plain",
+                    "-p",
+                    "no:cacheprovider",
+                    *TESTS[name],
+                ]
+            )
+        )
     finally:
         os._exit(status)
 
@@ -140,7 +155,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     import hypothesis  # noqa: F401  what the tests import is imported once
     import numpy as np
-    import test_bad_input  # noqa: F401
+    import pytest  # noqa: F401
 
     np.linalg.svd(np.eye(3))
     found = json.loads(options.output.read_text()) if options.output.is_file() else {"modules": {}}

@@ -102,8 +102,8 @@ def page() -> str:
         "Kills, disks and company": "`make torture` does this in copies of the checkout.",
         "What flips each verdict": "Every decisive criterion has an SAE or a run that fails it "
         "(`tests/test_decisive.py`): what nothing fails decides nothing.",
-        "Broken on purpose": "`scripts/mutate.py` makes small changes to the code, one at a time, a sample of them. A test that "
-        "trains nothing should notice.",
+        "Broken on purpose": "`scripts/mutate.py` makes small changes to the code, one at a time, a sample of them. "
+        "A test that trains nothing should notice.",
         "Beside other libraries": "Largest relative differences between this package and SAELens on the same SAEs and "
         "batches (`benchmarks/agreement.py`). Beside them what the same comparison gives for another SAE, which it "
         "must tell apart. {doc}`speed` holds JAX beside it.",
