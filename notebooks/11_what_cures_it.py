@@ -182,29 +182,27 @@ figure = chapter.drawing.price(stored)
 
 # %% tags=["hide-input"]
 varied = chapter.page.switched(stored)
-clean, unequal = varied.filter(like="clean").mean(axis=1), varied["clean, unequal children"]
-claims.glue(
-    switch_ours=clean["ours"], switch_start=clean["switch at the start"], switch_late=clean["after twice as many"]
-)
-claims.glue(
-    one_round=unequal["one round of settling"], three_rounds=unequal["ours"], eight_rounds=unequal["eight rounds"]
-)
-others = varied[["clean, three features", "clean, four children"]].iloc[4:].drop("with a decoder bias")
-claims.glue(others_low=others.min().min(), others_high=others.max().max())
-claims.glue(switch_l0=varied.loc["ours", "L0 / true L0"])
+equal, unequal = varied[["clean, three features", "clean, four children"]], varied["clean, unequal children"]
+claims.glue(switch_ours=float(equal.loc["ours"].mean()), switch_start=float(equal.loc["switch at the start"].mean()))
+claims.glue(switch_late=float(equal.loc["after twice as many"].mean()))
+rounds = {"one_round": "one round of settling", "three_rounds": "ours", "eight_rounds": "eight rounds"}
+claims.glue(**{name: float(unequal[variant]) for name, variant in rounds.items()})
+others = equal.iloc[4:].drop("with a decoder bias")
+claims.glue(others_low=float(others.min().min()), others_high=float(others.max().max()))
+claims.glue(switch_l0=float(varied.loc["ours", "L0 / true L0"]))
 varied.style.format(precision=2).set_uuid("switching")
 
 # %% [markdown]
-# What counts is that plain training has settled: {glue:text}`switch_ours:.0%` of seeds end clean,
+# With equal children what counts is that plain training has settled: {glue:text}`switch_ours:.0%` of seeds end clean,
 # {glue:text}`switch_start:.0%` if the switch is made at the start, {glue:text}`switch_late:.0%` after twice the plain
 # steps.
 #
-# With equal children nothing else matters. At once or gradually, the learning rate after the switch, the weight of the
-# full reconstruction (Adam sees no constant factor), the penalty after the switch, the second stage itself, and the
-# number of rounds leave the share between {glue:text}`others_low:.0%` and {glue:text}`others_high:.0%`.
+# Nothing else matters to them. At once or gradually, the learning rate after the switch, the weight of the full
+# reconstruction (Adam sees no constant factor), the penalty after the switch, the second stage itself, and the number
+# of rounds leave the share between {glue:text}`others_low:.0%` and {glue:text}`others_high:.0%`.
 #
-# Unequal children lean further on their parent, and need settling for longer: {glue:text}`one_round:.0%` are clean after one round,
-# {glue:text}`three_rounds:.0%` after three and {glue:text}`eight_rounds:.0%` after eight.
+# Unequal children lean further on their parent, and need settling for longer: {glue:text}`one_round:.0%` are clean
+# after one round, {glue:text}`three_rounds:.0%` after three and {glue:text}`eight_rounds:.0%` after eight.
 #
 # A decoder bias has its price: fewer dead latents, more firings. Ours is left with no spurious small firings, which a
 # first trial had: L0 is {glue:text}`switch_l0:.2f` of the true one.
