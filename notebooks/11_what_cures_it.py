@@ -125,7 +125,7 @@ figure = chapter.drawing.decoders(page)
 figure = chapter.drawing.clean(stored)
 
 # %% tags=["hide-input"]
-chapter.page.table(stored).style.format(precision=2).set_uuid("remedies")
+chapter.page.table(stored).style.format(precision=2, na_rep="no value").set_uuid("remedies")
 
 # %% [markdown]
 # Times are of a step's loss and gradient in plain PyTorch (five prefixes, 1,024 latents), in units of plain's, all

@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import tested
 import yaml
 
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -68,7 +69,7 @@ def wanted_sources(build, notebooks):
     """Return where each file of the book's source comes from: path inside the source -> path here."""
     prose = [path for path in Path("book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     wanted = {path: path for path in [Path("_config.yml"), Path("_toc.yml"), *prose]}
-    for generated in ("verdicts.md", "criteria.md", "parameters.md", "explorable.html"):
+    for generated in ("verdicts.md", "criteria.md", "parameters.md", "explorable.html", "tested.md"):
         wanted[Path("book") / generated] = build / generated
     # The page on speed comes with figures, unless no benchmark was run.
     wanted |= {Path("book") / path.name: path for path in (build / "speed").glob("*")}
@@ -167,6 +168,7 @@ def build_site(build, notebooks):
     marker, sphinx_output = build / "rendered", build / "_build"
     (build / "parameters.md").write_text(parameters_page(notebooks))
     (build / "explorable.html").write_text(explorable_page(notebooks))
+    (build / "tested.md").write_text(tested.page())
     shown = [build / "shown" / notebook.name for notebook in notebooks]
     (build / "shown").mkdir(exist_ok=True)
     for notebook, copy in zip(notebooks, shown, strict=True):
@@ -293,3 +295,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit("[book] interrupted; the site is as it was")
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"[book] FAILED: {error}; the site is as it was")

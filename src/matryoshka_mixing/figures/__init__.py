@@ -10,7 +10,7 @@ from matryoshka_mixing.figures.shared import (
     seed_strips,
     theory_and_experiment,
 )
-from matryoshka_mixing.figures.style import COLOURS, DIVERGING, MARKERS, SEQUENTIAL, grid, label, use_style
+from matryoshka_mixing.figures.style import COLOURS, DIVERGING, MARKERS, SEQUENTIAL, grid, in_one_line, label, use_style
 
 __all__ = [
     "COLOURS",
@@ -23,6 +23,7 @@ __all__ = [
     "explorable",
     "grid",
     "heatmaps",
+    "in_one_line",
     "label",
     "loss_path",
     "seed_strips",
