@@ -112,7 +112,7 @@ def test_strips_and_paths():
     assert medians == pytest.approx([0.15, 0.3]) and figure.axes[0].lines[0].get_xdata()[0] == 0.2
     assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["theory", "median"]
     path = figures.loss_path(np.array([0, 1]), {"a": np.array([1, 0])}, {"here": 0.5}, "x", "y")
-    assert texts(path) == ["here"]
+    assert texts(path) == ["a", "here"]
 
 
 def test_strips_of_controls_have_a_colour_of_their_own_and_empty_ones_no_median():

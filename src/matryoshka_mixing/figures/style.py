@@ -78,7 +78,7 @@ def end_labels(axis: Axes, ends: Sequence[tuple[str, float, float, Any]], height
         height: about how tall the axis is, in points.
     """
     low, high = axis.get_ylim()
-    ends = sorted(ends, key=lambda end: end[2])
+    ends = sorted(ends, key=lambda end: (end[1], end[2]))
     texts = [textwrap.fill(name, 18) for name, *_ in ends]
     wanted = [(y - low) / (high - low) * height for _, _, y, _ in ends]
     places = list(wanted)
