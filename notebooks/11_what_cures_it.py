@@ -22,9 +22,9 @@
 #   Two panels, mixing to the right and absorption upward, a point for each remedy, random starts on the left and starts
 #   near the truth on the right.
 # ---
-# Mixing against absorption with ReLU, a point a remedy, the mean over six toys and all seeds. Mixing is the largest cosine
-# of its three kinds, over the seeds in which some pair of parent, child or sibling has latents. The lower left corner
-# is the truth.
+# Mixing against absorption with ReLU, a point a remedy, the mean over six toys and all seeds. Mixing is the largest
+# cosine of its three kinds, over the seeds in which some pair of parent, child or sibling has latents. The lower left
+# corner is the truth.
 # ```
 
 # %% [markdown]
@@ -46,9 +46,9 @@
 #
 # least squares without a penalty $\lambda$, and with one a ridge that leans by order $\lambda$, which step 3 undoes. On
 # the parent alone an exact reconstruction needs the parent's own direction. Each round of settling then shrinks the
-# child's lean on its parent by $w_\text{outer} / (w_\text{inner} + w_\text{outer})$.
-# So without a penalty nothing is mixed and nothing absorbed, which is all that the picture on the first page shows of the
-# remedy; the runs below have a penalty.
+# child's lean on its parent by $w_\text{outer} / (w_\text{inner} + w_\text{outer})$. So without a penalty nothing is
+# mixed and nothing absorbed, which is all that the picture on the first page shows of the remedy; the runs below have a
+# penalty.
 #
 # It is a game between encoder and decoder, and the minimum of nothing: the field it follows turns
 # ({glue:text}`turning:.2f` in its Jacobian's antisymmetric part, 0 for a descent), but it is stable there. With a
@@ -125,7 +125,7 @@ figure = chapter.drawing.decoders(page)
 figure = chapter.drawing.clean(stored)
 
 # %% tags=["hide-input"]
-chapter.page.table(stored).style.format(precision=2).set_uuid("remedies")
+chapter.page.table(stored).style.format(precision=2, na_rep="no value").set_uuid("remedies")
 
 # %% [markdown]
 # Times are of a step's loss and gradient in plain PyTorch (five prefixes, 1,024 latents), in units of plain's, all
@@ -133,27 +133,28 @@ chapter.page.table(stored).style.format(precision=2).set_uuid("remedies")
 # ({glue:text}`every_compiled:.1f` times).
 #
 # The sum, the mean, and the mean with an empty prefix {cite:p}`bussmann2025matryoshka` are one training here: Adam sees
-# no constant factor, and there is no decoder bias for an empty prefix to train. Balanced weights {cite:p}`chanin2025hedging` have the best base for each toy. OrtSAE
-# {cite:p}`korznikov2025ortsae` and C2R {cite:p}`jin2026c2r` stand on a standard SAE, as in the code of the latter; of
-# the papers' texts we read the abstracts. Matching pursuit {cite:p}`costa2025matching` has tied weights; the right L0
-# {cite:p}`chanin2025sparse` is that of the least similar rows. Log loss, unsquared loss and availability are ideas
-# without a paper that we know. Tests hold every loss against its formula written out in numbers. The last rows keep the
-# lowest plain loss of eight.
+# no constant factor, and there is no decoder bias for an empty prefix to train. Balanced weights
+# {cite:p}`chanin2025hedging` have the best base for each toy. OrtSAE {cite:p}`korznikov2025ortsae` and C2R
+# {cite:p}`jin2026c2r` stand on a standard SAE, as in the code of the latter; of the papers' texts we read the
+# abstracts. Matching pursuit {cite:p}`costa2025matching` has tied weights; the right L0 {cite:p}`chanin2025sparse` is
+# that of the least similar rows. Log loss, unsquared loss and availability are ideas without a paper that we know.
+# Tests hold every loss against its formula written out in numbers. The last rows keep the lowest plain loss of eight.
 #
-# What autograd trains (from detached deltas to availability, and gating) had an eighth of the others' steps, and the one
-# free number that was best on three features. On three levels it had as many steps and its own number: there the best
-# of them ends clean in {glue:text}`same_steps:.0%` of random seeds. So more steps would not save them on *all* toys.
+# What autograd trains (from detached deltas to availability, and gating) had an eighth of the others' steps, and the
+# one free number that was best on three features. On three levels it had as many steps and its own number: there the
+# best of them ends clean in {glue:text}`same_steps:.0%` of random seeds. So more steps would not save them on *all*
+# toys.
 #
-# From near the truth steps and number do matter: with them OrtSAE is clean in {glue:text}`ort_near:.0%` of seeds on three
-# levels, C2R in {glue:text}`c2r_near:.0%`, and with an eighth and the other number neither was. On the other toys their
-# results near the truth are therefore a floor.
+# From near the truth steps and number do matter: with them OrtSAE is clean in {glue:text}`ort_near:.0%` of seeds on
+# three levels, C2R in {glue:text}`c2r_near:.0%`, and with an eighth and the other number neither was. On the other toys
+# their results near the truth are therefore a floor.
 
 # %% tags=["hide-input"]
 chapter.page.by_prefix(stored, "three levels").style.format(precision=2).set_uuid("prefixes")
 
 # %% [markdown]
-# Each prefix by itself, on three levels: what it leaves unexplained, and how many of its latents fire (medians of random
-# seeds).
+# Each prefix by itself, on three levels: what it leaves unexplained, and how many of its latents fire (medians of
+# random seeds).
 #
 # Balanced weights have a best base for each toy. On unequal children, from near the truth, the best one lessens the
 # mixing and does not end it:
@@ -182,29 +183,27 @@ figure = chapter.drawing.price(stored)
 
 # %% tags=["hide-input"]
 varied = chapter.page.switched(stored)
-clean, unequal = varied.filter(like="clean").mean(axis=1), varied["clean, unequal children"]
-claims.glue(
-    switch_ours=clean["ours"], switch_start=clean["switch at the start"], switch_late=clean["after twice as many"]
-)
-claims.glue(
-    one_round=unequal["one round of settling"], three_rounds=unequal["ours"], eight_rounds=unequal["eight rounds"]
-)
-others = varied[["clean, three features", "clean, four children"]].iloc[4:].drop("with a decoder bias")
-claims.glue(others_low=others.min().min(), others_high=others.max().max())
-claims.glue(switch_l0=varied.loc["ours", "L0 / true L0"])
+equal, unequal = varied[["clean, three features", "clean, four children"]], varied["clean, unequal children"]
+claims.glue(switch_ours=float(equal.loc["ours"].mean()), switch_start=float(equal.loc["switch at the start"].mean()))
+claims.glue(switch_late=float(equal.loc["after twice as many"].mean()))
+rounds = {"one_round": "one round of settling", "three_rounds": "ours", "eight_rounds": "eight rounds"}
+claims.glue(**{name: float(unequal[variant]) for name, variant in rounds.items()})
+others = equal.iloc[4:].drop("with a decoder bias")
+claims.glue(others_low=float(others.min().min()), others_high=float(others.max().max()))
+claims.glue(switch_l0=float(varied.loc["ours", "L0 / true L0"]))
 varied.style.format(precision=2).set_uuid("switching")
 
 # %% [markdown]
-# What counts is that plain training has settled: {glue:text}`switch_ours:.0%` of seeds end clean,
+# With equal children what counts is that plain training has settled: {glue:text}`switch_ours:.0%` of seeds end clean,
 # {glue:text}`switch_start:.0%` if the switch is made at the start, {glue:text}`switch_late:.0%` after twice the plain
 # steps.
 #
-# With equal children nothing else matters. At once or gradually, the learning rate after the switch, the weight of the
-# full reconstruction (Adam sees no constant factor), the penalty after the switch, the second stage itself, and the
-# number of rounds leave the share between {glue:text}`others_low:.0%` and {glue:text}`others_high:.0%`.
+# Nothing else matters to them. At once or gradually, the learning rate after the switch, the weight of the full
+# reconstruction (Adam sees no constant factor), the penalty after the switch, the second stage itself, and the number
+# of rounds leave the share between {glue:text}`others_low:.0%` and {glue:text}`others_high:.0%`.
 #
-# Unequal children lean further on their parent, and need settling for longer: {glue:text}`one_round:.0%` are clean after one round,
-# {glue:text}`three_rounds:.0%` after three and {glue:text}`eight_rounds:.0%` after eight.
+# Unequal children lean further on their parent, and need settling for longer: {glue:text}`one_round:.0%` are clean
+# after one round, {glue:text}`three_rounds:.0%` after three and {glue:text}`eight_rounds:.0%` after eight.
 #
 # A decoder bias has its price: fewer dead latents, more firings. Ours is left with no spurious small firings, which a
 # first trial had: L0 is {glue:text}`switch_l0:.2f` of the true one.
@@ -220,8 +219,8 @@ figure = chapter.drawing.settling(theory)
 #
 # *How to tell.* Compare a latent's decoder with what later latents hold: early rows that share positive parts with
 # later ones that co-fire, and later rows that point against each other, are mixing. *What to change.* Train as before;
-# then for as many steps replace the loss by these lines. *What it costs.* {glue:text}`split_cost:.1f` times the time of a
-# step, and worse prefixes. *How long.* Until plain training has settled; then more rounds of settling where children
+# then for as many steps replace the loss by these lines. *What it costs.* {glue:text}`split_cost:.1f` times the time of
+# a step, and worse prefixes. *How long.* Until plain training has settled; then more rounds of settling where children
 # are unequal. *What remains.* Dead latents, poor basins, a loud child.
 
 # %%

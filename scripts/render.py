@@ -23,6 +23,7 @@ import threading
 import time
 from pathlib import Path
 
+import tested
 import yaml
 
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -75,7 +76,7 @@ def wanted_sources(build, shown, notebooks):
     """
     prose = [path for path in Path("book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     wanted = {path: path for path in [Path("_config.yml"), Path("_toc.yml"), *prose]}
-    for generated in ("verdicts.md", "criteria.md", "parameters.md", "explorable.html"):
+    for generated in ("verdicts.md", "criteria.md", "parameters.md", "explorable.html", "tested.md"):
         wanted[Path("book") / generated] = build / generated
     # The page on speed comes with figures, unless no benchmark was run.
     wanted |= {Path("book") / path.name: path for path in (build / "speed").glob("*")}
@@ -253,6 +254,7 @@ def build_site(build, notebooks):
     marker, sphinx_output = build / "rendered", build / "_build"
     (build / "parameters.md").write_text(parameters_page(notebooks))
     (build / "explorable.html").write_text(explorable_page(notebooks))
+    (build / "tested.md").write_text(tested.page())
     shutil.rmtree(build / "shown", ignore_errors=True)
     (build / "shown").mkdir()
     shown = []
@@ -400,3 +402,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit("[book] interrupted; the site is as it was")
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"[book] FAILED: {error}; the site is as it was")

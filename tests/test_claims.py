@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from matryoshka_mixing import claims, metrics, original, theory
-from matryoshka_mixing.claims import Claim, Criterion, judge
+from matryoshka_mixing.claims import Claim, Criterion, judge, number
 from matryoshka_mixing.features import FeatureTree, States, family, without_hierarchy
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, descend, train
@@ -444,3 +444,13 @@ def test_the_verdict_on_the_lowest_loss_flips_if_the_control_has_a_hierarchy_or_
     assert verdicts == {"independent": "supported", "hierarchy": "inconclusive"}, gaps
     equal = met(claim) | {"control_shortfall_of_a_blind_choice": np.zeros(64)}
     assert judge(claim, equal).verdict == "inconclusive"
+
+
+def test_a_tiny_gap_is_told_as_a_bound_which_machines_agree_on():
+    assert [number(value) for value in (1.8e-6, 1.6e-6, -3e-5, 1e-5, 9.99e-5)] == [
+        "below 1e-05", "below 1e-05", "below 1e-04", "below 1e-05", "below 1e-04",
+    ]  # fmt: skip
+    assert number(1e-4) == "1.0e-04" and number(3e-9) == "below 1e-08"
+    for gap in (1.6e-6, 1.8e-6):
+        [outcome] = [o for o in judge(CLAIM, GOOD | {"gap": gap}).outcomes if o.criterion.metric == "gap"]
+        assert (outcome.value, outcome.text()) == (1e-5, "below 1e-05")

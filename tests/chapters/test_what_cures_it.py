@@ -415,8 +415,7 @@ def test_unfit_words_and_trees_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no feature has a child"):
         chapter.Parameters(tree_path=str(flat))
     toys.twenty_feature_tree().to_json(large)
-    with pytest.raises(ValueError, match="at most 1024 states, this one has 32000"):
-        chapter.Parameters(tree_path=str(large))
+    assert toys.chosen(chapter.Parameters(tree_path=str(large))).sampled, "32,000 states are not listed"
 
 
 # The stored run

@@ -22,6 +22,7 @@ from scipy.stats import bootstrap
 from torch import Tensor
 
 from matryoshka_mixing import claims, figures, metrics, original
+from matryoshka_mixing.chapters._shared import refuse_unfit
 from matryoshka_mixing.features import FeatureTree, States, twenty_feature_tree, without_hierarchy
 from matryoshka_mixing.figures import COLOURS, DIVERGING, SEQUENTIAL
 from matryoshka_mixing.parameters import Chapter, given
@@ -98,22 +99,25 @@ class Parameters(Chapter):
         """With the quotes that the formatter asks for."""
         return super().cell().replace("''", '""')
 
+    def needs(self) -> tuple[float, float]:
+        """Of all arms on a tree of the reader's, of the main ones on the post's."""
+        n, arms = read_tree(self.tree_path).n_features, 20 if self.tree_path else len(MAIN)
+        saes = arms * self.n_sweep_seeds
+        drawn = 2.5e-8 * self.batch_size * n
+        return saes * self.n_steps * (1e-5 + drawn + 1e-8 * n**2) / 3600, (8 * 6 * 2**15 * n + 64 * saes * n**2) / 1e9
+
     def check_together(self) -> None:
         """Refuse trees without a family, features that never fire, and batches that may begin with nothing."""
-        super().check_together()
         tree, where = read_tree(self.tree_path), f"tree_path = {self.tree_path!r}"
-        if not _pairs(tree.parents()):
-            raise ValueError(f"{where}: no feature has a child; the chapter is about parents and their children.")
-        rates = zip(tree.names, tree.firing_probabilities().tolist(), strict=True)
-        if never := [name for name, rate in rates if rate == 0]:
-            raise ValueError(f"{where}: {', '.join(never)} can never fire; take them out, or let them fire.")
+        refuse_unfit(tree, where)
+        super().check_together()
         # The inputs are divided by a running mean norm, which a first batch without any feature leaves at 0.
         empty = max(silence(tree), silence(without_hierarchy(tree)))
         if self.n_sweep_seeds * empty**self.batch_size > 1e-6:
             enough = math.ceil(math.log(1e-6 / self.n_sweep_seeds) / math.log(empty)) if empty < 1 else math.inf
             raise ValueError(
                 f"batch_size = {self.batch_size}: {empty:.2%} of the inputs hold no feature, so a first batch may hold "
-                f"none. It must be at least {enough} on this tree; change it with `-p batch_size VALUE`."
+                f"none. It must be at least {enough} on this tree; change it with `-p batch_size VALUE`. ({where})"
             )
 
 
@@ -170,7 +174,9 @@ class Toy:
     @property
     def name(self) -> str:
         """What the tree is called."""
-        return f"the tree of {Path(self.p.tree_path).name}" if self.own else "the twenty-feature tree"
+        return (
+            f"the tree of {figures.in_one_line(Path(self.p.tree_path).name)}" if self.own else "the twenty-feature tree"
+        )
 
     @cached_property
     def parents(self) -> list[int | None]:
@@ -617,8 +623,8 @@ def draw_theory(against: Against) -> Figure:
     if not any(len(values) for values in against.cosine.values()):
         why = ", and no SAE represents their parents" if toy.covered.any() else ""
         return in_words(
-            f"Theory covers {toy.covered.sum()} of the {len(toy.pairs)} pairs of {toy.name}{why}: there is nothing to "
-            "hold against it."
+            f"Theory covers {toy.covered.sum()} of the {len(toy.pairs)} pairs of {figures.label(toy.name, 60)}{why}: "
+            "there is nothing to hold against it."
         )
     grid = torch.linspace(0, 1, 101, dtype=torch.float64)[:, None].expand(-1, len(toy.pairs))
     unit = torch.ones(toy.tree.n_features, dtype=torch.float64)

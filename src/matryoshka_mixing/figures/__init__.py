@@ -20,6 +20,7 @@ from matryoshka_mixing.figures.style import (
     colour,
     end_labels,
     grid,
+    in_one_line,
     label,
     use_style,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "explorable",
     "grid",
     "heatmaps",
+    "in_one_line",
     "label",
     "loss_path",
     "numbers",

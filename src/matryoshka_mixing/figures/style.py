@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ def use_style() -> None:
         # The book takes the vector, with its text as text; other viewers of a notebook take what they can show.
         shell.run_line_magic("config", "InlineBackend.figure_formats = {'png', 'svg'}")
         store_numbers(shell)
+    # A name in a script that the font lacks: the vector's text is shown by the reader's own fonts.
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
     sns.set_theme(context="notebook", style="ticks", palette="colorblind")
     mpl.rcParams |= {
         "figure.dpi": 110,
@@ -92,16 +95,22 @@ def end_labels(axis: Axes, ends: Sequence[tuple[str, float, float, Any]], height
         )  # fmt: skip
 
 
-def label(name: str, longest: int = 24) -> str:
-    """A name of somebody else's, such as a tree file's, as text of a figure: one line, not too long, never mathematics.
+def in_one_line(name: str, longest: int = 40) -> str:
+    """A name of somebody else's, such as a tree file's, in one line of text and not too long.
+
+    What is no visible sign, such as a line break or a mark that turns the direction of writing, becomes a blank.
 
     Args:
         name: any text.
         longest: how many characters are shown at most; what is cut away is marked.
     """
     shown = "".join(char if char.isprintable() else " " for char in name)
-    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
-    return shown.replace("$", r"\$")
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def label(name: str, longest: int = 24) -> str:
+    """The same as text of a figure, where no sign is mathematics. Every name that is not ours passes through here."""
+    return in_one_line(name, longest).replace("$", r"\$")
 
 
 def grid(n: int, per_row: int, size: tuple[float, float], **options) -> tuple[Figure, list[Axes]]:

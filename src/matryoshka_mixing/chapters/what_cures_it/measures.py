@@ -78,6 +78,8 @@ def is_clean(found: Mapping[str, Tensor]) -> Tensor:
 
 def _largest(values: Float[Tensor, "*instances some"]) -> Float[Tensor, "*instances"]:
     """The largest absolute value; NaN where there is none."""
+    if not values.shape[-1]:
+        return values.new_full(values.shape[:-1], torch.nan)
     largest = torch.where(values.isnan(), -1.0, values.abs()).amax(-1)
     return torch.where(largest < 0, torch.nan, largest)
 

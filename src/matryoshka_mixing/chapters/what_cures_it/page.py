@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from matryoshka_mixing import metrics, remedy
+from matryoshka_mixing import figures, metrics, plain, remedy
 from matryoshka_mixing.chapters.what_cures_it import contestants, fixed_point, losses, switching
 from matryoshka_mixing.chapters.what_cures_it.measures import best_of, measure
 from matryoshka_mixing.chapters.what_cures_it.stored import NAMES, STORED
@@ -62,18 +62,27 @@ class Stored:
     @classmethod
     def load(cls, path: Path = STORED) -> Stored:
         """Read a stored run."""
-        with np.load(path) as data:
-            keys = [tuple(key.split("/")) for key in data.files if "/" in key]
-            toys = list(dict.fromkeys(key[0] for key in keys))
-            parts = [
-                {(toy, act): data[f"{toy}/{act}/{what}"] for toy, act, part in keys if part == what}
-                for what in ("measures", "prefixes", "prefixes_l0", "values")
-            ]
-            varied = {toy: data[key] for toy in switching.TOYS if (key := f"switching, {toy}") in data.files}
-            more = [data[key] for key in data.files if key.startswith("more seeds")]
-            costs = [data[name] if name in data.files else np.zeros(0) for name in ("costs", "compiled_costs")]
-            seeds = np.concatenate([np.zeros((0, len(NAMES))), *more])
-            return cls(data["remedies"].tolist(), toys, *parts, varied, seeds, *costs)
+        data = plain.read_arrays(path, {"remedies": ()})
+        keys = [tuple(key.split("/")) for key in data if "/" in key]
+        toys = list(dict.fromkeys(key[0] for key in keys))
+        parts = [
+            {(toy, act): data[f"{toy}/{act}/{what}"] for toy, act, part in keys if part == what}
+            for what in ("measures", "prefixes", "prefixes_l0", "values")
+        ]
+        remedies = data["remedies"].tolist()
+        wanted = len(remedies), len(KINDS), len(NAMES)
+        if wrong := {
+            key: t.shape for key, t in parts[0].items() if t.ndim != 4 or (*t.shape[:2], t.shape[3]) != wanted
+        }:
+            raise ValueError(
+                f"{path}: {wrong} are the shapes of measures; they must be (remedies, kinds, seeds, measures), here "
+                f"{wanted[:2]}, any, {wanted[2]}. Compute the file again."
+            )
+        varied = {toy: data[key] for toy in switching.TOYS if (key := f"switching, {toy}") in data}
+        more = [data[key] for key in data if key.startswith("more seeds")]
+        costs = [data.get(name, np.zeros(0)) for name in ("costs", "compiled_costs")]
+        seeds = np.concatenate([np.zeros((0, len(NAMES))), *more])
+        return cls(remedies, toys, *parts, varied, seeds, *costs)
 
     def seeds(self, name: str, toy: str, measure: str, kind: int = RANDOM, activation: str = "relu") -> np.ndarray:
         """One measure of every seed."""
@@ -230,8 +239,8 @@ class Page:
 
     @property
     def names(self) -> list[str]:
-        """Of the features."""
-        return self.case.toy.tree.names
+        """Of the features, as figures show them."""
+        return [figures.label(name) for name in self.case.toy.tree.names]
 
 
 @dataclass(frozen=True)
@@ -275,6 +284,7 @@ def theory(p: Parameters, seeds: int = 8, rounds: int = 5) -> Theory:
     rest = train(case.setting(config, held=ENCODER), second.sae, slow)
     done = rest.converged[0]
     gap = fixed_point.gap(rest.sae[0], x, probs)[done]
+    gap = gap[~gap.isnan()]
     leans, now = [], remedy.refit(plain.sae[0], x, probs)
     for _ in range(rounds):
         leans.append(_lean(case, now))
@@ -283,7 +293,7 @@ def theory(p: Parameters, seeds: int = 8, rounds: int = 5) -> Theory:
     rate = fixed_point.halving(*case.plain.weights)
     field = _jacobian(case)
     return Theory(
-        float(gap.max()) if done.any() else float("nan"), float(done.double().mean()), float(drift.median()),
+        float(gap.max()) if len(gap) else float("nan"), float(done.double().mean()), float(drift.median()),
         np.array(leans), leans[0] * rate ** np.arange(rounds), _slanted(case), float((field - field.mT).abs().max()),
         float(torch.linalg.eigvals(field).real.min()),
     )  # fmt: skip

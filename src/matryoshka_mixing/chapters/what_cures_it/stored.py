@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from matryoshka_mixing import plain
 from matryoshka_mixing.chapters.what_cures_it import contestants, costs, losses, switching
 from matryoshka_mixing.chapters.what_cures_it.contestants import Contestant
 from matryoshka_mixing.chapters.what_cures_it.measures import measure
@@ -131,8 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     joined: dict[str, np.ndarray] = {"remedies": np.array(list(contestants.contestants()))}
     for path in paths.values():
-        with np.load(path) as found:
-            joined |= dict(found)
+        joined |= plain.read_arrays(path)
     write(options.output, joined)
 
 
