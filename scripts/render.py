@@ -322,6 +322,7 @@ def pdf(build, site):
     jupyter_book(build / "source", single, build / "pdf.log", "--builder", "singlehtml")
     pages = single / "_build" / "singlehtml"
     page = next(pages.glob("book/index.html"), None) or next(pages.glob("*.html"))
+    page = Path(shutil.copy(page, pages / "whole.html"))  # it refers to everything as if it stood at the root
     with tempfile.TemporaryDirectory() as scratch, served(pages) as address:
         draft = Path(scratch) / "book.pdf"
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]

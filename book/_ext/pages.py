@@ -214,7 +214,9 @@ def _finish(app, exception):
         if "_static" in path.parts:
             continue
         page = path.read_text(encoding="utf-8")
-        done = guarded(lighter(with_figures(page, path.parent, root), path.name))
+        # A single page refers to everything as if it stood at the root.
+        folder = root if app.builder.name == "singlehtml" else path.parent
+        done = guarded(lighter(with_figures(page, folder, root), path.name))
         icons |= set(ICON.findall(done))
         if done != page:
             path.write_text(done, encoding="utf-8")
