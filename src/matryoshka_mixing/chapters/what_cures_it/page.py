@@ -52,11 +52,11 @@ class Stored:
     toys: list[str]
     found: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds seeds measures"]]
     prefixes: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds seeds prefixes"]]
-    prefixes_l0: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds seeds prefixes"]]
+    prefixes_l0: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds its_seeds its_prefixes"]]
     values: Mapping[tuple[str, str], Float[np.ndarray, " remedies"]]
-    switching: Mapping[str, Float[np.ndarray, "variants seeds measures"]]
-    more: Float[np.ndarray, "seeds measures"]
-    costs: Float[np.ndarray, " remedies"]
+    switching: Mapping[str, Float[np.ndarray, "variants varied_seeds measures"]]
+    more: Float[np.ndarray, "further_seeds measures"]
+    costs: Float[np.ndarray, " timed"]
     compiled_costs: Float[np.ndarray, " three"]
 
     @classmethod
