@@ -37,7 +37,7 @@ for step in range(20):
 
 # %%
 figure = plt.figure()
-plt.plot(range(9))
+line = plt.plot(range(9))
 """
 """A notebook that lasts and computes nothing: killing it costs no machine's time."""
 OUTPUT = f"_build/quick/notebooks/{NOTEBOOK}.ipynb"
@@ -335,6 +335,8 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/torture.json", help="table to write")
     options = parser.parse_args()
+    if not (ROOT / ".venv/installed").is_file():  # the copies share the environment, and must not install into it
+        sys.exit("[torture] nothing is installed yet: run 'make lint' first")
     draw, tried = random.Random(options.seed), Tried(options.output)
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
         home = Path(name)
