@@ -56,7 +56,7 @@ pdf: book ## print the whole book into _build/html/matryoshka-mixing.pdf (needs 
 	@$(PY) scripts/render.py pdf $(BUILD) _build/html
 
 browser: $(INSTALLED) ## look at every page of _build/html in a real browser (needs Debian's chromium)
-	@$(PY) -m pytest tests/browser
+	@$(PY) -m pytest -n $(JOBS) tests/browser
 
 notebooks: $(INSTALLED) ## refresh the outputs of the committed notebooks
 	@$(PY) scripts/alone.py _build/.lock $(PARALLEL) PROFILE=report executed

@@ -179,9 +179,12 @@ class Outcome:
         if self.criterion.mean and self.interval is not None:
             ends = " to ".join(f"{end:.3g}" for end in self.interval)
             return f"{number(self.value)} on average (95% interval {ends}) over {self.total}{dropped}"
-        low, high = number(self.low or 0.0), number(self.high or 0.0)
+        shown = self.value, self.low or 0.0, self.high or 0.0
+        # Beside numbers of ordinary size, noise is a plain 0.
+        plain = max(map(abs, (*shown, self.criterion.threshold))) >= 0.001
+        middle, low, high = (f"{end:.3f}" if plain and abs(end) < NEGLIGIBLE else number(end) for end in shown)
         spread = f" ({low} to {high})" if low != high else ""
-        return f"{number(self.value)}{spread} in {self.passed} of {self.total}{dropped}"
+        return f"{middle}{spread} in {self.passed} of {self.total}{dropped}"
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,9 @@ class Verdict:
     @property
     def why(self) -> str:
         """Why the verdict is what it is, in words, by the criteria that were not met, the weightiest first."""
+        return self._because(2, " (measured: {})")
+
+    def _because(self, most: int, measured: str = "") -> str:
         short = [outcome for outcome in self.outcomes if outcome.outcome != "met"]
         if self.verdict == "supported":
             return "every criterion is met"
@@ -208,7 +214,7 @@ class Verdict:
         if controls:
             short = controls  # nothing else can be concluded
         short.sort(key=lambda outcome: (outcome.criterion.role != "decisive", outcome.outcome == "undecided"))
-        told = [f"{o.words}: {o.criterion.says} (measured: {o.text()})" for o in short[:2]]
+        told = [f"{o.words}: {o.criterion.says}{measured.format(o.text())}" for o in short[:most]]
         more = len(short) - len(told)
         return "; ".join(told) + (f"; and {more} more" if more else "")
 
@@ -216,7 +222,7 @@ class Verdict:
         """The verdict, its key sentence and its reason in a few lines of HTML, for the top of a chapter."""
         return (
             f'<p class="verdict-headline">{badge(self.verdict)} <strong>{html.escape(self.claim.title)}.</strong> '
-            f'{html.escape(self.key)}. <span class="verdict-why">Why: {html.escape(self.why)}.</span></p>'
+            f'{html.escape(self.key)}. <span class="verdict-why">Why: {html.escape(self._because(1))}.</span></p>'
         )
 
     def as_dict(self) -> dict:

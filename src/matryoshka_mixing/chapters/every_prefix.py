@@ -421,9 +421,13 @@ def in_words(text: str) -> Figure:
 
 
 def draw_mixing(results: Results, live: Results) -> Figure:
-    """The parent's cosine with its children in every arm, each seed's median over its pairs."""
-    arms = [name for name in results.toy.arms if not name.startswith(("standard, e", "standard, t"))]
-    strips = {name: results.per_seed(name) for name in arms}
+    """The parent's cosine with its children in the main arms, their controls, and those of this page.
+
+    Each seed's median over its pairs. What other arms give stands in the table.
+    """
+    left_out = ("standard, e", "standard, t", "few", "sampled, m", "sampled, s", "all prefixes, s", "sampled, equal p")
+    arms = [name for name in results.toy.arms if not name.startswith((*left_out, "all prefixes, equal p"))]
+    strips = {f"control: {name}" if name.endswith("independent") else name: results.per_seed(name) for name in arms}
     if live is not results:
         strips |= {f"{name}, live": live.per_seed(name) for name in MAIN}
     expected = median(results.theory("sampled"))
@@ -503,7 +507,7 @@ def _images(
         breaks: rows, and named columns, before which a line is drawn.
     """
     deep, across = -(-len(panels) // per_row), min(per_row, len(panels))
-    size = (2.9 * across + 1.5, (3.0 if columns else 2.6) * deep + (0.7 if columns else 0.3))
+    size = (2.7 * across + 1.5, 3.3 * deep + (0.9 if columns else 0.3))
     figure, axes = figures.grid(len(panels), per_row, size, figsize=size, sharex=True, sharey=True)
     highest = 1.0 if quantity == "cosine" else max(float(np.max(matrix)) for matrix in panels.values())
     low, colours = (-1.0, DIVERGING) if quantity == "cosine" else (0.0, SEQUENTIAL)
@@ -514,8 +518,8 @@ def _images(
             axis.axhline(place - 0.5, color="0.45", lw=0.7)
             if columns:
                 axis.axvline(place - 0.5, color="0.45", lw=0.7)
-        axis.set_yticks(range(len(rows)), rows, fontsize=7)
-        axis.set_xticks(range(len(columns)) if columns else [], columns or [], fontsize=7, rotation=90)
+        axis.set_yticks(range(len(rows)), rows, fontsize=9)
+        axis.set_xticks(range(len(columns)) if columns else [], columns or [], fontsize=9, rotation=90)
         axis.tick_params(length=0)
     if not columns:
         figure.supxlabel("inputs", fontsize=10)
@@ -561,7 +565,7 @@ def draw_absorption(results: Results) -> Figure:
     }
     if not any(kept(values).size for values in strips.values()):
         return in_words("No measured input holds a parent and its child: there is no absorption to draw.")
-    return figures.seed_strips(strips, "absorption", colours=len(MAIN))
+    return figures.seed_strips(strips, "absorption")
 
 
 @dataclass(frozen=True)
@@ -704,7 +708,7 @@ def draw_histories(results: Results, arms: Sequence[str] = MAIN) -> Figure:
             axis.fill_between(steps, values.min(0), values.max(0), color=COLOURS[i], alpha=0.2, lw=0)
             axis.plot(steps, np.median(values, 0), lw=1.8, label=arm, **look)
         axis.set(xlabel="step", ylabel=ylabel, yscale="log" if ylabel == "penalty" else "linear")
-    axes[0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    axes[0].legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
     return figure
 
 
