@@ -49,7 +49,7 @@ def compiled(updates: int = 300) -> dict[str, Callable[[], object]]:
     """Short fits by this package's compiled trainer, on the twenty-feature tree with sampled batches."""
     toy = toys()["twenty features"]
     case = Case.of(replace(toy, training=replace(toy.training, steps=updates)), "relu", range(4), kinds=("random",))
-    return {name: lambda name=name: contestants()[name].fit(case) for name in (PLAIN, EVERY, RANDOM)}
+    return {name: lambda name=name: contestants()[name].fit(case) for name in (PLAIN, EVERY, RANDOM)}  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def steps(d_in: int = 256, widths: tuple[int, ...] = WIDTHS, batch: int = 512) -
         "gated by input": gated, "ours": split,
     }  # fmt: skip
     return {
-        name: lambda name=name, of=objective: (spare if name == "spare latents" else sae).gradient(of())
+        name: lambda name=name, of=objective: (spare if name == "spare latents" else sae).gradient(of())  # type: ignore[misc]
         for name, objective in objectives.items()
     }
 

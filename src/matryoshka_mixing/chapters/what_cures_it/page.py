@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,7 +66,7 @@ class Stored:
         data = plain.read_arrays(path, {"remedies": ()})
         keys = [tuple(key.split("/")) for key in data if "/" in key]
         toys = list(dict.fromkeys(key[0] for key in keys))
-        parts = [
+        parts: list[Any] = [
             {(toy, act): data[f"{toy}/{act}/{what}"] for toy, act, part in keys if part == what}
             for what in ("measures", "prefixes", "prefixes_l0", "values")
         ]
@@ -82,7 +83,8 @@ class Stored:
         more = [data[key] for key in data if key.startswith("more seeds")]
         costs = [data.get(name, np.zeros(0)) for name in ("costs", "compiled_costs")]
         seeds = np.concatenate([np.zeros((0, len(NAMES))), *more])
-        return cls(remedies, toys, *parts, varied, seeds, *costs)
+        found, prefixes, prefixes_l0, values = parts
+        return cls(remedies, toys, found, prefixes, prefixes_l0, values, varied, seeds, *costs)
 
     def seeds(self, name: str, toy: str, measure: str, kind: int = RANDOM, activation: str = "relu") -> np.ndarray:
         """One measure of every seed."""
@@ -147,7 +149,8 @@ def by_prefix(stored: Stored, toy: str, activation: str = "relu", kind: int = RA
 
     Columns are pairs of the measure and the prefix's latents; the last prefix is the full SAE, whatever its width.
     """
-    widths, found = toys()[toy].widths, {}
+    widths = toys()[toy].widths
+    found: dict[Any, Any] = {}
     for head, all_of_them in (("FVU", stored.prefixes), ("L0", stored.prefixes_l0)):
         middle = np.median(all_of_them[toy, activation][:, kind], axis=1)
         found |= {(head, f"first {width}"): middle[:, i] for i, width in enumerate(widths[:-1])}

@@ -104,12 +104,12 @@ def parts() -> dict[str, Callable[[], dict[str, np.ndarray]]]:
     for name in switching.TOYS:
         toy = toys()[name]
         seeds = SEEDS[:FEWER] if toy.sampled else SEEDS
-        found[f"switching, {name}"] = lambda name=name, toy=toy, seeds=seeds: {
+        found[f"switching, {name}"] = lambda name=name, toy=toy, seeds=seeds: {  # type: ignore[misc]
             f"switching, {name}": switching.run(toy, seeds, NAMES)
         }
     for seeds in MORE:
         name = f"more seeds, {seeds.start}"
-        found[name] = lambda name=name, seeds=seeds: {name: more(toys()["twenty features"], seeds)}
+        found[name] = lambda name=name, seeds=seeds: {name: more(toys()["twenty features"], seeds)}  # type: ignore[misc]
     return found
 
 
