@@ -52,7 +52,8 @@ figure = chapter.draw_cosines(found)
 # random orthonormal directions. Magnitudes are 4, varied by 20%, where the rows' mean square is 128.
 #
 # **SAEs.** 512 latents, BatchTopK {cite:p}`bussmann2024batchtopk` with K = 8, prefixes 32, 128 and 512, 2,000 steps of
-# 256 rows. A standard SAE; a Matryoshka SAE; and the *remedy*: the Matryoshka SAE trained on for 1,000 steps, its
+# 256 rows. A first trial had 1,024 latents; with half as many all seeds train again in some ten minutes of one core, and
+# the diagnosis has more rows a latent. A standard SAE; a Matryoshka SAE; and the *remedy*: the Matryoshka SAE trained on for 1,000 steps, its
 # decoder by the full reconstruction alone. They are trained by {py:func}`matryoshka_mixing.training.descend`: on dense
 # rows and hundreds of latents a plain PyTorch loop is faster than the compiled trainer, and a GPU or SAELens would be
 # the better tool beyond this size. The stored results come from
@@ -176,7 +177,8 @@ claims.glue(mixing=mixing, absorption=absorption, diagnosis=diagnosis)
 # %% [markdown]
 # ## What would change our mind
 #
-# Planted directions are random and orthonormal; features of a model are neither. One model, one layer, and five seeds
+# The size is one point: K, amplitude and latents were not mapped here. In a first trial K = 16 with an amplitude of 6
+# gave mixing without absorption as well. Planted directions are random and orthonormal; features of a model are neither. One model, one layer, and five seeds
 # cannot speak for others. Bare activations have no truth: that a latent leans says what the prefix losses did to it,
 # not that what is left is a feature. A hierarchy of features known in some model, with firing rates, would settle it.
 #
