@@ -42,7 +42,7 @@ PARALLEL   = $(MAKE) --silent --no-print-directory --jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book pdf browser notebooks executed test elsewhere release-check lint format benchmark sweep serve clean distclean
+.PHONY: help book pdf browser notebooks executed published test elsewhere torture release-check lint format benchmark sweep serve clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,17 +50,16 @@ help: ## list the targets
 	@echo "PROFILE=quick|report|full chooses how much is run (default: report); PYTHON=... the interpreter."
 
 book: $(INSTALLED) ## run every notebook and render the site into _build/html
-	@$(PARALLEL) $(BUILD)/rendered
-	@$(PY) scripts/render.py publish $(BUILD) _build/html
+	@$(PY) scripts/alone.py _build/.lock $(PARALLEL) PROFILE=$(PROFILE) published
 
 pdf: book ## print the whole book into _build/html/matryoshka-mixing.pdf (needs Debian's chromium)
 	@$(PY) scripts/render.py pdf $(BUILD) _build/html
 
 browser: $(INSTALLED) ## look at every page of _build/html in a real browser (needs Debian's chromium)
-	@$(PY) -m pytest tests/browser
+	@$(PY) -m pytest -n $(JOBS) tests/browser
 
 notebooks: $(INSTALLED) ## refresh the outputs of the committed notebooks
-	@$(PARALLEL) PROFILE=report executed
+	@$(PY) scripts/alone.py _build/.lock $(PARALLEL) PROFILE=report executed
 	@for name in $(NAMES); do \
 	  new=_build/report/notebooks/$$name.ipynb; old=notebooks/$$name.ipynb; \
 	  cmp --silent $$new $$old && continue; \
@@ -74,6 +73,9 @@ test: lint ## check style and types, run the unit tests, and nbval over the comm
 
 elsewhere: $(INSTALLED) ## nbval once more, as on another CPU: other BLAS kernels, and compiled code for an old processor
 	@$(ELSEWHERE) $(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300 notebooks
+
+torture: $(INSTALLED) ## kill, starve and crowd what `make book` does, and see that it comes right (half an hour)
+	@$(PY) scripts/torture.py
 
 release-check: $(INSTALLED) ## build wheel and sdist, install the wheel into an environment of its own, and use it there
 	@$(PY) scripts/release_check.py
@@ -109,6 +111,10 @@ clean: ## remove everything that was built
 distclean: clean ## remove the installed packages as well
 	rm -rf $(VENV) $(BENCHMARK_VENV) $(SWEEP_VENV)
 
+# Runs alone in this folder, see `book`.
+published: $(BUILD)/rendered
+	@$(PY) scripts/render.py publish $(BUILD) _build/html
+
 # One recipe for all environments: the report's, the benchmark's with what it is compared to, and that of the sweeps.
 $(INSTALLED): requirements.txt pyproject.toml
 $(BENCHMARK_INSTALLED): benchmarks/requirements.txt pyproject.toml
@@ -140,5 +146,5 @@ $(BUILD)/ledger.json: $(EXECUTED)
 	@$(PY) -m matryoshka_mixing.claims collect $(EXECUTED) --ledger $@ --table $(BUILD)/verdicts.md \
 		--page $(BUILD)/criteria.md
 
-$(BUILD)/rendered: $(BUILD)/ledger.json $(BOOK) scripts/render.py
+$(BUILD)/rendered: $(BUILD)/ledger.json $(BOOK) scripts/render.py scripts/tested.py tests/test_decisive.py
 	@$(PY) scripts/render.py build $(BUILD) $(EXECUTED)

@@ -1,12 +1,15 @@
 # %% [markdown]
 # # The standard SAE absorbs
 #
-# **Claim.** A standard SAE of full width *absorbs*. Each child's latent takes the parent's direction into its decoder,
-# and the parent's latent is silent on inputs where a child fires. Source: the post
+# **Claim.** A standard SAE of full width {term}`absorbs <absorption>`. Each child's {term}`latent` takes the parent's
+# direction into its decoder, and the parent's latent is silent on inputs where a child fires. Source: the post
 # {cite:p}`nabeshima2024matryoshka`; its comment thread starts from there {cite:p}`chanind2024thread`. The effect was
 # named by Chanin et al. {cite:p}`chanin2024absorption`.
 #
 # {glue:}`full-width-absorbs`
+#
+# In short: beside a child the parent's latent is silent on {glue:text}`silent:.0%` of the inputs (a clean SAE: 0%), and
+# a child's latent leans {glue:text}`child_to_parent:.2f` toward the parent (a clean one: 0; complete absorption: 0.71).
 
 # %% [markdown]
 # ## What was predicted
@@ -67,13 +70,12 @@ claims.glue(n_states=len(states), start_noise=p.start_noise, n_seeds=p.n_seeds)
 claims.glue(n_live=int(random.live.sum()))
 
 # %% [markdown]
-# ## The decisive figure
+# ## What the latents hold, and when they fire
 #
-# What the latents hold, and when they fire, for one seed of each kind. A clean SAE would show ones on the diagonal
-# and nothing else; latents are ordered by the feature they match best.
+# {numref}`fig-absorb-decoder` and {numref}`fig-absorb-acts` show one seed of each kind. A clean SAE would show ones on
+# the diagonal and nothing else; latents are ordered by the feature they match best.
 
-
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines with the true features in the seed of median loss. Over live random seeds a child's latent has a median cosine of {glue:text}`child_to_parent:.3f` with the parent; complete absorption is 0.707.", "name": "fig-absorb-decoder"}, "image": {"alt": "Two heat maps. In both, each child's latent has nearly equal cosines with the parent and its own child."}}
+# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "Decoder cosines with the true features in the seed of median loss. Over live random seeds a child's latent has a median cosine of {glue:text}`child_to_parent:.3f` with the parent; complete absorption is 0.707.", "name": "fig-absorb-decoder"}, "image": {"alt": "Two heat maps. In both, each child's latent has nearly equal cosines with the parent and its own child."}}
 to_parent = random.reading.mixing.child_to_parent[random.live]
 claims.glue(child_to_parent=float(to_parent.median()))
 figure = chapter.draw_decoders(exact, setup)
@@ -101,7 +103,7 @@ claims.glue(**{f"{name}_loss": loss for name, loss in losses.items()})
 # The clean SAE costs {glue:text}`clean_loss:.4f`, the absorbed one {glue:text}`absorbed_loss:.4f`. The best
 # trained seed reaches {glue:text}`trained_loss:.4f`: it also shrinks its activations a little, as L1 makes it.
 #
-# ## How robust
+# ## Does it hold up?
 #
 # {numref}`fig-absorb-sweeps` varies the penalty and the child's probability: absorption should not hang on
 # either. These runs take twice as many steps, since under a small penalty random starts settle late.

@@ -1,12 +1,16 @@
 # %% [markdown]
 # # A Matryoshka SAE inherits the mixing
 #
-# **Claims.** A Matryoshka SAE of widths 1 and $n+1$ learns a mixed parent, as the narrow SAE inside it does, and its
-# children's latents carry a negative part of each sibling. Their decoders also have a very small negative cosine with
-# the parent, which the thread left unexplained; {doc}`04_why_it_happens` explains it and gives the verdict. Source:
-# the simplified experiment and the hypothesis in the comment thread {cite:p}`chanind2024thread`.
+# **Claims.** A Matryoshka SAE of widths 1 and $n+1$ learns a {term}`mixed <mixing>` parent, as the {term}`narrow SAE`
+# inside it does, and its children's latents carry a negative part of each sibling. Their decoders also have a very
+# small negative cosine with the parent, which the thread left unexplained; {doc}`04_why_it_happens` explains it and
+# gives the verdict. Source: the simplified experiment and the hypothesis in the comment thread
+# {cite:p}`chanind2024thread`.
 #
 # {glue:}`matryoshka-mixing`
+#
+# In short: the parent's latent leans {glue:text}`headline_child:.3f` toward each child and a child's
+# {glue:text}`headline_sibling:.3f` toward its sibling, where the truth is 0 for both.
 
 # %% [markdown]
 # ## What was predicted
@@ -80,17 +84,18 @@ claims.glue(n_live=int(random.live.sum()), n_parent_first=int(parent_first.sum()
 claims.glue(n_below=int(chapter.below_near(random, near, states.power).sum()))
 
 # %% [markdown]
-# ## The decisive figure
+# ## Theory over experiment
 #
-# Every point is a set of trained SAEs. The lines are equations {eq}`matryoshka-ratio` and {eq}`child-ratio`; nothing
-# is fitted.
+# Every point of {numref}`fig-matryoshka-curve` is a set of trained SAEs. The lines are equations
+# {eq}`matryoshka-ratio` and {eq}`child-ratio`; nothing is fitted.
 
 # %%
 swept = chapter.sweep(p, setup)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Theory over experiment, against the child's probability (left) and the weight of the inner prefix (right). Top: the parent's latent; bottom: a child's. Filled points: from near the truth, medians with bars over all seeds; over both sweeps the largest distance of a cosine from its line is {glue:}`theory_bound`. Open circles: random seeds that reach the same solution. Seeds with a latent that fires for a sibling are left out and told of below.", "name": "fig-matryoshka-curve"}, "image": {"alt": "Four panels. The parent's latent gains the children as they become more likely and as the inner prefix weighs more. A child's latent has a clearly negative cosine with its sibling and a slightly negative one with the parent. Points lie on the lines."}}
+# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "Theory over experiment, against the child's probability (left) and the weight of the inner prefix (right). Top: the parent's latent; bottom: a child's. Filled points: from near the truth, medians with bars over all seeds; over both sweeps the largest distance of a cosine from its line is {glue:}`theory_bound`. Open circles: random seeds that reach the same solution. Seeds with a latent that fires for a sibling are left out and told of below.", "name": "fig-matryoshka-curve"}, "image": {"alt": "Four panels. The parent's latent gains the children as they become more likely and as the inner prefix weighs more. A child's latent has a clearly negative cosine with its sibling and a slightly negative one with the parent. Points lie on the lines."}}
 claims.glue(theory_bound=HTML(claims.number(swept.theory_gap)))
 claims.glue(headline_child=float(near.reading.decoder[:, 0, 1:].median()))
+claims.glue(headline_sibling=float(chapter.sibling_cosines(near).median()))
 claims.glue(parent_gap=claims.number(swept.parent_gap))
 claims.glue(loss_spread=claims.number(swept.loss_spread))
 selective = swept.near.selective
@@ -131,7 +136,7 @@ claims.glue(path_saving=walk.saving, path_gap=claims.number(path_gap))
 figure = chapter.draw_walk(walk)
 
 # %% [markdown]
-# ## How robust
+# ## Does it hold up?
 #
 # **Basins.** From random initialisation all latents fire in {glue:text}`n_live` seeds; in the others at least one is
 # *dead*, mostly because it is negative on every input from the start. {glue:text}`n_parent_first` seeds reach the

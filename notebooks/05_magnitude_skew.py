@@ -1,22 +1,15 @@
 # %% [markdown]
 # # A loud child absorbs its parent
 #
-# **Claims.** The first comment of the thread {cite:p}`chanind2024thread` gives a case and did not run it: where the
-# child is much louder than the parent, the child is learned first and absorbs the parent, Matryoshka or not. All is
-# well as long as the parent is learned first. That is three claims.
+# **Claims.** The thread's first comment {cite:p}`chanind2024thread` gives a case and did not run it: a child much
+# louder than its parent is learned first and {term}`absorbs <absorption>` it, Matryoshka or not; all is well as long as
+# the parent is learned first.
 #
 # {glue:}`magnitude-skew`
 #
-# {glue:}`loud-child-first`
-#
-# {glue:}`first-to-absorb`
-#
-# In short: from random starts the parent is absorbed in {glue:text}`n_absorbed` of {glue:text}`n_live` live seeds.
-# From near the truth it is in {glue:text}`gentle_tally`: there each latent goes on firing with its own feature, while
-# the parent's latent turns toward the child.
-#
-# Who comes first is another matter: {glue:text}`child_first` of live seeds under Adam. And it does not decide: where
-# the child is not first, the parent is kept in {glue:text}`late_kept`.
+# In short: how much louder the child is decides, not who is learned first. From random starts the parent is absorbed in
+# {glue:text}`n_absorbed` of {glue:text}`n_live` live seeds, from {term}`near the truth` in {glue:text}`gentle_tally`
+# (without absorption: none).
 
 # %% [markdown]
 # ## What was predicted
@@ -42,10 +35,9 @@
 # | Matryoshka, second latent completes the parent alone | $\beta, 1 + \beta$ | a quieter child |
 #
 # So the thread's comparison is exactly the narrow SAE's turning point, and a Matryoshka SAE turns before or after it.
-# Both Matryoshka solutions are local minima at every $r$ and $q$. A turn is not yet absorption: where the second latent
-# completes the *sum*, the first fires on all of the parent's inputs and the second with the child, however far the
-# first has turned. Where it completes the parent *alone*, past the turn the parent's latent is the second one, silent
-# beside the child.
+# A turn is not yet absorption: where the second latent completes the *sum*, the first fires on all of the parent's
+# inputs, however far it has turned. Where the second completes the parent *alone*, past the turn the parent's latent is
+# the second one, silent beside the child.
 #
 # Thresholds stood in the ledger; what changed since, and after which run, is told there ({doc}`../book/ledger`).
 #
@@ -81,8 +73,7 @@ setup = chapter.Setup(p)
 # %% [markdown]
 # One parent and one child with the thread's probabilities and magnitudes; beside it, as the control, the same with
 # both magnitudes {glue:text}`parent_magnitude:.0f`. Four SAEs of two latents: Matryoshka (widths 1 and 2) and
-# standard, each without a penalty and with an L1 penalty of {glue:text}`l1:.2f`. (Relative to the inputs that is
-# about the penalty of {doc}`01_standard_sae_absorbs`.)
+# standard, each without a penalty and with an L1 penalty of {glue:text}`l1:.2f`.
 #
 # A seed draws all that is random: the directions of the features, the start, the batches. Two kinds of start:
 # *random*, and *near the truth* with the parent first, with noise of {glue:text}`start_noise:.2f` times a feature's
@@ -93,7 +84,7 @@ runs = chapter.main_runs(setup)
 print(chapter.report(runs))
 
 # %% [markdown]
-# ## The decisive figures
+# ## When the latents fire, and what they hold
 #
 # {numref}`fig-skew-acts` and {numref}`fig-skew-decoder` show when the latents fire and what they hold, in the
 # solution that most live random seeds reached. {numref}`fig-skew-shares` counts seeds. The parent is *absorbed* where
@@ -138,8 +129,8 @@ figure = chapter.draw_shares(runs)
 # away again where the child fires. So nothing is absorbed ({glue:text}`gentle_tally` live seeds are), and nothing is
 # clean: it is mixing at its largest. A label that goes by cosines alone calls the same SAEs absorbed.
 #
-# At the usual learning rate both latents fire in {glue:text}`n_near_live` of {glue:text}`n_near` such seeds: the
-# child's own latent has little left to do, and dies. These runs have a tenth of it.
+# (At the usual learning rate both latents fire in only {glue:text}`n_near_live` of {glue:text}`n_near` such seeds.
+# These runs have a tenth of it.)
 
 # %%
 gentle = chapter.gentle_run(setup)
@@ -151,6 +142,10 @@ claims.glue(near_parent=chapter.told(gentle.first_with("parent").median(), ".3f"
 
 # %% [markdown]
 # ## Which is learned first?
+#
+# {glue:}`loud-child-first`
+#
+# {glue:}`first-to-absorb`
 #
 # A feature is *learned* at the first step at which the SAE reconstructs 90% of its expected square
 # ({numref}`fig-skew-learned`). By any margin: the child comes first in {glue:text}`child_first` of live fresh seeds
@@ -193,7 +188,7 @@ figure = chapter.draw_learned(shares, setup.steps)
 # %%
 phase = chapter.phase_runs(setup)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "What fires: share of live SAEs that absorb the parent; grey cells have none. Random starts absorb in {glue:text}`share_below` left of both Matryoshka lines and in {glue:text}`share_above` right of both; near the truth in {glue:text}`near_share_above` right of both. The lines are those of the Matryoshka.", "name": "fig-skew-phase"}, "image": {"alt": "Three maps over magnitude ratio and child probability. Matryoshka from random starts: to the right of the lines the parent is absorbed, to the left it is not. From near the truth: light, but for the loudest children, where a few seeds absorb. Standard SAE with a penalty: absorbed on both sides of the lines."}}
+# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "What fires: share of live SAEs that absorb the parent; grey cells have none. Random starts absorb in {glue:text}`share_below` left of both Matryoshka lines and in {glue:text}`share_above` right of both; near the truth in {glue:text}`near_share_above` right of both. The lines are those of the Matryoshka.", "name": "fig-skew-phase"}, "image": {"alt": "Three maps over magnitude ratio and child probability. Matryoshka from random starts: to the right of the lines the parent is absorbed, to the left it is not. From near the truth: light, but for the loudest children, where a few seeds absorb. Standard SAE with a penalty: absorbed on both sides of the lines."}}
 shares = {title: chapter.share_map(cells) for title, cells in phase.items()}
 figure = chapter.draw_maps(setup, shares, "share that absorbs")
 
@@ -216,10 +211,15 @@ claims.glue(standard_share=chapter.told(phase[penalised].share))
 # seeds absorb there, the noise of their start had silenced the parent's latent beside so loud a child to begin with.
 #
 # **The standard SAE** has no first latent and no such line. Its penalty pays for absorption at every ratio, since on
-# the sum one latent of the sum's length replaces two: {glue:text}`standard_share` of all live seeds absorb. For a quiet
-# child the saving is small, and absorption slow.
+# the sum one latent of the sum's length replaces two: {glue:text}`standard_share` of all live seeds absorb.
 #
-# ## How robust
+# ## Does it hold up?
+#
+# {doc}`05_magnitude_skew_details` has sampled batches, other weights and widths, a loud child in the twenty-feature
+# tree and magnitudes that vary. With sampled batches the Matryoshka absorbs in {glue:text}`sampled_matryoshka`.
+
+# %% [markdown] tags=["details"]
+# ## What else was varied
 #
 # Sampled batches of {glue:text}`batch_size` inputs; more weight on the inner prefix, or two latents in it; company: the
 # post's tree of twenty features {cite:p}`nabeshima2024code`, with one child of the first parent raised to the thread's
@@ -239,7 +239,7 @@ claims.glue(standard_share=chapter.told(phase[penalised].share))
 # | when a feature is learned, over many $q$ and $r$ (standard SAE, no penalty) | rank correlation with its expected square {glue:text}`rank_gd_square` under gradient descent and {glue:text}`rank_adam_square` under Adam; with the eigenvalue it waits for {cite:p}`saxe2014exact` {glue:text}`rank_gd_eigen` and {glue:text}`rank_adam_eigen` |
 # | solutions of the main runs, loud child | {glue:text}`reached`; no cosine is further than {glue:text}`theory_gap` from theory |
 
-# %%
+# %% tags=["details"]
 sampled = chapter.sampled_runs(setup)
 options = chapter.order_runs(setup)
 company = chapter.company_runs(setup)
@@ -267,7 +267,7 @@ claims.glue(reached="; ".join(f"{count} of “{name}”" for name, count in reac
 #
 # 1. Compare $q\,r^2$ with 1, not magnitudes alone: a child at {glue:text}`case_ratio:.3g` times its parent's
 #    magnitude takes the first latent once it fires on more than {glue:text}`turn_low:.1%` to
-#    {glue:text}`turn_high:.1%` of the parent's inputs, and a child no louder than its parent never does.
+#    {glue:text}`turn_high:.1%` of the parent's inputs, and one no louder than its parent never does.
 # 2. Past that boundary the Matryoshka loss does not protect: {glue:text}`share_above` of the live random SAEs there
 #    absorb. A start with the parent first keeps the parent's latent firing, with a decoder that is nearly the child's.
 # 3. Look at firing and at decoders: neither alone tells these two apart.

@@ -1,32 +1,31 @@
 # %% [markdown]
 # # Every prefix in every batch: the twenty-feature tree
 #
-# **Claims.** Mixing is not an artefact of sampling prefixes: with every prefix in every batch it remains. And
-# Matryoshka training is nevertheless a large improvement over the standard SAE for absorption. Source: a question, its
-# answer and the first comment in the thread {cite:p}`chanind2024thread`; the answer there rests on one picture, the
-# better of two runs.
+# **Claims.** {term}`Mixing` is not an artefact of sampling {term}`prefixes <prefix>`: with every prefix in every batch
+# it remains. And Matryoshka training is nevertheless a large improvement over the standard SAE for absorption. Source:
+# a question, its answer and the first comment in the thread {cite:p}`chanind2024thread`; the answer there rests on one
+# picture, the better of two runs.
 #
 # {glue:}`not-sampling`
 #
-# {glue:}`improves-on-standard`
+# In short: with sampled prefixes the parent's latent leans {glue:text}`sampled_median:.3f` toward a child, with every
+# prefix in every batch {glue:text}`all_median:.3f`; a clean one leans 0.
 
 # %% [markdown]
 # ## What was predicted
 #
 # {doc}`04_why_it_happens` found what mixes a child into its parent: the weight of the prefixes that hold the parent's
-# latent and miss the child's. Call it *blamed*, and the weight of all prefixes that hold the parent's latent *alone*.
-# If that is all, random prefixes act only through their expected weights. The original law of ten sampled prefixes has
-# expected weights close to those of all twenty, so both should mix alike, by a cosine of about 0.18 where children
-# share the later ranks evenly. Thresholds: a median cosine of at least 0.1 with all prefixes, and medians that are
-# equal to within 0.03.
+# latent and miss the child's, the {term}`blamed` weight. If that is all, random prefixes act only through their
+# expected weights. The original law of ten sampled prefixes has expected weights close to those of all twenty, so both
+# should mix alike, by a cosine of about 0.18 where children share the later ranks evenly. Thresholds: a median cosine
+# of at least 0.1 with all prefixes, and medians that are equal to within 0.03.
 #
-# For absorption the prediction is that of {doc}`01_standard_sae_absorbs`: the standard SAE absorbs, and a short prefix
-# that holds the parent and no child keeps the parent's latent firing. Threshold: absorption rates that differ by at
-# least 0.25.
+# As for absorption, the standard SAE should absorb ({doc}`01_standard_sae_absorbs`), and a short prefix that holds the
+# parent and no child should keep the parent's latent firing. Threshold: rates that differ by at least 0.25.
 #
 # ## Setup
 #
-# The toy of the post {cite:p}`nabeshima2024matryoshka`, read from a tree file: three parents, each with three mutually
+# The toy of the post {cite:p}`nabeshima2024matryoshka`: three parents, each with three mutually
 # exclusive children, and eight features by themselves. There are as many latents and as many dimensions as features,
 # and the features' norms are jittered by 5%.
 #
@@ -38,8 +37,8 @@
 #
 # The arms: the standard SAE; ten *sampled* prefixes, nine drawn by the original's law and the full width; *all
 # prefixes* in every batch; and a *few* fixed ones, a quarter, a half and all of the latents. All see the same batches
-# from the same random start. No start near the truth is used in this chapter. That all prefixes together cost what one
-# does, and that loss, gradient and recipe agree with a plain loop over prefixes, is tested.
+# from the same random start; none starts near the truth. That all prefixes together cost what one
+# does, and that loss and gradient agree with a plain loop over prefixes, is tested.
 
 # %% tags=["parameters"]
 tree_path = ""  # tree file of your own, in place of that of the chapter: the path of a JSON file, or empty
@@ -76,18 +75,16 @@ against = chapter.against_theory(results)
 claims.glue(**chapter.in_numbers(results, live, against))
 
 # %% [markdown]
-# ## The decisive figure
+# ## Sampled prefixes, or all of them
+#
+# {numref}`fig-tree-mixing` shows every arm. Where theory expects {glue:text}`expected:.3f`, the medians of sampled and
+# of all prefixes differ by something between {glue:text}`gap_low:.3f` and {glue:text}`gap_high:.3f` (95% bootstrap
+# interval over seeds).
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The parent's decoder cosine with its children, each seed's median over its pairs, in every arm. Sampled prefixes: {glue:text}`sampled_median:.3f`. All prefixes in every batch: {glue:text}`all_median:.3f`. The line is theory's median for the sampled arm. Arms marked live were trained on this page.", "name": "fig-tree-mixing"}, "image": {"alt": "Strips of points. Standard SAEs and independent features sit near zero; Matryoshka arms sit near the line of theory, except those steered to the lowest L0, which sit near zero."}}
+# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "The parent's decoder cosine with its children, each seed's median over its pairs, in every arm. Sampled prefixes: {glue:text}`sampled_median:.3f`. All prefixes in every batch: {glue:text}`all_median:.3f`. The line is theory's median for the sampled arm. Arms marked live were trained on this page.", "name": "fig-tree-mixing"}, "image": {"alt": "Strips of points. Standard SAEs and independent features sit near zero; Matryoshka arms sit near the line of theory, except those steered to the lowest L0, which sit near zero."}}
 figure = chapter.draw_mixing(results, live)
 
 # %% [markdown]
-# With all prefixes in every batch the median cosine is {glue:text}`all_median:.3f`, with sampled ones
-# {glue:text}`sampled_median:.3f`, where theory expects {glue:text}`expected:.3f`.
-#
-# The difference of the medians lies between {glue:text}`gap_low:.3f` and {glue:text}`gap_high:.3f` (95% bootstrap
-# interval over seeds).
-#
 # {numref}`fig-tree-cosines` is the picture that readers of the post know, for the first seed. Latents are in the order
 # of the features they match; without mixing and absorption each panel would be a diagonal. A parent's row shows what
 # it holds of its children; a child's row what it takes off its siblings, or in the standard SAE what it took from its
@@ -96,7 +93,10 @@ figure = chapter.draw_mixing(results, live)
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder (top) and encoder (bottom) cosines with the true features, first seed. Rows are latents, each beside the feature that it matches. A row without a dark cell on the diagonal belongs to a feature that this SAE misses.", "name": "fig-tree-cosines"}, "image": {"alt": "Six matrices of cosines. In the standard SAE the children's rows hold their parent. In both Matryoshka SAEs the parents' rows hold a little of each child and the children's rows a negative part of their siblings."}}
 figure = chapter.draw_cosines(results)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Activations on a reference batch: the true features, and the latents that match them. Half of the inputs are chosen to hold a child, and come first.", "name": "fig-tree-activations"}, "image": {"alt": "Four matrices of activations. In the standard SAE the parents' latents are silent where a child fires; in the Matryoshka SAEs they fire there as in the truth."}}
+# %% [markdown] tags=["details"]
+# ## What fires
+
+# %% tags=["hide-input", "details"] mystnb={"figure": {"caption": "Activations on a reference batch: the true features, and the latents that match them. Half of the inputs are chosen to hold a child, and come first.", "name": "fig-tree-activations"}, "image": {"alt": "Four matrices of activations. In the standard SAE the parents' latents are silent where a child fires; in the Matryoshka SAEs they fire there as in the truth."}}
 figure = chapter.draw_activations(results)
 
 # %% [markdown]
@@ -112,6 +112,8 @@ HTML(chapter.table(results))
 
 # %% [markdown]
 # ## Absorption
+#
+# {glue:}`improves-on-standard`
 #
 # The standard SAE absorbs here as in {doc}`01_standard_sae_absorbs`: its children's decoders have a median cosine of
 # {glue:text}`standard_child_to_parent:.3f` with their parent.
@@ -130,12 +132,18 @@ figure = chapter.draw_absorption(results)
 
 # %% [markdown]
 # At equal L0 there is little left to compare: in {glue:text}`n_unjudged` of {glue:text}`n_shown` seeds the sampled
-# Matryoshka SAE has no latent for any parent, and its absorption cannot be judged. A dead or missing parent is not an
-# absorbed one, nor is it better off. In the other seeds the gain reaches 0.25 in {glue:text}`n_equal_gain`.
+# Matryoshka SAE has no latent for any parent, and its absorption cannot be judged. In the others the gain reaches 0.25
+# in {glue:text}`n_equal_gain`.
 #
-# At that L0 a Matryoshka SAE cannot keep its parents' latents firing beside the children's: it has to absorb or to
-# leave features out. With sampled prefixes it misses {glue:text}`equal_missing:.1f` of the features (mean over seeds;
-# the standard SAE {glue:text}`equal_missing_standard:.1f`), with an error of {glue:text}`equal_error:.1%`.
+# {doc}`06_every_prefix_details` tells what each kind loses there.
+
+# %% [markdown] tags=["details"]
+# ## At equal L0
+#
+# At an L0 of {glue:text}`absorbed_l0:.2f` a Matryoshka SAE cannot keep its parents' latents firing beside the
+# children's: it has to absorb or to leave features out. With sampled prefixes it misses {glue:text}`equal_missing:.1f`
+# of the features (mean over seeds; the standard SAE {glue:text}`equal_missing_standard:.1f`), with an error of
+# {glue:text}`equal_error:.1%`.
 #
 # Steered alike, its error is {glue:text}`sampled_error:.1%` and that of the standard SAE {glue:text}`standard_error`
 # of the inputs' power: to absorb does not keep an SAE from reconstructing everything.
@@ -143,10 +151,9 @@ figure = chapter.draw_absorption(results)
 # %% [markdown]
 # ## A later child is mixed in more
 #
-# Sorting makes latents change places all the time, so a child's rank is a matter of time. What counts is the mean
-# weight of the prefixes that hold the parent's latent and miss the child's, taken over the cool-down with each latent
-# followed through the sorting. {numref}`fig-tree-theory` holds it against the cosine, for all pairs whose parent is
-# represented. The line is the top eigenvector of the re-weighted second moment, with nothing fitted.
+# Sorting makes latents change places all the time. What counts is the mean blamed weight over the cool-down, with each
+# latent followed through the sorting. {numref}`fig-tree-theory` holds it against the cosine, for all pairs whose parent
+# is represented. The line is the top eigenvector of the re-weighted second moment, with nothing fitted.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: the parent's cosine with a child against the blamed weight as a share of the parent's, with theory for children that share it evenly. Right: against theory for each pair, its siblings' weights and the jittered norms included. Over the six arms the median distance is {glue:text}`theory_gap:.3f` and the correlation {glue:text}`theory_correlation:.2f`.", "name": "fig-tree-theory"}, "image": {"alt": "Two clouds of points, for sampled, all and few prefixes. Both follow the line of theory: the later a child's latent comes, the more of it the parent holds."}}
 figure = chapter.draw_theory(against)
@@ -159,7 +166,12 @@ figure = chapter.draw_theory(against)
 # The slope of measured on predicted cosines is {glue:text}`slope_original:.2f` and {glue:text}`slope_mended:.2f`,
 # where theory has 1. We did not find what makes it differ.
 #
-# **Where it fails.** Theory assumes that a latent fires only with its own feature. We looked for what the distance
+# {doc}`06_every_prefix_details` looks for what the distance from theory goes with.
+
+# %% [markdown] tags=["details"]
+# ## Where the theory of ranks fails
+#
+# Theory assumes that a latent fires only with its own feature. We looked for what the distance
 # from theory goes with, over all Matryoshka arms on the hierarchy except those that an L0 of
 # {glue:text}`absorbed_l0:.2f` forces to absorb:
 #
@@ -175,7 +187,7 @@ figure = chapter.draw_theory(against)
 #   {glue:text}`unrelated:.3f` in size.
 
 # %% [markdown]
-# ## How robust
+# ## Does it hold up?
 #
 # **Sorting.** In the original code the optimiser's moments are meant to follow the latents when these are sorted, and
 # do not; nor does the running mean by which they are sorted. With the moments following, the median cosine of sampled
@@ -187,33 +199,37 @@ figure = chapter.draw_theory(against)
 # median cosine of {glue:text}`control_median`; and the standard SAE's absorption there is
 # {glue:text}`control_absorption_median:.3f`.
 #
+# **Length.** The cosine is within 0.02 of its last value from step {glue:text}`settled` of 40,000 on
+# ({numref}`fig-tree-history`, median of the sampled arm).
+
+# %% [markdown] tags=["details"]
+# ## Children, and how training went
+#
 # **Children.** In the steered arms a child's decoder has a small negative cosine with its parent
 # ({glue:text}`lean_sampled:.3f` for sampled prefixes). Steered to the true L0 the penalty is larger, and it is
 # {glue:text}`lean_true:.3f`, as {doc}`04_why_it_happens` predicts of a penalty.
 #
-# **Length.** {numref}`fig-tree-history` shows the three main arms.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Training: medians over seeds, bands from the lowest to the highest. The cosine is that of the parent with a child, the L0 a mean over the batches since the point before, the penalty in units of the features.", "name": "fig-tree-history"}, "image": {"alt": "Three panels against the step. The cosine of the Matryoshka arms rises early and stays; the L0 of the Matryoshka arms ends above that of the standard SAE; penalties rise and are then steered down."}}
+# %% tags=["hide-input", "details"] mystnb={"figure": {"caption": "Training: medians over seeds, bands from the lowest to the highest. The cosine is that of the parent with a child, the L0 a mean over the batches since the point before, the penalty in units of the features.", "name": "fig-tree-history"}, "image": {"alt": "Three panels against the step. The cosine of the Matryoshka arms rises early and stays; the L0 of the Matryoshka arms ends above that of the standard SAE; penalties rise and are then steered down."}}
 figure = chapter.draw_histories(results)
 
-# %% [markdown]
-# The cosine is within 0.02 of its last value from step {glue:text}`settled` on, in the median of the sampled arm; the
-# rest is the steering of the penalty. The run on this page, shorter than the original's by far, ends at
-# {glue:text}`live_sampled:.2f` for sampled and {glue:text}`live_all:.2f` for all prefixes.
+# %% [markdown] tags=["details"]
+# Once the cosine has settled, what is left is the steering of the penalty. The run of the chapter, shorter than the
+# original's by far, ends at {glue:text}`live_sampled:.2f` for sampled and {glue:text}`live_all:.2f` for all prefixes.
 #
 # **Mixing or absorption.** Steered to an L0 of {glue:text}`absorbed_l0:.2f`, the sampled arm absorbs what parents it
 # still has, by
 # {glue:text}`sampled_absorption_equal:.3f`, and its parents have a median cosine of {glue:text}`equal_cosine:.3f` with
 # their children: a parent's latent that is silent beside a child has nothing of the child to carry.
-#
+
+# %% [markdown]
 # ## The verdicts
 #
 # All thresholds come from the ledger, `book/claims.yml`. A criterion over seeds is met when the 95% Wilson interval
 # of the share that passes lies above the share asked for {cite:p}`wilson1927probable`.
 #
-# Two criteria of `improves-on-standard` cannot be decided: the gain at equal L0, because too few seeds have a parent
-# left to judge, and the missing features, of which both kinds of SAE have almost none. The ledger gives their history
-# ({doc}`../book/ledger`).
+# Two criteria of `improves-on-standard` cannot be decided: the gain at equal L0, for want of seeds with a parent left,
+# and the missing features, of which both kinds have almost none ({doc}`../book/ledger` has their history).
 
 # %%
 measured, started = chapter.sampling_measured(results, against)

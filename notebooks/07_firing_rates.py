@@ -1,8 +1,8 @@
 # %% [markdown]
 # # How often must features fire?
 #
-# **Claim.** The thread ends with a doubt about itself: the toy may overstate the mixing, because its features fire
-# more often than those of a language model {cite:p}`chanind2024thread`.
+# **Claim.** The thread ends with a doubt about itself: the toy may overstate the {term}`mixing`, because its features
+# fire more often than those of a language model {cite:p}`chanind2024thread`.
 #
 # {glue:}`less-at-low-probability`
 #
@@ -54,12 +54,14 @@ p = notebook.begin(globals())
 toy = chapter.toy(p)
 
 # %% [markdown]
-# ## The decisive figure: both rates at once
+# ## Both rates at once
+#
+# {numref}`fig-rates-map` varies both. Theory expects level contours: only the child's probability should matter.
 
 # %%
 rates = chapter.sweep_rates(toy)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The parent's cosine with a child over both probabilities; trained from near the truth, medians over seeds. Black: theory's contours, level, because the parent's probability drops out. Without biases the largest distance of a trained SAE from theory is {glue:text}`map_gap`. With biases (right) the mixing is at most {glue:text}`bias_rise:.3f` stronger where the parent is common, and the same where it is rare. Right of the dotted line, latents of language models count as dense, an exception {cite:p}`sun2025dense`.", "name": "fig-rates-map"}, "image": {"alt": "Two nearly equal maps with logarithmic axes. Colours change from bottom to top, with the child's probability, and hardly from left to right, with the parent's. Level contour lines."}}
+# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "The parent's cosine with a child over both probabilities; trained from near the truth, medians over seeds. Black: theory's contours, level, because the parent's probability drops out. Without biases the largest distance of a trained SAE from theory is {glue:text}`map_gap`. With biases (right) the mixing is at most {glue:text}`bias_rise:.3f` stronger where the parent is common, and the same where it is rare. Right of the dotted line, latents of language models count as dense, an exception {cite:p}`sun2025dense`.", "name": "fig-rates-map"}, "image": {"alt": "Two nearly equal maps with logarithmic axes. Colours change from bottom to top, with the child's probability, and hardly from left to right, with the parent's. Level contour lines."}}
 claims.glue(map_gap=claims.number(rates.theory_gap), bias_rise=rates.bias_rise)
 figure = chapter.draw_rates(rates, p)
 
@@ -80,7 +82,7 @@ claims.glue(
 figure = chapter.draw_moves(moves, p)
 
 # %% [markdown]
-# ## How robust: more children, each rarer
+# ## Does it hold up? More children, each rarer
 #
 # A real feature may have many children. Keep the chance that *some* child is on, and share it among more of them:
 # each cosine falls, and so does the whole mixed part (the length of the parent's decoder across the parent), but as

@@ -1,15 +1,15 @@
 # %% [markdown]
 # # TopK does not help
 #
-# **Claim.** TopK-style Matryoshka SAEs show the same mixing. The thread expects it and did not test it, because in a
-# toy it is not obvious which K to pick {cite:p}`chanind2024thread`. So K is swept here, around the true mean L0.
+# **Claim.** TopK-style Matryoshka SAEs show the same {term}`mixing`. The thread expects it and did not test it, because
+# in a toy it is not obvious which K to pick {cite:p}`chanind2024thread`. So K is swept here, around the true mean L0.
 #
 # {glue:}`topk-too`
 #
 # In short: with K at the true mean L0 or above, a BatchTopK SAE from near the truth is the ReLU SAE of
-# {doc}`03_matryoshka_inherits`, to {glue:text}`gap_above`. With a smaller K the mixing does not go away. It becomes
-# unequal: the child whose latent is dropped is mixed in more. Over all K from 0.8 times to twice the true mean L0 the
-# smallest median cosine of the parent with a child is {glue:text}`least_over_k:.3f`.
+# {doc}`03_matryoshka_inherits`, to {glue:text}`gap_above` in every cosine. With a smaller K the child whose latent is
+# dropped is mixed in more. Over all K from 0.8 times to twice the true mean {term}`L0` the smallest median cosine of
+# the parent with a child is {glue:text}`least_over_k:.3f` (truth: 0).
 
 # %% [markdown]
 # ## What was predicted
@@ -68,10 +68,10 @@ toy = chapter.Toy.of(p)
 # Every seed draws its own dictionary, start and batches. Thresholds are those of the ReLU chapter, fixed in the ledger
 # before these seeds were run; a trial on others came first.
 #
-# ## The decisive figure: every K
+# ## Every K
 #
-# K goes from half to twice the true mean L0. All values of K train in one call, from random starts
-# ({glue:text}`n_random` seeds each) and from near the truth ({glue:text}`n_near` each).
+# In {numref}`fig-topk-sweep` K goes from half to twice the true mean L0. All values of K train in one call, from random
+# starts ({glue:text}`n_random` seeds each) and from near the truth ({glue:text}`n_near` each).
 
 # %%
 swept = chapter.sweep(toy)
@@ -82,7 +82,7 @@ claims.glue(theory_gap=claims.number(swept.theory_gap(0.8)))
 claims.glue(true_l0=toy.true_l0, n_near=p.n_sweep_seeds, n_random=chapter.MORE * p.n_sweep_seeds)
 claims.glue(least_over_k=swept.least_median(0.8), **swept.absorbing())
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "BatchTopK SAEs against K. Top left: the parent's cosine with the best and the least kept child, from near the truth; lines: theory, while at most one child is short of budget. From 0.8 times the true mean L0 the largest distance of a seed from its line is {glue:text}`theory_gap`. Top right: random seeds, mean over children. Bottom left: share of seeds in which the parent's latent is silent on more than half of the inputs that hold a child. Bottom right: the loss stops falling at the true mean L0.", "name": "fig-topk-sweep"}, "image": {"alt": "Four panels against K. The parent's cosine with its children is flat from the true mean L0 on and splits in two below it. Random Matryoshka seeds stay mixed at every K. The standard SAE absorbs below the true mean L0. Losses fall until the true mean L0 and are flat after it."}}
+# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "BatchTopK SAEs against K. Top left: the parent's cosine with the best and the least kept child, from near the truth; lines: theory, while at most one child is short of budget. From 0.8 times the true mean L0 the largest distance of a seed from its line is {glue:text}`theory_gap`. Top right: random seeds, mean over children. Bottom left: share of seeds in which the parent's latent is silent on more than half of the inputs that hold a child. Bottom right: the loss stops falling at the true mean L0.", "name": "fig-topk-sweep"}, "image": {"alt": "Four panels against K. The parent's cosine with its children is flat from the true mean L0 on and splits in two below it. Random Matryoshka seeds stay mixed at every K. The standard SAE absorbs below the true mean L0. Losses fall until the true mean L0 and are flat after it."}}
 figure = chapter.draw_sweep(swept)
 
 # %% [markdown]
@@ -131,7 +131,7 @@ figure = chapter.draw_comparison(toy, compared)
 # with its siblings is {glue:text}`siblings_batchtopk:.0%` with BatchTopK, {glue:text}`siblings_topk:.0%` with TopK and
 # {glue:text}`siblings_relu:.0%` with ReLU.
 #
-# ## How robust: the twenty-feature tree
+# ## Does it hold up? The twenty-feature tree
 #
 # Three parents with three children each and eight loose features {cite:p}`nabeshima2024code`, twenty latents, every
 # prefix in the loss, both biases, sampled batches of {glue:text}`batch_size`; K at 0.9, 1 and 1.5 times the tree's

@@ -1,15 +1,15 @@
 # %% [markdown]
 # # Initialisation and basins
 #
-# **Claim.** Among random seeds of a Matryoshka SAE, the lowest loss is the cleanest: keeping the best of $k$ runs by
-# loss finds the solution nearest the truth. Source: ours. It is the assumption behind keeping the better of two runs,
-# as the post's author did for one figure {cite:p}`chanind2024thread`.
+# **Claim.** Among random seeds of a Matryoshka SAE ({term}`basins <basin>`), the lowest loss is the cleanest: keeping
+# the best of $k$ runs by loss finds the solution nearest the truth. Source: ours. It is the assumption behind keeping
+# the better of two runs, as the post's author did for one figure {cite:p}`chanind2024thread`.
 #
 # {glue:}`lowest-loss-cleanest`
 #
-# Plainly: **keep the best of a few runs; the lowest loss of very many is no proof of a clean one.** A single random
-# run recovers the features to {glue:text}`mean_recovery:.2f` on average, the best of eight to
-# {glue:text}`best_of_8:.2f`, where 1 is everything. The lowest loss of all {glue:text}`n_basin_seeds` recovers less.
+# In short: **keep the best of a few runs; the lowest loss of very many is no proof of a clean one.** A single random
+# run {term}`recovers <recovery>` the features to {glue:text}`mean_recovery:.2f` on average, the best of eight to
+# {glue:text}`best_of_8:.2f`, the lowest loss of all to {glue:text}`lowest_recovery:.2f`, where 1 is everything.
 
 # %% [markdown]
 # ## What was predicted
@@ -28,19 +28,12 @@
 # $$ \operatorname{tr} M - \lambda_{\max}(M), \qquad
 # M = \sum_s p_s\, (1 + \beta - [s \text{ completed}])\, x_s x_s^\top . $$ (basin-loss)
 #
-# Parent first completes every child. Can as many latents complete the parent alone as well? Nearly: latents that point
-# almost opposite ways fire together on the parent alone, loudly, and cancel but for a small rest. What they cannot
-# complete of parent + child is its part in the plane of the parent and the mean child. The loss falls toward a limit
-# that no SAE attains, {glue:text}`limit:.4f` at the parameters of this run, where parent first costs
-# {glue:text}`clean_loss:.4f`. Where the limit is the smaller one, **a lower loss than that of the clean solution
-# exists**, and the claim fails once a seed finds it.
-#
-# **Dead at the start.** Without biases a latent that is negative on every input never gets a gradient. For a random
-# direction the chance is a solid angle,
-#
-# $$ \int_0^{1/2} (1 - u)^n \, du = \frac{1 - 2^{-(n+1)}}{n + 1} , $$ (starts-dead)
-#
-# which is $7/24$ for two children. Initialisation alone costs most seeds a latent.
+# In the clean solution, *parent first*, each child's latent completes its own child. There is a way to a lower loss.
+# Two children's latents whose decoders point almost opposite ways can fire together on the parent alone, loudly. All
+# but a small rest of what they write cancels, and that rest is just what the first latent leaves over there. The louder
+# they are, the lower the loss: it falls toward a limit that no SAE attains, {glue:text}`limit:.4f` in this run, where
+# parent first costs {glue:text}`clean_loss:.4f`. Where the limit is the smaller one, **a lower loss than that of the
+# clean solution exists**, and the claim fails once a seed finds it.
 #
 # ## Setup
 #
@@ -122,9 +115,11 @@ figure = chapter.draw_solutions(plain, runs.solutions[plain_name], toy.tree.name
 HTML(chapter.solutions_table(toy, main, runs.solutions[main_name]))
 
 # %% [markdown]
-# ## The decisive figure: is the lowest loss the cleanest?
+# ## Is the lowest loss the cleanest?
+#
+# {numref}`fig-basins-recovery` holds every solution, by its loss and by how much of the truth it recovers.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Every solution over loss and recovery; areas are shares of the seeds, bars the range of recovery where flat directions leave it open. Ticks: losses that theory names (at penalty 0 all of {eq}`basin-loss`; with the penalty the absorbed one). Loss and recovery go together over most seeds (rank correlation {glue:text}`correlation:.2f` for the Matryoshka SAE with the penalty), but at the low end they need not: the seed of its lowest loss recovers {glue:text}`gap:.3f` less than the best.", "name": "fig-basins-recovery"}, "image": {"alt": "Four panels of circles falling from low loss and high recovery to high loss and low recovery. In the Matryoshka panels the leftmost, small circle lies below the next one, which carries the star of the start near the truth. In the last panel a long vertical bar stands at loss zero."}}
+# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "Every solution over loss and recovery; areas are shares of the seeds, bars the range of recovery where flat directions leave it open. Ticks: losses that theory names (at penalty 0 all of {eq}`basin-loss`; with the penalty the absorbed one). Loss and recovery go together over most seeds (rank correlation {glue:text}`correlation:.2f` for the Matryoshka SAE with the penalty), but at the low end they need not: the seed of its lowest loss recovers {glue:text}`gap:.3f` less than the best.", "name": "fig-basins-recovery"}, "image": {"alt": "Four panels of circles falling from low loss and high recovery to high loss and low recovery. In the Matryoshka panels the leftmost, small circle lies below the next one, which carries the star of the start near the truth. In the last panel a long vertical bar stands at loss zero."}}
 figure = chapter.loss_and_recovery(chapter.circles(toy, runs))
 
 # %% tags=["remove-cell"]
@@ -178,7 +173,14 @@ claims.glue(live_8=kept["no latent dead"].at(8))
 claims.glue(below_last=float(kept["loss below the reference"].values[-1]))
 
 # %% [markdown]
-# ## How robust: what moves the shares
+# ## Does it hold up?
+#
+# {doc}`09_basins_details` counts kinds of outcome under other widths, penalties, learning rates, biases and
+# dictionaries, and says why so many latents are {term}`dead <live>` from the start. Extra latents and a decoder bias
+# save latents; the dictionary moves shares under Adam.
+
+# %% [markdown] tags=["details"]
+# ## What moves the shares
 #
 # Kinds of outcome instead of solutions, since a knob changes the losses. *Parent first*: every feature's latent fires
 # where its feature does, and nowhere else (siblings aside). *With strays*: as before, but a latent fires elsewhere
@@ -190,61 +192,58 @@ claims.glue(below_last=float(kept["loss below the reference"].values[-1]))
 # First the number of latents and the penalty. Extra latents join the outer prefix; all numbers train in one call,
 # since latents beyond the last prefix that weighs anything are never trained.
 
-# %%
+# %% tags=["details"]
 by_extra, by_penalty = chapter.sweep_extra(toy), chapter.sweep_penalty(toy)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Shares against the number of extra latents (top) and the penalty (bottom); {glue:text}`n_sweep` random seeds a bar, the same for all. With extra latents too few are live in {glue:text}`few_wide:.0%` of Matryoshka seeds instead of {glue:text}`few_narrow:.0%`; the first prefix stays dead as often, since no extra latent joins it.", "name": "fig-basins-extra"}, "image": {"alt": "Four panels of stacked bars. With extra latents the share of too few live shrinks to almost nothing in both SAEs, in favour of parent first in the Matryoshka and absorbed in the standard SAE; the share with a dead first prefix stays. Over the penalty the bars hardly change, but for the standard SAE at penalty zero."}}
+# %% tags=["hide-input", "details"] mystnb={"figure": {"caption": "Shares against the number of extra latents (top) and the penalty (bottom); {glue:text}`n_sweep` random seeds a bar, the same for all. With extra latents too few are live in {glue:text}`few_wide:.0%` of Matryoshka seeds instead of {glue:text}`few_narrow:.0%`; the first prefix stays dead as often, since no extra latent joins it.", "name": "fig-basins-extra"}, "image": {"alt": "Four panels of stacked bars. With extra latents the share of too few live shrinks to almost nothing in both SAEs, in favour of parent first in the Matryoshka and absorbed in the standard SAE; the share with a dead first prefix stays. Over the penalty the bars hardly change, but for the standard SAE at penalty zero."}}
 figure = chapter.stacked_shares(by_extra.bars() | by_penalty.bars(": penalty"))
 
-# %% tags=["remove-cell"]
+# %% tags=["remove-cell", "details"]
 narrow, *_, wide = by_extra.matryoshka
 claims.glue(n_sweep=len(narrow.loss), most_extra=chapter.EXTRAS[-1])
 claims.glue(few_narrow=narrow.share("too few live"), few_wide=wide.share("too few live"))
 claims.glue(dead_wide=wide.share("first prefix dead"))
 
-# %% [markdown]
+# %% [markdown] tags=["details"]
 # Then the learning rate, and the norm of the decoder at the start (that of the encoder is 1): shares of the Matryoshka
 # SAE's seeds. A rate that is too high costs latents, presumably because long steps push them below zero on every input.
 
-# %%
+# %% tags=["details"]
 by_rate, by_norm = chapter.sweep_rate(toy), chapter.sweep_norm(toy)
 chapter.sweep_table(by_rate, by_norm)
 
-# %% [markdown]
+# %% [markdown] tags=["details"]
 # Last the biases, which change the shapes (a call for each), and sampled batches of {glue:text}`batch_size` inputs.
 
-# %%
+# %% tags=["details"]
 by_bias = chapter.sweep_biases(toy, runs)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Shares by trained biases, and with sampled batches (no biases). A decoder bias moves the inputs, and a latent that was silent on all of them can come to life: the first prefix is dead in {glue:text}`dead_bias:.0%` of Matryoshka seeds instead of {glue:text}`dead_bare:.0%`. Many then carry the parent in the bias and take it away where it is absent (complements). Sampling moves no Matryoshka share by more than {glue:text}`sampled_shift:.3f`.", "name": "fig-basins-bias"}, "image": {"alt": "Two panels of stacked bars, Matryoshka and standard. Encoder bias alone and sampled batches look like no biases. With a decoder bias few seeds have too few live latents; in the Matryoshka SAE a missing child is then the most frequent kind, in the standard one parent first and absorbed share the seeds."}}
+# %% tags=["hide-input", "details"] mystnb={"figure": {"caption": "Shares by trained biases, and with sampled batches (no biases). A decoder bias moves the inputs, and a latent that was silent on all of them can come to life: the first prefix is dead in {glue:text}`dead_bias:.0%` of Matryoshka seeds instead of {glue:text}`dead_bare:.0%`. Many then carry the parent in the bias and take it away where it is absent (complements). Sampling moves no Matryoshka share by more than {glue:text}`sampled_shift:.3f`.", "name": "fig-basins-bias"}, "image": {"alt": "Two panels of stacked bars, Matryoshka and standard. Encoder bias alone and sampled batches look like no biases. With a decoder bias few seeds have too few live latents; in the Matryoshka SAE a missing child is then the most frequent kind, in the standard one parent first and absorbed share the seeds."}}
 figure = chapter.stacked_shares(by_bias.bars())
 
-# %% tags=["remove-cell"]
+# %% tags=["remove-cell", "details"]
 biased = runs.biased["Matryoshka, decoder bias"]
 claims.glue(batch_size=p.batch_size)
 claims.glue(dead_bare=main.share("first prefix dead"), dead_bias=biased.share("first prefix dead"))
 claims.glue(sampled_shift=chapter.sampled_shift(by_bias))
 
-# %% [markdown]
+# %% [markdown] tags=["details"]
 # **The coordinates.** Turn inputs, dictionary and start together, and nothing about the problem has changed. But Adam
 # scales the step of every coordinate by itself, so it sees the axes. Gradient descent does not. To check, starts are
 # turned along with each of {glue:text}`n_dictionaries` dictionaries. Under gradient descent the same start ends in the
 # same solution (losses agree to {glue:text}`spread_descent`). Under Adam {glue:text}`same_adam:.0%` of the starts end
 # at the same loss on all.
 #
-# Does that move the shares? {numref}`fig-basins-dictionary` shows {glue:text}`n_each` random starts on each
-# dictionary, no start used twice. The shares of so few starts vary by chance alone. What they vary by beyond that is
-# the dictionary's part of their variance; a $\chi^2$ test asks whether there is any.
+# Does that move the shares? The table has {glue:text}`n_each` random starts on each dictionary, no start used twice.
+# Shares of so few starts vary by chance alone. What they vary by beyond that is the dictionary's part of their
+# variance; a $\chi^2$ test asks whether there is any. Of *with strays* it is {glue:text}`part_adam` under Adam and
+# {glue:text}`part_descent` under gradient descent.
 
-# %%
+# %% tags=["details"]
 spread = chapter.turned_spread(toy)
 kinds = chapter.kinds_by_dictionary(toy)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Kinds of outcome of the Matryoshka SAE with the penalty on each of {glue:text}`n_dictionaries` dictionaries. Of the variance of *with strays* the dictionary's part is {glue:text}`part_adam` under Adam and {glue:text}`part_descent` under gradient descent.", "name": "fig-basins-dictionary"}, "image": {"alt": "Two panels of stacked bars, one bar a dictionary, Adam and gradient descent. All bars show the same order of kinds; their parts differ from bar to bar. Under Adam the thin part with strays is missing on some dictionaries; under gradient descent it is there on all."}}
-bars = {name: chapter.dictionary_bars(found) for name, found in kinds.items()}
-figure = chapter.stacked_shares(bars, width=7.6, across=1)
-
-# %% tags=["remove-cell"]
+# %% tags=["remove-cell", "details"]
 strays = "with strays"
 claims.glue(n_dictionaries=p.n_sweep_seeds, n_each=p.n_seeds)
 same = metrics.same_loss(spread["Adam"], 0.0, toy.states.power)
@@ -255,23 +254,30 @@ part = table["the dictionary's part"]
 claims.glue(part_adam=part[f"Adam: {strays}"])
 claims.glue(part_descent=part[f"gradient descent: {strays}"])
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "details"]
 table
 
-# %% [markdown]
+# %% [markdown] tags=["details"]
 # So a share measured on a single dictionary is a share of that dictionary, at least of a kind as delicate as latents
 # that cancel. With a dictionary for every seed the shares of this chapter are means over dictionaries.
 
-# %% [markdown]
-# **Why so many latents are dead.** Equation {eq}`starts-dead` gives {glue:text}`dead_theory:.3f` for a random latent,
-# and {glue:text}`dead_start:.3f` are dead at the start. Of those that are dead at the end
-# {glue:text}`dead_before:.0%` were dead before the first step.
+# %% [markdown] tags=["details"]
+# ## Why so many latents are dead
+#
+# Without biases a latent that is negative on every input never gets a gradient. For a random direction the chance is a
+# solid angle,
+#
+# $$ \int_0^{1/2} (1 - u)^n \, du = \frac{1 - 2^{-(n+1)}}{n + 1} , $$ (starts-dead)
+#
+# which is $7/24$ for two children. Initialisation alone costs most seeds a latent. The equation gives
+# {glue:text}`dead_theory:.3f` for a random latent, and {glue:text}`dead_start:.3f` are dead at the start. Of those that
+# are dead at the end {glue:text}`dead_before:.0%` were dead before the first step.
 
-# %%
+# %% tags=["details"]
 starts_live = chapter.live_at_start(toy)
 dead_theory = chapter.starts_dead(p.n_children)
 
-# %% tags=["remove-cell"]
+# %% tags=["remove-cell", "details"]
 starts_dead, dead = ~starts_live, ~main.reading.live
 claims.glue(dead_theory=dead_theory, dead_start=float(starts_dead.double().mean()))
 claims.glue(dead_before=float(starts_dead[dead].double().mean()))

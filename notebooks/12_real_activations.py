@@ -6,15 +6,37 @@
 #
 # {glue:}`mixing-in-real-activations`
 #
-# {glue:}`absorption-in-real-activations`
-#
-# {glue:}`diagnosis-in-real-activations`
-#
-# Plainly: the planted parents' latents have a mean cosine of {glue:text}`commoner:.3f` with their commoner child (truth
-# 0), where the equation says {glue:text}`commoner_says:.3f`; in standard SAEs it is
+# In short: the planted parents' latents have a mean cosine of {glue:text}`commoner:.3f` with their commoner child
+# (truth 0), where the equation says {glue:text}`commoner_says:.3f`; in standard SAEs it is
 # {glue:text}`commoner_standard:.3f`.
+
+# %% [markdown]
+# ## What was predicted
+#
+# The parent's decoder is the top eigenvector of its family's second moment, each state weighed by the prefixes that
+# hold the parent's latent and miss the child's ({doc}`04_why_it_happens`). Neither the background nor the parent's
+# own probability is in it. So the lean follows from where the latents stand, with nothing to fit.
+#
+# Thresholds were fixed in the ledger before the run, after a first trial of others on other seeds. With five seeds, a
+# share is settled only where all agree.
 #
 # ## Setup
+#
+# **Rows.** 24,000 definitions of nouns from WordNet {cite:p}`miller1995wordnet`, through the sentence encoder
+# all-MiniLM-L6-v2 {cite:p}`reimers2019sentencebert`: activations after the last of six layers, mean over the words,
+# centred, the first 128 principal components (77% of the variance). They come with the package, a byte a number;
+# `benchmarks/gloss_activations.py` builds them again.
+#
+# **Planted.** Eight parents of probability .1, each with two exclusive children, of .08 and .16 given the parent, in
+# random orthonormal directions. Magnitudes are 4, varied by 20%, where the rows' mean square is 128.
+#
+# **SAEs.** 512 latents, BatchTopK {cite:p}`bussmann2024batchtopk` with K = 8, prefixes 32, 128 and 512, 2,000 steps of
+# 256 rows. A first trial had 1,024 latents; with half as many all seeds train again in some ten minutes of one core,
+# and the diagnosis has twice the rows a latent. A standard SAE; a Matryoshka SAE; and the *remedy*: the Matryoshka SAE
+# trained on for 1,000 steps, its decoder by the full reconstruction alone. They are trained by {py:func}`matryoshka_mixing.training.descend`: on dense
+# rows and hundreds of latents a plain PyTorch loop is faster than the compiled trainer, and a GPU or SAELens would be
+# the better tool beyond this size. The stored results come from
+# `python -m matryoshka_mixing.chapters.real_activations`; `-p n_trained 5` trains again.
 
 # %% tags=["parameters"]
 n_trained = 0  # seeds to train again, some two minutes each; 0 shows the stored ones: a whole number from 0 to 1000
@@ -31,7 +53,7 @@ p = notebook.begin(globals())
 # %%
 found = chapter.results(p)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The parent's latent leans toward its children in Matryoshka SAEs, about as far as the equation says: toward the commoner child {glue:text}`commoner:.3f`, predicted {glue:text}`commoner_says:.3f`; the truth is 0 (medians of seeds). Each point is a seed with its own directions, firing, start and batches; the mean over eight families. Right, the remedy.", "name": "fig-real-cosines"}, "image": {"alt": "Two strips of points, for the rare and the commoner child. Matryoshka SAEs lie right of zero on black marks for the equation, more so for the commoner child; standard SAEs and the remedy lie near zero."}}
+# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "The parent's latent leans toward its children in Matryoshka SAEs, about as far as the equation says: toward the commoner child {glue:text}`commoner:.3f`, predicted {glue:text}`commoner_says:.3f`; the truth is 0 (medians of seeds). Each point is a seed with its own directions, firing, start and batches; the mean over eight families. Right, the remedy.", "name": "fig-real-cosines"}, "image": {"alt": "Two strips of points, for the rare and the commoner child. Matryoshka SAEs lie right of zero on black marks for the equation, more so for the commoner child; standard SAEs and the remedy lie near zero."}}
 import numpy as np
 
 medians = {kind: np.median(found.cosines(kind), 0) for kind in ("standard", "Matryoshka", "remedy")}
@@ -43,32 +65,11 @@ claims.glue(
 figure = chapter.draw_cosines(found)
 
 # %% [markdown]
-# **Rows.** 24,000 definitions of nouns from WordNet {cite:p}`miller1995wordnet`, through the sentence encoder
-# all-MiniLM-L6-v2 {cite:p}`reimers2019sentencebert`: activations after the last of six layers, mean over the words,
-# centred, the first 128 principal components (77% of the variance). They come with the package, a byte a number;
-# `benchmarks/gloss_activations.py` builds them again.
-#
-# **Planted.** Eight parents of probability .1, each with two exclusive children, of .08 and .16 given the parent, in
-# random orthonormal directions. Magnitudes are 4, varied by 20%, where the rows' mean square is 128.
-#
-# **SAEs.** 512 latents, BatchTopK {cite:p}`bussmann2024batchtopk` with K = 8, prefixes 32, 128 and 512, 2,000 steps of
-# 256 rows. A first trial had 1,024 latents; with half as many all seeds train again in some ten minutes of one core, and
-# the diagnosis has more rows a latent. A standard SAE; a Matryoshka SAE; and the *remedy*: the Matryoshka SAE trained on for 1,000 steps, its
-# decoder by the full reconstruction alone. They are trained by {py:func}`matryoshka_mixing.training.descend`: on dense
-# rows and hundreds of latents a plain PyTorch loop is faster than the compiled trainer, and a GPU or SAELens would be
-# the better tool beyond this size. The stored results come from
-# `python -m matryoshka_mixing.chapters.real_activations`; `-p n_trained 5` trains again.
-#
-# ## What was predicted
-#
-# The parent's decoder is the top eigenvector of its family's second moment, each state weighed by the prefixes that
-# hold the parent's latent and miss the child's ({doc}`04_why_it_happens`). Neither the background nor the parent's
-# own probability is in it. So the lean follows from where the latents stand, with nothing to fit.
-#
-# Thresholds were fixed in the ledger before the run, after a first trial of others on other seeds. With five seeds, a
-# share is settled only where all agree.
+# {numref}`fig-real-cosines` holds the planted parents' cosines against the equation.
 #
 # ## Absorption
+#
+# {glue:}`absorption-in-real-activations`
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "How much less often the parent's latent fires beside a child; every pair of a parent and a child that can be judged, of all seeds. Right of the dotted line a pair counts as absorbed: {glue:text}`absorbed_standard:.0%` of the standard SAE's, {glue:text}`absorbed_matryoshka:.0%` of the Matryoshka SAE's and {glue:text}`absorbed_remedy:.0%` of the remedy's (medians of seeds).", "name": "fig-real-recall"}, "image": {"alt": "Three strips of points, one for each kind of SAE, over the loss of recall beside a child, with a dotted line at 0.1."}}
 claims.glue(
@@ -84,6 +85,8 @@ figure = chapter.draw_recalls(found)
 # need absorption beside it.
 #
 # ## Nothing planted: the diagnosis
+#
+# {glue:}`diagnosis-in-real-activations`
 #
 # In bare activations no truth is known. But the full reconstruction has no reason to lean. Hold all activations, refit
 # the decoder to the full reconstruction alone, and see how each inner latent's row turns. In a Matryoshka SAE it should
@@ -123,7 +126,7 @@ claims.glue(**{name: float(share) for name, share in shares.items()})
 figure = chapter.draw_prices(found)
 
 # %% [markdown]
-# ## Does the diagnosis see what it should?
+# ## Does it hold up? The diagnosis where the truth is known
 #
 # In the toys the truth is known. Without it, the diagnosis finds how far the parent's latent is turned from the parent.
 
@@ -177,8 +180,10 @@ claims.glue(mixing=mixing, absorption=absorption, diagnosis=diagnosis)
 # %% [markdown]
 # ## What would change our mind
 #
-# The size is one point: K, amplitude and latents were not mapped here. In a first trial K = 16 with an amplitude of 6
-# gave mixing without absorption as well. Planted directions are random and orthonormal; features of a model are neither. One model, one layer, and five seeds
+# The size is one point: K, magnitudes and latents were not mapped. In a first trial K = 16 with magnitudes of 6 gave
+# mixing without absorption as well.
+#
+# Planted directions are random and orthonormal; features of a model are neither. One model, one layer, and five seeds
 # cannot speak for others. Bare activations have no truth: that a latent leans says what the prefix losses did to it,
 # not that what is left is a feature. A hierarchy of features known in some model, with firing rates, would settle it.
 #

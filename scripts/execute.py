@@ -11,6 +11,7 @@ import ast
 import difflib
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -20,8 +21,9 @@ import jupytext
 import kernels
 import nbformat
 import papermill
-import yaml
 from papermill.exceptions import PapermillExecutionError
+
+from matryoshka_mixing import plain
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 STABLE_CELL_METADATA = ("tags", "mystnb", "lines_to_next_cell")
@@ -34,9 +36,9 @@ def load_profile(path, sources):
     Raises:
         ValueError: if it is no flat mapping, or holds a key that is a parameter of none of the notebook `sources`.
     """
-    profile = yaml.safe_load(Path(path).read_text()) or {}
+    profile = plain.read_yaml(path) or {}
     if not isinstance(profile, dict):
-        raise ValueError(f"{path}: a profile is a mapping of parameter names to values, not {profile!r}")
+        raise ValueError(f"{path}: a profile is a mapping of parameter names to values, not {profile!r:.80}")
     known = {name for source in sources for name in declared_parameters(jupytext.read(source))}
     for name, value in profile.items():
         if isinstance(value, dict):
@@ -159,6 +161,8 @@ def main():
     parser.add_argument("--profile", type=Path, help="YAML file of parameter values; default: the notebook's own")
     args = parser.parse_args()
 
+    # Ended from outside, it ends as if interrupted: no kernel and no folder is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     label, start = f"[{args.source.stem}]", time.monotonic()
     print(f"{label} running…", flush=True)
     try:

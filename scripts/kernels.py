@@ -42,7 +42,9 @@ def _prepared(folder):
         return False
     if os.access(folder, os.W_OK) and not any(folder.glob("fontlist-*.json")):
         command = [sys.executable, "-c", "import matplotlib.font_manager"]
-        subprocess.run(command, env=os.environ | {"MPLCONFIGDIR": str(folder)}, capture_output=True, check=True)
+        done = subprocess.run(command, env=os.environ | {"MPLCONFIGDIR": str(folder)}, capture_output=True)
+        if done.returncode:  # a full disk, say: the kernel goes without
+            return False
     return os.access(folder, os.W_OK)
 
 

@@ -8,6 +8,9 @@ whole book. `figure` takes a figure out of an executed notebook, for the README.
 import argparse
 import ast
 import base64
+import contextlib
+import functools
+import http.server
 import importlib
 import json
 import os
@@ -16,9 +19,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
+import tested
 import yaml
 
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -64,15 +69,20 @@ def problems(site, pages):
     return found
 
 
-def wanted_sources(build, notebooks):
-    """Return where each file of the book's source comes from: path inside the source -> path here."""
+def wanted_sources(build, shown, notebooks):
+    """Return where each file of the book's source comes from: path inside the source -> path here.
+
+    The `shown` pages of notebooks are rendered; the `notebooks` themselves are what a reader downloads.
+    """
     prose = [path for path in Path("book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     wanted = {path: path for path in [Path("_config.yml"), Path("_toc.yml"), *prose]}
-    for generated in ("verdicts.md", "criteria.md", "parameters.md", "explorable.html"):
+    for generated in ("verdicts.md", "criteria.md", "parameters.md", "explorable.html", "tested.md"):
         wanted[Path("book") / generated] = build / generated
     # The page on speed comes with figures, unless no benchmark was run.
     wanted |= {Path("book") / path.name: path for path in (build / "speed").glob("*")}
-    return wanted | {Path("notebooks") / notebook.name: notebook for notebook in notebooks}
+    wanted |= {Path("whole") / notebook.name: notebook for notebook in notebooks}
+    folders = {".csv": Path("numbers"), ".ipynb": Path("notebooks")}
+    return wanted | {folders[page.suffix] / page.name: page for page in shown}
 
 
 def assemble(source, wanted):
@@ -107,30 +117,107 @@ def bar(source, chapter):
     rooms = {name: importlib.import_module(f"matryoshka_mixing.{name}") for name in ("figures", "notebook", "claims")}
     rooms["chapter"] = chapter
     calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    named = [
-        (call.value.id, call.attr)
-        for call in calls
-        if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) and call.value.id in rooms
-    ]
-    # The figure that it draws, else what it computes, else what every chapter does.
-    ranks = [("chapter", "draw"), ("figures", ""), ("chapter", ""), ("notebook", "begin"), ("claims", "judge")]
+    named = [ast.unparse(call).split(".") for call in calls if isinstance(call, ast.Attribute)]
+    # The verdict, else the figure that it draws, else what it computes, else what every chapter does.
+    ranks = [("claims", "judge"), ("chapter", "draw"), ("figures", ""), ("chapter", ""), ("notebook", "begin")]
     for room, start in ranks:
-        for name, attribute in named:
-            about = getattr(rooms[name], attribute, None) if name == room and attribute.startswith(start) else None
+        for name, *path in named:
+            if name != room or not path[-1].startswith(start):
+                continue
+            about = functools.reduce(lambda where, step: getattr(where, step, None), path, rooms[name])
             if about is not None and about.__doc__:
                 words = re.split(r"[.:;] ", " ".join(about.__doc__.split("\n\n")[0].split()))[0].rstrip(".:")
-                return f"Code: {words[0].lower()}{words[1:]}".replace("`", "")
+                small = words[0] if words[:2].isupper() else words[0].lower()
+                return f"Code: {small}{words[1:]}".replace("`", "")
     return "Code"
 
 
-def with_bars(notebook, chapter):
-    """Return an executed notebook, as JSON, whose folded cells say what they do."""
-    read = json.loads(notebook.read_text())
-    for cell in read["cells"]:
-        if cell["cell_type"] == "code" and {"hide-input", "hide-cell"} & set(cell["metadata"].get("tags", [])):
-            words = bar("".join(cell["source"]), chapter)
+def with_bars(cells, chapter):
+    """Fold the code among `cells` of a notebook under bars that say what it does.
+
+    The parameters stay open, and so does code that is there to be read: it calls nothing that a bar could tell of.
+    """
+    for cell in cells:
+        if cell["cell_type"] != "code" or {"parameters", "remove-cell"} & set(tags(cell)):
+            continue
+        words = bar("".join(cell["source"]), chapter)
+        if words != "Code" and "hide-cell" not in tags(cell):
+            cell["metadata"]["tags"] = sorted({*tags(cell), "hide-input"})
+        if {"hide-input", "hide-cell"} & set(tags(cell)):
             cell["metadata"].setdefault("mystnb", {}).setdefault("code_prompt_show", words)
-    return json.dumps(read, indent=1, ensure_ascii=False)
+
+
+def tags(cell):
+    """Return the tags of a notebook's cell."""
+    return cell["metadata"].get("tags", [])
+
+
+def is_glued(output):
+    """Tell whether an output is kept for the prose, not shown in its place."""
+    return "scrapbook" in output.get("metadata", {})
+
+
+def decisive_first(cells):
+    """Return the `cells` with the decisive figure, if one is tagged so, before everything but the claim.
+
+    The notebook has it where it is drawn. What a reader should see first cannot be drawn first.
+    """
+    cells = [*cells]
+    for place, cell in enumerate(cells):
+        if "decisive" in tags(cell):
+            about = cell["metadata"]
+            says = {key: words for key, words in about["mystnb"].items() if key == "code_prompt_show"}
+            first = without_glue(cell) | {"id": "decisive", "metadata": about | {"tags": ["remove-input"]}}
+            rest = [output for output in cell["outputs"] if is_glued(output)]
+            cells[place] = cell | {"metadata": about | {"mystnb": says}, "outputs": rest}
+            return [cells[0], first, *cells[1:]]
+    return cells
+
+
+def pages_of(notebook, chapter):
+    """Return the pages that an executed notebook becomes, as JSON by file name.
+
+    One page, with the decisive figure first; and, where cells are tagged `details`, those on a second one. Each then
+    comes with all that the notebook hands to its prose.
+    """
+    read, pages = json.loads(notebook.read_text()), {}
+    with_bars(read["cells"], chapter)
+    for cell in read["cells"]:
+        pages |= with_numbers(cell)
+    kept = [cell for cell in read["cells"] if "details" not in tags(cell)]
+    more = [cell for cell in read["cells"] if "details" in tags(cell)]
+    found = {notebook.name: decisive_first(kept)}
+    if more:
+        outputs = [output for cell in read["cells"] for output in cell.get("outputs", [])]
+        glue = {
+            "cell_type": "code", "id": "glue", "metadata": {"tags": ["remove-cell"]}, "source": "",
+            "execution_count": None, "outputs": [output for output in outputs if is_glued(output)],
+        }  # fmt: skip
+        name = "".join(kept[0]["source"]).splitlines()[0]
+        words = f"{name}: details\n\nWhat {{doc}}`{notebook.stem}` leaves out, from the same run."
+        head = {"cell_type": "markdown", "id": "head", "metadata": {}, "source": words}
+        found |= {f"{notebook.stem}_details.ipynb": [head, *more]}
+        found = {page: [*map(without_glue, cells), glue] for page, cells in found.items()}
+    return pages | {
+        page: json.dumps(read | {"cells": cells}, indent=1, ensure_ascii=False) for page, cells in found.items()
+    }
+
+
+def with_numbers(cell):
+    """Let the caption of a cell's figure lead to the numbers behind it; return their file, if there are any."""
+    about = cell["metadata"].get("mystnb", {}).get("figure")
+    tables = [output["data"]["text/csv"] for output in cell.get("outputs", []) if "text/csv" in output.get("data", {})]
+    if not about or not tables:
+        return {}
+    about["caption"] += f" {{download}}`Numbers </numbers/{about['name']}.csv>`"
+    return {f"{about['name']}.csv": "".join(tables[-1])}
+
+
+def without_glue(cell):
+    """Return a notebook's cell without what it hands to the prose."""
+    if cell["cell_type"] != "code":
+        return cell
+    return cell | {"outputs": [output for output in cell["outputs"] if not is_glued(output)]}
 
 
 def parameters_page(notebooks):
@@ -167,13 +254,17 @@ def build_site(build, notebooks):
     marker, sphinx_output = build / "rendered", build / "_build"
     (build / "parameters.md").write_text(parameters_page(notebooks))
     (build / "explorable.html").write_text(explorable_page(notebooks))
-    shown = [build / "shown" / notebook.name for notebook in notebooks]
-    (build / "shown").mkdir(exist_ok=True)
-    for notebook, copy in zip(notebooks, shown, strict=True):
-        copy.write_text(with_bars(notebook, chapter_of(notebook)))
+    (build / "tested.md").write_text(tested.page())
+    shutil.rmtree(build / "shown", ignore_errors=True)
+    (build / "shown").mkdir()
+    shown = []
+    for notebook in notebooks:
+        for name, page in pages_of(notebook, chapter_of(notebook)).items():
+            shown.append(build / "shown" / name)
+            shown[-1].write_text(page)
     shutil.rmtree(build / "speed", ignore_errors=True)
     subprocess.run([sys.executable, "benchmarks/page.py", "benchmarks/results.json", build / "speed"], check=True)
-    afresh = assemble(build / "source", wanted_sources(build, shown))
+    afresh = assemble(build / "source", wanted_sources(build, shown, notebooks))
     # Sphinx repeats no warning for a page that it has already read: after a failed
     # or interrupted build a second one would pass.
     if afresh or not marker.exists():
@@ -197,6 +288,25 @@ def jupyter_book(source, output, log, *options):
         sys.exit("\n".join([*lines, f"[book] FAILED: full log in {log}"]))
 
 
+@contextlib.contextmanager
+def served(folder):
+    """Serve `folder` on this machine alone; gives the address. Pages allow only what comes from their own server."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 def pdf(build, site):
     """Print the whole book as one PDF into the published `site`, and show the link to it.
 
@@ -210,14 +320,13 @@ def pdf(build, site):
     print("[book] printing…", flush=True)
     start, single = time.monotonic(), build / "single"
     jupyter_book(build / "source", single, build / "pdf.log", "--builder", "singlehtml")
-    page = next((single / "_build" / "singlehtml").glob("book/index.html"), None) or next(
-        (single / "_build" / "singlehtml").glob("*.html")
-    )
-    with tempfile.TemporaryDirectory() as scratch:
+    pages = single / "_build" / "singlehtml"
+    page = next(pages.glob("book/index.html"), None) or next(pages.glob("*.html"))
+    with tempfile.TemporaryDirectory() as scratch, served(pages) as address:
         draft = Path(scratch) / "book.pdf"
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        printing = ["--no-pdf-header-footer", "--virtual-time-budget=20000", f"--print-to-pdf={draft}"]
-        command = [chromium, *options, f"--user-data-dir={scratch}/profile", *printing, page.resolve().as_uri()]
+        options += [f"--user-data-dir={scratch}/profile", "--no-pdf-header-footer", "--virtual-time-budget=20000"]
+        command = [chromium, *options, f"--print-to-pdf={draft}", f"{address}/{page.relative_to(pages)}"]
         subprocess.run(command, check=True, capture_output=True, timeout=500)
         shutil.copy(draft, site / f".{PDF}.partial")
         (site / f".{PDF}.partial").replace(site / PDF)
@@ -293,3 +402,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit("[book] interrupted; the site is as it was")
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"[book] FAILED: {error}; the site is as it was")

@@ -34,6 +34,7 @@ import numpy as np
 import yaml
 from scipy.stats import qmc
 
+from matryoshka_mixing import plain
 from matryoshka_mixing.parameters import Chapter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,8 +82,8 @@ def load(path: str | Path) -> Sweep:
     """
     path = Path(path)
     try:
-        return _expanded(path.stem, yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (ValueError, yaml.YAMLError) as error:
+        return _expanded(path.stem, plain.read_yaml(path))
+    except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
 
 
@@ -135,7 +136,7 @@ def _profile(name: str | None) -> dict[str, Any]:
     known = sorted(path.stem for path in (ROOT / "notebooks/profiles").glob("*.yml"))
     if name not in known:
         raise ValueError(f"profile is {name!r}; it must be one of {', '.join(known)}, or left out.")
-    return yaml.safe_load((ROOT / f"notebooks/profiles/{name}.yml").read_text())
+    return plain.read_yaml(ROOT / f"notebooks/profiles/{name}.yml")
 
 
 def _refuse_shared(seeds: Any, each: int) -> None:

@@ -1,8 +1,16 @@
 """What many tests start from."""
 
+import os
+
+import hypothesis
+import jaxtyping
 import pytest
 
 from matryoshka_mixing.features import family, orthonormal_dictionary
+
+# A deadline would make every property a test of how busy the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture
@@ -15,3 +23,11 @@ def tree():
 def dictionary():
     """Three orthonormal directions in 20 dimensions."""
     return orthonormal_dictionary(3, 20, 0)
+
+
+@pytest.fixture
+def shapes_unchecked():
+    """Checking shapes takes longer than all the rest of a large table, or of a long training by autograd."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -97,8 +97,8 @@ def test_solutions_are_numbered_and_carry_their_recovery():
     live, recovery = np.array([[False], [True]]), np.array([0.0, 0.5])
     figure = figures.basin_heatmaps(found, np.full((2, 1, 2), 0.5), live, ["x", "y"], 8, recovery)
     assert [axis.get_title() for axis in figure.axes[:2]] == [
-        "1: 1.0% of seeds\nloss 0.1000, recovery 0.50",
-        "2: 99% of seeds\nloss 0.2000, recovery 0.00",
+        "1: 1.0% of seeds\nloss 0.1000\nrecovery 0.50",
+        "2: 99% of seeds\nloss 0.2000\nrecovery 0.00",
     ]
 
 
@@ -112,17 +112,34 @@ def test_strips_and_paths():
     assert medians == pytest.approx([0.15, 0.3]) and figure.axes[0].lines[0].get_xdata()[0] == 0.2
     assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["theory", "median"]
     path = figures.loss_path(np.array([0, 1]), {"a": np.array([1, 0])}, {"here": 0.5}, "x", "y")
-    assert texts(path) == ["here"]
+    assert texts(path) == ["a", "here"]
 
 
 def test_strips_of_controls_have_a_colour_of_their_own_and_empty_ones_no_median():
     axis = figures.seed_strips({"a": np.ones(2), "control: b": np.ones(1), "c": np.zeros(0)}, "cosine").axes[0]
     colours = [tuple(points.get_facecolor()[0][:3]) for points in axis.collections[:2]]
     assert colours == [tuple(figures.COLOURS[0]), tuple(figures.COLOURS[1])] and len(axis.lines) == 3
-    in_turn = figures.seed_strips({"a": np.ones(2), "b": np.ones(1), "c": np.ones(1)}, "cosine", colours=2).axes[0]
-    assert [tuple(points.get_facecolor()[0][:3]) for points in in_turn.collections] == [
-        tuple(figures.COLOURS[i]) for i in (0, 1, 0)
-    ]
+    axis = figures.seed_strips({"standard": np.ones(2), "sampled": np.ones(1)}, "cosine").axes[0]
+    standard, ours = (tuple(points.get_facecolor()[0][:3]) for points in axis.collections)
+    assert standard == mpl.colors.to_rgb(figures.colour("standard")) != ours
+
+
+def test_a_quantity_has_one_colour_however_it_is_named():
+    colours = [figures.colour(name, other=4) for name in ("parent's latent with a child", "parent's with a child")]
+    assert colours == [figures.COLOURS[0]] * 2
+    assert figures.colour("child's latent with the parent") != figures.colour("child's latent with a sibling")
+    assert figures.colour("standard, random") == figures.colour("standard") != figures.colour("control: x")
+    assert figures.colour("two children", 1) == figures.COLOURS[1]
+
+
+def test_names_at_the_ends_of_lines_do_not_cover_each_other():
+    axis = mpl.pyplot.subplots()[1]
+    axis.set_ylim(0, 1)
+    ends = [("a", 1.0, 0.5), ("b", 1.0, 0.51), ("c", 1.0, 0.9), ("d", 2.0, 0.5)]
+    figures.end_labels(axis, [(name, x, y, "k") for name, x, y in ends], 100.0)
+    places = {text.get_text(): text.xy[1] * 100 + text.get_position()[1] for text in axis.texts}
+    assert places["b"] - places["a"] >= 12.5 and (places["a"] + places["b"]) / 2 == pytest.approx(50.5, abs=0.2)
+    assert places["c"] == 90 and places["d"] == 50, "they stay where there is room"
 
 
 def test_what_a_reader_moves_carries_its_data_and_nothing_from_outside():

@@ -162,6 +162,7 @@ def check_stable(notebook):
         if "injected-parameters" in cell.metadata.get("tags", []):
             complaints.append("an injected cell: the notebook was run with other than its own defaults")
     complaints += [f"a path of one machine: {path}" for path in MACHINE_PATH.findall(texts(notebook))]
+    complaints += [f"an address in memory: {found}" for found in re.findall(r"\S+ at 0x[0-9a-f]+", texts(notebook))]
     return complaints
 
 
@@ -397,6 +398,10 @@ def print_a_path(notebook):
     notebook.cells[3].outputs[0].text = "/home/someone/matryoshka\n"
 
 
+def show_an_object_without_a_name(notebook):
+    notebook.cells[3].outputs[0].text = "<pandas.io.formats.style.Styler at 0x7f2fe49c5a90>\n"
+
+
 def test_a_good_notebook_passes_every_check(good):
     assert all_complaints(good) == []
 
@@ -432,6 +437,7 @@ def test_a_good_notebook_passes_every_check(good):
         (check_stable, keep_the_versions),
         (check_stable, inject_parameters),
         (check_stable, print_a_path),
+        (check_stable, show_an_object_without_a_name),
     ],
 )
 def test_a_doctored_notebook_is_caught(good, check, doctor):

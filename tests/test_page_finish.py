@@ -104,6 +104,15 @@ def test_a_downloaded_notebook_reads_without_the_book():
     )
 
 
+def test_a_downloaded_notebook_holds_the_figure_that_comes_first():
+    picture = {"metadata": {"scrapbook": {"name": "f"}}, "data": {"application/papermill.record/image/png": "eA=="}}
+    prose = "```{glue:figure} f\n:name: fig-f\n\nWhat it {term}`shows <show>`.\n```\n\nSee {doc}`03_x_details`."
+    cells = [{"cell_type": "markdown", "source": [prose]}, {"cell_type": "code", "outputs": [picture]}]
+    read = pages.to_read({"cells": cells})["cells"][0]
+    assert read["source"] == "![f](attachment:f.png)\n\n*What it shows.*\n\nSee [03_x](03_x.ipynb)."
+    assert read["attachments"] == {"f.png": {"image/png": "eA=="}}
+
+
 def test_a_site_is_finished_and_finishing_it_again_changes_nothing(tmp_path):
     scripts, styles, sources = (tmp_path / name for name in ("_static/scripts", "_static/styles", "_sources/notebooks"))
     for folder in (scripts, styles, sources):
@@ -115,9 +124,13 @@ def test_a_site_is_finished_and_finishing_it_again_changes_nothing(tmp_path):
     (sources / "03_x.ipynb").write_text('{"cells": [{"cell_type": "markdown", "source": "{glue:}`a_b`"}]}')
     (tmp_path / "03_x.html").write_text(PAGE)
     builder = SimpleNamespace(name="html")
+    (tmp_path / "whole").mkdir()
+    (sources / "03_x_details.ipynb").write_text('{"cells": []}')
+    (tmp_path / "whole/03_x.ipynb").write_text('{"cells": [{"cell_type": "markdown", "source": "{glue:}`c_d`"}]}')
     for _ in range(2):
-        pages._finish(SimpleNamespace(outdir=tmp_path, builder=builder), None)
+        pages._finish(SimpleNamespace(outdir=tmp_path, srcdir=tmp_path, builder=builder), None)
         assert [path.name for path in scripts.iterdir()] == ["theme.js"]
         assert (styles / "pydata-sphinx-theme.css").read_text() == '.fa-sun:before{content:"1"}'
-        assert json.loads((sources / "03_x.ipynb").read_text())["cells"][0]["source"] == "a b"
+        for name in ("03_x", "03_x_details"):  # the notebook that runs, whatever a page shows of it
+            assert json.loads((sources / f"{name}.ipynb").read_text())["cells"][0]["source"] == "c d"
         assert "Content-Security-Policy" in (tmp_path / "03_x.html").read_text()

@@ -97,4 +97,4 @@ def test_what_would_take_days_is_begun_only_when_insisted(monkeypatch):
     ):
         Long(10_000, 1_000_000)
     monkeypatch.setenv("MATRYOSHKA_INSIST", "1")
-    assert Long(10_000, 1_000_000).work == 8e10
+    assert Long(10_000, 1_000_000).needs() == pytest.approx((8e10 * 2e-6 / 3600, 80_000 * 4 * 8 * 9 * 20 / 1e9))

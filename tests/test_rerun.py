@@ -44,16 +44,10 @@ def test_the_tree_that_the_book_shows_runs_from_the_readers_folder(tmp_path):
     assert set(claims.collect([output])) == {"not-sampling", "improves-on-standard"}
 
 
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"child_probability": 0.5, "n_children": 3}, "sum to 1.5; at most 1 is possible"),
-        ({"n_seed": 3}, "Did you mean n_seeds"),
-    ],
-)
-def test_a_bad_value_stops_before_any_training(parameters, message, tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match=message):
-        rerun("02_narrow_sae_mixes", tmp_path, **parameters)
+def test_a_bad_value_stops_before_any_training(tmp_path):
+    """One value stands for all: which ones are refused, and in what words, the chapters' own tests show."""
+    with pytest.raises(papermill.PapermillExecutionError, match=r"sum to 1\.5; at most 1 is possible"):
+        rerun("02_narrow_sae_mixes", tmp_path, child_probability=0.5, n_children=3)
     cells = nbformat.read(tmp_path / "02_narrow_sae_mixes.ipynb", as_version=4).cells
     reached = [cell.source for cell in cells if cell.cell_type == "code" and cell.execution_count]
     assert "notebook.begin(globals())" in reached[-1] and len(reached) == 3, "the cell after both sets of parameters"

@@ -285,6 +285,7 @@ def test_the_solution_with_a_penalty_is_what_training_finds(change):
 
 
 @given(family_cases)
+@settings(max_examples=30)
 def test_without_a_penalty_the_solution_is_the_closed_form(case):
     n, q, beta, _ = case
     found = theory.penalised_family(q, n, beta)

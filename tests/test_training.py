@@ -8,7 +8,6 @@ import threading
 import time
 from dataclasses import replace
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -108,14 +107,6 @@ def loss_and_gradient(setting, start):
     return losses[0], gradient
 
 
-@pytest.fixture
-def shapes_unchecked():
-    """Checking shapes takes longer than all the rest of a large table."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 def test_loss_and_gradient_are_those_of_autograd_for_every_combination(activation):
@@ -131,6 +122,7 @@ def test_loss_and_gradient_are_those_of_autograd_for_every_combination(activatio
         assert gradient["W_dec"].abs().max() > 1e-3, "there is something to compare"
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize("optimiser", ["adam", "gd"])
 @pytest.mark.parametrize("clip", [None, 0.3])
 def test_fifty_steps_are_those_of_autograd(optimiser, clip):

@@ -42,8 +42,10 @@ SIZE = re.compile(r'width="([\d.]+)pt" height="([\d.]+)pt"')
 
 # Roles of MyST in a notebook that is downloaded
 GLUE = re.compile(r"\{glue:(?:text)?\}`(?:[^`:]*::)?([\w-]+)(?::([^`]*))?`")
+GLUED_FIGURE = re.compile(r"```\{glue:figure\} (\w+)\n(?:---\n.*?\n---\n|(?::.*\n)*)\s*(.*?)\n```", re.DOTALL)
 DOC = re.compile(r"\{doc\}`(?:[^`<]*<)?([^`>]+)>?`")
-OTHER_ROLE = re.compile(r"\{(?:cite:[pt]|cite|numref|eq|term|ref)\}`([^`]+)`")
+TERM = re.compile(r"\{term\}`([^`<]+?)(?:\s*<[^`>]*>)?`")
+OTHER_ROLE = re.compile(r"\{(?:cite:[pt]|cite|numref|eq|ref)\}`([^`]+)`")
 
 
 def lighter(page, name):
@@ -59,6 +61,9 @@ def lighter(page, name):
             page = loaded.sub("", page)
     page = EMPTY_HEADER.sub("<td></td>", page)
     page = re.sub(r'<div id="pst-primary-sidebar"(?! role)', r'\g<0> role="region" aria-label="Book"', page)
+    page = page.replace(
+        '<summary><span class="toctree-toggle"', '<summary aria-label="Pages below"><span class="toctree-toggle"'
+    )
     page = DOWNLOAD.sub(r'<a download="\2" href="\1"', page)
     head, mark, body = page.partition("<main")
     before, first, rest = body.partition("<img ")
@@ -147,9 +152,19 @@ def glued(notebook):
     return found
 
 
+def pictures(notebook):
+    """Return the figures that an executed notebook hands to its prose: name -> PNG, in base64."""
+    kind, found = "application/papermill.record/image/png", {}
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            if kind in output.get("data", {}):
+                found[output["metadata"]["scrapbook"]["name"]] = "".join(output["data"][kind])
+    return found
+
+
 def to_read(notebook):
     """Return an executed notebook whose prose reads without the book: roles are replaced by what they stand for."""
-    values = glued(notebook)
+    values, drawn = glued(notebook), pictures(notebook)
 
     def value(match):
         text = values.get(match[1], match[1].replace("_", " "))
@@ -160,8 +175,15 @@ def to_read(notebook):
 
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
-            prose = GLUE.sub(value, "".join(cell["source"]))
-            prose = DOC.sub(lambda match: f"[{Path(match[1]).name}]({Path(match[1]).name}.ipynb)", prose)
+            prose = "".join(cell["source"])
+            for name in (match[1] for match in GLUED_FIGURE.finditer(prose) if match[1] in drawn):
+                cell.setdefault("attachments", {})[f"{name}.png"] = {"image/png": drawn[name]}
+            prose = GLUED_FIGURE.sub(r"![\1](attachment:\1.png)\n\n*\2*", prose)
+            prose = TERM.sub(r"\1", GLUE.sub(value, prose))
+            # Details stand further down in the notebook itself.
+            prose = DOC.sub(
+                lambda match: "[{0}]({0}.ipynb)".format(Path(match[1]).name.removesuffix("_details")), prose
+            )
             cell["source"] = OTHER_ROLE.sub(lambda match: f"[{match[1]}]", prose)
     return notebook
 
@@ -176,6 +198,10 @@ def _describe(app, pagename, templatename, context, doctree):
         text = text[:220].rsplit(" ", 1)[0] + "…"
     title, text = html.escape(re.sub(r"<[^>]+>", "", context.get("title") or "")), html.escape(text)
     tags = {"og:type": "article", "og:title": title, "og:site_name": context["project"], "og:description": text}
+    # A shared link shows the book's picture; crawlers want the whole address, which html_baseurl gives.
+    base, picture = app.config.html_baseurl, "_static/readme-figure.png"
+    tags["og:image"] = f"{base.rstrip('/')}/{picture}" if base else context["pathto"](picture, 1)
+    context["metatags"] += '\n<meta name="twitter:card" content="summary_large_image" />'
     context["metatags"] += f'\n<meta name="description" content="{text}" />'
     context["metatags"] += "".join(f'\n<meta property="{name}" content="{value}" />' for name, value in tags.items())
 
@@ -202,7 +228,9 @@ def _finish(app, exception):
     sheet.write_text(used_icons(sheet.read_text(encoding="utf-8"), icons), encoding="utf-8")
     smaller_font(sheet, static / "vendor/fontawesome/webfonts")
     for path in root.glob("_sources/notebooks/*.ipynb"):
-        notebook = json.loads(path.read_text(encoding="utf-8"))
+        # Pages show the cells in another order, some on a page of their own; a reader gets the notebook that runs.
+        whole = Path(app.srcdir) / "whole" / f"{path.stem.removesuffix('_details')}.ipynb"
+        notebook = json.loads((whole if whole.is_file() else path).read_text(encoding="utf-8"))
         path.write_text(json.dumps(to_read(notebook), indent=1, ensure_ascii=False), encoding="utf-8")
 
 

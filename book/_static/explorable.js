@@ -86,7 +86,7 @@ const Explorable = (() => {
     const { parent, child, absorption } = solve(state);
     const lean = `The parent's latent has a cosine of ${signed(parent[1])} with each child (truth 0), and each child's latent ` +
       `one of ${signed(child[2])} with its sibling (truth 0).`;
-    if (state.mode === "remedy") return `${lean} The parent's latent fires beside each child: nothing is mixed, nothing is absorbed.`;
+    if (state.mode === "remedy") return `${lean} Without a penalty, as shown, the parent's latent fires beside each child: nothing is mixed, nothing is absorbed.`;
     if (absorption) return `${lean} But with ${state.l1 ? "this" : "any"} penalty the parent's latent is silent wherever a child fires, ` +
       `and each child's latent holds the parent with a cosine of ${signed(child[0])}: absorption.`;
     return `${lean} The parent's latent fires beside each child: no absorption.`;

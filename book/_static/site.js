@@ -11,7 +11,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
 /** A box that scrolls must be reachable by keyboard, and only such a box. */
 function scrollers() {
-  const boxes = ".figure-box, .pst-scrollable-table-container, .verdict-box, .output.text_html, div.math, .highlight pre, .explorable-command";
+  const boxes = ".figure-box, .pst-scrollable-table-container, .verdict-box, .output.text_html, div.math, .highlight pre";
   document.querySelectorAll(boxes).forEach((box) => {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
     else box.removeAttribute("tabindex");

@@ -9,18 +9,25 @@ from __future__ import annotations
 import argparse
 import html
 import json
+import math
 import string
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import yaml
 from scipy.stats import binomtest, ttest_1samp
+
+from matryoshka_mixing import plain
 
 MIME = "application/vnd.matryoshka-mixing.verdict+json"
 NEGLIGIBLE = 1e-8
 """Smaller numbers are rounding noise and are written as 0, so that machines agree."""
+TINY = 1e-4
+"""Smaller measured numbers are gaps of training or rounding, whose digits differ between machines: they are told as
+a bound, the next power of ten."""
 NARROW = 0.1
 """An interval that lies within so much of the share asked for says "about that share" (our default).
 
@@ -29,6 +36,13 @@ Near 0 and 1 less is asked: half of what is left to them, so .05 at a share of .
 NEAR = "about there"
 """The outcome of a criterion whose narrow interval holds what is asked for; more seeds would not decide it."""
 BADGES = {"supported": "✓", "refuted": "✗", "mixed": "±", "inconclusive": "?", "not yet tested": "…"}
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,), "str | None": (str, type(None)), "float": (int, float), "float | None": (int, float, type(None)),
+    "bool": (bool,),
+}  # fmt: skip
+"""What a field of the ledger may hold, by its annotation."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,8 @@ class Criterion:
     def __post_init__(self) -> None:
         if self.op not in (">=", "<="):
             raise ValueError(f"{self.metric}: op is {self.op!r}; it must be '>=' or '<='.")
+        if not math.isfinite(self.threshold):
+            raise ValueError(f"{self.metric}: threshold is {self.threshold}; it must be a finite number.")
         if self.role not in ("decisive", "supporting", "control"):
             raise ValueError(f"{self.metric}: role is {self.role!r}; it must be 'decisive', 'supporting' or 'control'.")
         if self.share is not None and not 0 < self.share < 1:
@@ -87,7 +103,13 @@ class Claim:
 
     def __post_init__(self) -> None:
         metrics = [criterion.metric for criterion in self.criteria]
-        named = {str(field).split(".")[0] for _, field, _, _ in string.Formatter().parse(self.key) if field is not None}
+        try:
+            asked = [str(field) for _, field, _, _ in string.Formatter().parse(self.key) if field is not None]
+        except ValueError as error:
+            raise ValueError(f"{self.id}: key is {self.key!r}; its braces do not match: {error}.") from None
+        named = {field.removesuffix(".counted") for field in asked}
+        if (twice := {name for name in metrics if metrics.count(name) > 1}) or not self.id:
+            raise ValueError(f"{self.id or self.title}: it has no id, or these metrics twice: {sorted(twice)}.")
         if self.notebook and (not named or named - set(metrics)):
             raise ValueError(
                 f"{self.id}: key is {self.key!r}; it must be a sentence that names some of its metrics in braces, such "
@@ -157,9 +179,12 @@ class Outcome:
         if self.criterion.mean and self.interval is not None:
             ends = " to ".join(f"{end:.3g}" for end in self.interval)
             return f"{number(self.value)} on average (95% interval {ends}) over {self.total}{dropped}"
-        low, high = number(self.low or 0.0), number(self.high or 0.0)
+        shown = self.value, self.low or 0.0, self.high or 0.0
+        # Beside numbers of ordinary size, noise is a plain 0.
+        plain = max(map(abs, (*shown, self.criterion.threshold))) >= 0.001
+        middle, low, high = (f"{end:.3f}" if plain and abs(end) < NEGLIGIBLE else number(end) for end in shown)
         spread = f" ({low} to {high})" if low != high else ""
-        return f"{number(self.value)}{spread} in {self.passed} of {self.total}{dropped}"
+        return f"{middle}{spread} in {self.passed} of {self.total}{dropped}"
 
 
 @dataclass(frozen=True)
@@ -179,6 +204,9 @@ class Verdict:
     @property
     def why(self) -> str:
         """Why the verdict is what it is, in words, by the criteria that were not met, the weightiest first."""
+        return self._because(2, " (measured: {})")
+
+    def _because(self, most: int, measured: str = "") -> str:
         short = [outcome for outcome in self.outcomes if outcome.outcome != "met"]
         if self.verdict == "supported":
             return "every criterion is met"
@@ -186,7 +214,7 @@ class Verdict:
         if controls:
             short = controls  # nothing else can be concluded
         short.sort(key=lambda outcome: (outcome.criterion.role != "decisive", outcome.outcome == "undecided"))
-        told = [f"{o.words}: {o.criterion.says} (measured: {o.text()})" for o in short[:2]]
+        told = [f"{o.words}: {o.criterion.says}{measured.format(o.text())}" for o in short[:most]]
         more = len(short) - len(told)
         return "; ".join(told) + (f"; and {more} more" if more else "")
 
@@ -194,7 +222,7 @@ class Verdict:
         """The verdict, its key sentence and its reason in a few lines of HTML, for the top of a chapter."""
         return (
             f'<p class="verdict-headline">{badge(self.verdict)} <strong>{html.escape(self.claim.title)}.</strong> '
-            f'{html.escape(self.key)}. <span class="verdict-why">Why: {html.escape(self.why)}.</span></p>'
+            f'{html.escape(self.key)}. <span class="verdict-why">Why: {html.escape(self._because(1))}.</span></p>'
         )
 
     def as_dict(self) -> dict:
@@ -241,14 +269,50 @@ def load(path: str | Path | None = None) -> dict[str, Claim]:
         # In a checkout the book's own file; in an installed wheel the copy beside this module.
         checkout = Path(__file__).parents[2] / "book" / "claims.yml"
         path = checkout if checkout.is_file() else Path(__file__).with_name("claims.yml")
-    # The C parser is several times as fast; PyYAML has it unless it was built without.
-    safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    claims = {}
-    for entry in yaml.load(Path(path).read_text(encoding="utf-8"), Loader=safe):
-        criteria = tuple(Criterion(**criterion) for criterion in entry.pop("criteria", []))
-        history = tuple(entry.pop("history", []))
-        claims[entry["id"]] = Claim(criteria=criteria, history=history, **entry)
+    found = plain.read_yaml(path)
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"{path}: a ledger is a list of claims; this holds {'none' if not found else 'other things'}.")
+    claims: dict[str, Claim] = {}
+    for number, entry in enumerate(found):
+        name = entry.get("id") if isinstance(entry, dict) else None
+        try:
+            claim = _claim(entry)
+            if claim.id in claims:
+                raise ValueError("a second claim has this id; give each its own.")
+        except ValueError as error:
+            raise ValueError(f"{path}: claim {number + 1} ({name}): {error}") from None
+        claims[claim.id] = claim
     return claims
+
+
+def _claim(entry: Any) -> Claim:
+    """A claim from plain data; the names and types of its fields are checked here, what they mean where it is made."""
+    given = _fields(Claim, entry, "a claim")
+    for name in ("criteria", "history"):
+        if not isinstance(given.get(name, []), list):
+            raise ValueError(f"{name} is {given[name]!r:.60}; it must be a list.")
+    criteria = tuple(Criterion(**_fields(Criterion, each, "a criterion")) for each in given.pop("criteria", []))
+    history = given.pop("history", [])
+    if any(not isinstance(each, str) for each in history):
+        raise ValueError("history holds something else than text; put quotes around an entry with a colon.")
+    return Claim(criteria=criteria, history=tuple(history), **given)
+
+
+def _fields(kind: type, data: Any, what: str) -> dict[str, Any]:
+    """The fields of a dataclass from plain data, each of its type."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{what} is a mapping of names to values, not {data!r:.60}.")
+    declared = {entry.name: entry for entry in fields(kind)}
+    needed = {name for name, entry in declared.items() if entry.default is MISSING}
+    unknown, lacking = sorted(map(str, data.keys() - declared.keys())), sorted(needed - data.keys())
+    if unknown or lacking:
+        raise ValueError(f"{what} has {unknown}, which are unknown, and lacks {lacking}. Known are {sorted(declared)}.")
+    for name, value in data.items():
+        kinds = _TYPES.get(str(declared[name].type))
+        if kinds is None or (isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))):
+            continue
+        raise ValueError(f"{name} is {value!r:.60}; it must be of the type {declared[name].type}.")
+    return dict(data)
 
 
 def judge(claim: Claim, measured: Mapping[str, object], started: int | Mapping[str, int] = 0) -> Verdict:
@@ -312,7 +376,7 @@ def _decide(criterion: Criterion, value: object, started: int) -> Outcome:
     passes = values >= criterion.threshold if criterion.op == ">=" else values <= criterion.threshold
     if values.size == 0 or np.isnan(values).all():
         return Outcome(criterion, "undecided", None, None, None, started=started)
-    middle, least, most = (_rounded(float(f(values))) for f in (np.median, np.min, np.max))
+    middle, least, most = (_measured(float(f(values))) for f in (np.median, np.min, np.max))
     if not criterion.by_seed:
         return Outcome(criterion, "met" if passes else "failed", middle, least, most)
     passed, total, above = int(passes.sum()), values.size, criterion.op == ">="
@@ -321,10 +385,10 @@ def _decide(criterion: Criterion, value: object, started: int) -> Outcome:
         width = min(NARROW, criterion.share / 2, (1 - criterion.share) / 2)
         outcome = _against(low, high, criterion.share, width)
     else:
-        middle, (low, high) = _rounded(float(values.mean())), _mean_interval(values)
+        middle, (low, high) = _measured(float(values.mean())), _mean_interval(values)
         signs = (low, high, criterion.threshold) if above else (-high, -low, -criterion.threshold)
         outcome = "met" if signs[0] == signs[2] else _against(*signs, criterion.width or 0)
-    bounds = None if np.isnan(low) else (_rounded(low), _rounded(high))
+    bounds = None if np.isnan(low) else (_measured(low), _measured(high))
     return Outcome(criterion, outcome, middle, least, most, passed, total, started, bounds)
 
 
@@ -349,10 +413,25 @@ def _rounded(number: float) -> float:
     return 0.0 if abs(number) < NEGLIGIBLE else float(f"{number:.4g}")
 
 
+def _measured(number: float) -> float:
+    """A measured number as it is kept: four digits, a tiny one as the power of ten that it does not reach."""
+    number = _rounded(number)
+    return math.copysign(_bound(number), number) if 0 < abs(number) < TINY else number
+
+
+def _bound(number: float) -> float:
+    """The power of ten that a number's size does not exceed."""
+    return float(f"1e{math.ceil(math.log10(abs(number)) - 1e-9)}")
+
+
 def number(value: float) -> str:
-    """A number for people: three decimals, powers of ten where it is small, "below 1e-08" where it is noise."""
+    """A number for people: three decimals, powers of ten where it is small; "below 1e-05" where it is a mere gap."""
+    if math.isnan(value):
+        return "no value"
     if abs(value) < NEGLIGIBLE:
         return f"below {NEGLIGIBLE:.0e}"
+    if abs(value) < TINY:
+        return f"below {_bound(value):.0e}"
     return f"{value:.3f}" if 0.001 <= abs(value) < 1000 else f"{value:.1e}"
 
 
@@ -455,6 +534,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--page", required=True, type=Path, help="Markdown file to write: every criterion and its history"
     )
     options = parser.parse_args(arguments)
+    try:
+        _write(options)
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"[ledger] FAILED: {type(error).__name__}: {error}")
+
+
+def _write(options: argparse.Namespace) -> None:
     found = collect(options.notebooks)
     texts = {options.ledger: json.dumps(found, indent=1), options.table: table(found), options.page: page(found)}
     for path, text in texts.items():

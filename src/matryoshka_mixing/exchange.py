@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from matryoshka_mixing import plain
 from matryoshka_mixing.features import FeatureTree
 from matryoshka_mixing.sae import SAE, SAEConfig
 
@@ -48,18 +49,24 @@ def read(path: str | Path, **options: Any) -> SAE:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a folder of SAELens, an ae.pt, or a .safetensors file.")
-    if path.is_dir():
-        if (path / CONFIG).exists():
-            return read_saelens(path, **options)
-        if (path / "ae.pt").exists():
-            return read_dictionary_learning(path, **options)
-        raise ValueError(f"{path} holds neither {CONFIG} (SAELens) nor ae.pt (dictionary_learning).")
-    if path.suffix == ".pt":
+    folder = path.parent if path.name == WEIGHTS else path
+    if folder.is_dir() and (folder / CONFIG).exists():
+        _refuse_options(path, options, "widths", "scale")
+        return read_saelens(folder, **options)
+    if path.suffix == ".pt" or (path / "ae.pt").exists():
+        _refuse_options(path, options, "widths", "activation")
         return read_dictionary_learning(path, **options)
-    if path.name == WEIGHTS:
-        return read_saelens(path.parent, **options)
+    if path.is_dir():
+        raise ValueError(f"{path} holds neither {CONFIG} (SAELens) nor ae.pt (dictionary_learning).")
+    _refuse_options(path, options)
     _refuse_pickles(path)
     return SAE.load(path)
+
+
+def _refuse_options(path: Path, options: Mapping[str, Any], *known: str) -> None:
+    """ValueError for what this kind of file does not need."""
+    if more := sorted(options.keys() - set(known)):
+        raise ValueError(f"{path} is read without {', '.join(more)}; leave that out. Its options are {list(known)}.")
 
 
 # SAELens
@@ -146,6 +153,11 @@ def read_saelens(folder: str | Path, *, widths: Sequence[int] | None = None, sca
     tensors = _safetensors(folder / WEIGHTS)
     metadata = config.get("metadata") or {}
     architecture = config.get("architecture", "standard")
+    if not isinstance(architecture, str) or not isinstance(metadata, dict):
+        raise ValueError(
+            f"{folder / CONFIG}: architecture is {architecture!r:.60} and metadata {metadata!r:.60}; they must be a "
+            "name and an object."
+        )
     k = config.get("k")
     if (config.get("activation_fn") or config.get("activation_fn_str")) == "topk":  # before SAELens 6
         architecture, k = "topk", (config.get("activation_fn_kwargs") or {}).get("k")
@@ -328,15 +340,13 @@ def _check(
             )
         if not tensor.is_floating_point():
             raise ValueError(f"{path}: {name} holds {tensor.dtype}; it must hold floating-point numbers.")
-        if tensor.isnan().any():
-            raise ValueError(f"{path}: {name} holds NaN; the training must have failed.")
+        # A threshold may be infinite: its latent then never fires.
+        if not tensor.isfinite().all() and ("threshold" not in name or tensor.isnan().any()):
+            raise ValueError(f"{path}: {name} holds NaN or infinities; the training must have failed.")
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON, or cut short: {error}") from None
+    data = plain.read_json(path)
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds a {type(data).__name__}; it must hold an object, the configuration.")
     return data

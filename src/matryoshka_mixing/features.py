@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,12 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from matryoshka_mixing import _random
+from matryoshka_mixing import _random, plain
 
 STATE_LIMIT = 1 << 16
 """How many states `FeatureTree.states` enumerates at most, unless told otherwise (our default)."""
 DEEPEST = 32
 """Levels that a tree file may have at most (our default)."""
+MOST_NODES = 10_000
+"""Nodes that a tree file may have at most (our default)."""
 LARGEST_FILE = 10_000_000
 """Bytes that a tree file may have at most (our default)."""
 LOUDEST = 1e6
@@ -297,10 +298,12 @@ class FeatureTree:
         Raises:
             ValueError: naming the path of the offending node, such as `root.children[0].children[2]`.
         """
-        level = [data]
+        level, nodes = [data], 1
         for _ in range(DEEPEST):
             below = [node["children"] for node in level if isinstance(node, dict) and "children" in node]
             level = [child for children in below if isinstance(children, list) for child in children]
+            if (nodes := nodes + len(level)) > MOST_NODES:
+                raise ValueError(f"root: the tree has more than {MOST_NODES:,} nodes; that is the most.")
         if level:
             raise ValueError(f"root: the tree is more than {DEEPEST} levels deep; that is the most.")
         import jsonschema  # here, as only files need it
@@ -324,26 +327,8 @@ class FeatureTree:
     @classmethod
     def from_json(cls, path: str | Path) -> FeatureTree:
         """Read a tree file (UTF-8). Raises ValueError with the path of the offending node if it is malformed."""
-
-        def refuse(constant: str) -> None:
-            raise ValueError(f"{constant} is no number")
-
-        def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-            node = dict(pairs)
-            if len(node) < len(pairs):
-                twice = sorted(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-                raise ValueError(f"{', '.join(twice)} stands twice in one node")
-            return node
-
-        if (size := Path(path).stat().st_size) > LARGEST_FILE:
-            raise ValueError(f"{path} has {size:,} bytes; a tree file may have {LARGEST_FILE:,} at most.")
         try:
-            text = Path(path).read_text(encoding="utf-8-sig")
-            data = json.loads(text, parse_constant=refuse, object_pairs_hook=once)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from None
-        try:
-            return cls.from_dict(data)
+            return cls.from_dict(plain.read_json(path, LARGEST_FILE))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 

@@ -20,15 +20,14 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from matryoshka_mixing.features import FeatureTree, family, orthonormal_dictionary
 
-MOST_WORK = 1e10
-"""How many steps of single SAEs a notebook begins without being urged (our default); about five hours."""
+MOST_HOURS, MOST_GIGABYTES = 5.0, 8.0
+"""How many hours of one core, and how much memory, a notebook begins to use without being urged (our defaults)."""
 INSIST = "MATRYOSHKA_INSIST"
 """The environment variable that, when set, lets more begin."""
 
@@ -70,21 +69,28 @@ class Parameter:
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError, with what is allowed and what to do, if the value is not."""
         if self.tree_file:
-            if not isinstance(value, str) or (value and not Path(value).is_file()):
-                raise ValueError(f"{name} = {value!r}: no such file. It must be {self.allowed}.")
+            if not isinstance(value, str) or (value and ("\0" in value or not os.path.isfile(value))):
+                raise ValueError(f"{name} = {_short(value)}: no such file. It must be {self.allowed}.")
             if value:
                 FeatureTree.from_json(value)
             return
         if self.choices:
             if value not in self.choices:
                 every = ", ".join(self.choices)
-                raise ValueError(f"{name} = {value!r}: {self.meaning}. It must be one of these: {every}.")
+                raise ValueError(f"{name} = {_short(value)}: {self.meaning}. It must be one of these: {every}.")
             return
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or not self.low <= value <= self.high or (self.whole and not isinstance(value, int)):
+        number = isinstance(value, int if self.whole else (int, float)) and not isinstance(value, bool)
+        if not number or not self.low <= value <= self.high:  # NaN and infinities are outside of every range
             raise ValueError(
-                f"{name} = {value!r}: {self.meaning}. It must be {self.allowed}; change it with `-p {name} VALUE`."
+                f"{name} = {_short(value)}: {self.meaning}. It must be {self.allowed}; change it "
+                f"with `-p {name} VALUE`."
             )
+
+
+def _short(value: object) -> str:
+    """A value as Python writes it, cut where it is long."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:79]}…"
 
 
 def _plain(number: float) -> str:
@@ -136,20 +142,29 @@ class Chapter:
             parameter.check(name, getattr(self, name))
         self.check_together()
 
-    @property
-    def work(self) -> float:
-        """How many steps of how many SAEs are asked for, roughly, by some runs of all seeds, and some maps of a few."""
-        values = {"n_steps": 1, "n_seeds": 0, "n_grid": 1, "n_sweep_seeds": 0} | dataclasses.asdict(self)
-        return values["n_steps"] * (8 * values["n_seeds"] + values["n_grid"] ** 2 * values["n_sweep_seeds"])
+    def needs(self) -> tuple[float, float]:
+        """Hours of one core, and gigabytes of memory, that are asked for, roughly; some chapters count their own.
+
+        Some runs of all seeds, two of them on sampled batches, and some maps of a few seeds.
+        """
+        sizes = {"n_steps": 1, "n_seeds": 0, "n_grid": 1, "n_sweep_seeds": 0, "d_model": 20, "batch_size": 0}
+        value = sizes | {"n_children": 2} | dataclasses.asdict(self)
+        saes = 8 * value["n_seeds"] + value["n_grid"] ** 2 * value["n_sweep_seeds"]
+        each = 2e-6 * max(1, value["d_model"] / 20)
+        drawn = 4e-8 * 2 * value["n_seeds"] * value["batch_size"]
+        held = 4 * 8 * 3 * (value["n_children"] + 1) * value["d_model"]
+        return value["n_steps"] * (saes * each + drawn) / 3600, saes * held / 1e9
 
     def check_together(self) -> None:
         """Raise ValueError where values that are fine alone do not fit together. Chapters extend it."""
-        values = dataclasses.asdict(self)
-        if self.work > MOST_WORK and not os.environ.get(INSIST):
-            counts = ", ".join(f"{key} = {values[key]}" for key in values if key.startswith("n_"))
+        values, (hours, gigabytes) = dataclasses.asdict(self), self.needs()
+        if (hours > MOST_HOURS or gigabytes > MOST_GIGABYTES) and not os.environ.get(INSIST):
+            counts = [f"{key} = {values[key]}" for key in values if key.startswith(("n_", "d_model", "batch"))]
+            counts += [f"tree_path = {values['tree_path']!r}"] if values.get("tree_path") else []
             raise ValueError(
-                f"{counts}: together some {self.work:.0e} steps of single SAEs, {self.work * 2e-6 / 3600:,.0f} hours "
-                f"of one core; at most {MOST_WORK:.0e} are begun unasked. Lower one, or set {INSIST}=1 to insist."
+                f"{', '.join(counts)}: together some {hours:,.1f} hours of one core and {gigabytes:,.1f} GB of memory; "
+                f"at most {MOST_HOURS:g} hours and {MOST_GIGABYTES:g} GB are begun unasked. Lower one of them, or set "
+                f"{INSIST}=1 to insist."
             )
         if {"parent_probability", "child_probability", "n_children"} <= set(values):
             tree = family(*(values[key] for key in ("parent_probability", "child_probability", "n_children")))
@@ -174,7 +189,9 @@ class Chapter:
             close = difflib.get_close_matches(name.lower(), known, n=1)
             hint = f"Did you mean {close[0]}? " if close else ""
             elsewhere = "a parameter of other chapters" if name in PARAMETERS else "not a parameter of this chapter"
-            raise ValueError(f"{name} = {value!r} is {elsewhere}. {hint}The parameters here are {', '.join(known)}.")
+            raise ValueError(
+                f"{name} = {_short(value)} is {elsewhere}. {hint}The parameters here are {', '.join(known)}."
+            )
         return cls(**{name: namespace[name] for name in known if name in namespace})
 
     @classmethod

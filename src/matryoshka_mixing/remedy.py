@@ -116,15 +116,28 @@ def remedied(
         raise ValueError(f"rounds is {rounds}; it must be at least 0.")
     settings = [settings] if isinstance(settings, Setting) else list(settings)
     second = [replace(some, sae=full_decoder(some.sae), drawn=0) for some in settings]
-    still = [replace(some, held={**some.held, "W_dec": ..., "b_dec": ...}) for some in settings]
     after = after or replace(config, lr=config.lr / 3, snapshots=())
-    short = replace(after, steps=max(1, after.steps // max(1, rounds)), snapshots=())
     plain = train(settings, start, config, threads=threads).sae
     split = train(second, plain, after, threads=threads).sae
-    settled = _refitted(split, settings)
+    return Stages(plain, split, settle(settings, split, after, rounds, threads=threads))
+
+
+def settle(settings: Sequence[Setting], sae: SAE, config: TrainConfig, rounds: int = 3, *, threads: int = 1) -> SAE:
+    """The last stage: the decoder by least squares, and the encoder alone by the prefixes' loss, in turn.
+
+    Args:
+        settings: Matryoshka SAEs and their data, as `train` takes them.
+        sae: what to settle, with axes (settings, seeds).
+        config: of all rounds together.
+        rounds: how often the encoder is trained, each time between two fits of the decoder; at least 0.
+        threads: as in `train`.
+    """
+    still = [replace(some, held={**some.held, "W_dec": ..., "b_dec": ...}) for some in settings]
+    short = replace(config, steps=max(1, config.steps // max(1, rounds)), snapshots=())
+    settled = _refitted(sae, settings)
     for _ in range(rounds):
         settled = _refitted(train(still, settled, short, threads=threads).sae, settings)
-    return Stages(plain, split, settled)
+    return settled
 
 
 def _refitted(sae: SAE, settings: Sequence[Setting]) -> SAE:

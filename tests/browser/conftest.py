@@ -1,13 +1,11 @@
 """A real browser over the rendered site: Debian's Chromium, driven by Playwright; nothing is downloaded."""
 
-import functools
-import http.server
 import os
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
+import render
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[2]
@@ -32,17 +30,8 @@ def address():
     if not (SITE / "index.html").is_file():
         missing("there is no rendered site: run 'make book' first")
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with render.served(SITE) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -57,25 +46,38 @@ def browser():
         started.close()
 
 
+def listened(context, address):
+    """A new page of a context, and a list that its console's complaints and its requests to elsewhere join."""
+    page, heard = context.new_page(), []
+    page.on("console", lambda m: heard.append(f"console {m.type}: {m.text}") if m.type in ("error", "warning") else 0)
+    page.on("pageerror", lambda error: heard.append(f"error: {error}"))
+    page.on(
+        "request",
+        lambda r: None if r.url.startswith((address, "data:", "blob:")) else heard.append(f"outside: {r.url}"),
+    )
+    page.on("response", lambda r: heard.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+    return page, heard
+
+
+@pytest.fixture(scope="session")
+def tab(browser, address):
+    """One page, in which one document after the other is opened, and what it complains of."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.add_init_script("localStorage.setItem('mode', 'light'); localStorage.setItem('theme', 'light')")
+    yield listened(context, address)
+    context.close()
+
+
 @pytest.fixture
 def open_page(browser, address):
-    """Open a page at a width and in a theme; gives the page and a list that console errors and requests join."""
+    """Open a document in a page of its own; gives the page and what it complains of."""
     contexts = []
 
-    def open_(path, width=1280, height=900, theme="light", **options):
+    def open_(path, width=1280, height=900, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
-        context.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')")
-        page, heard = context.new_page(), []
-        page.on(
-            "console", lambda m: heard.append(f"console {m.type}: {m.text}") if m.type in ("error", "warning") else 0
-        )
-        page.on("pageerror", lambda error: heard.append(f"error: {error}"))
-        page.on(
-            "request",
-            lambda r: None if r.url.startswith((address, "data:", "blob:")) else heard.append(f"outside: {r.url}"),
-        )
-        page.on("response", lambda r: heard.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+        context.add_init_script("localStorage.setItem('mode', 'light'); localStorage.setItem('theme', 'light')")
+        page, heard = listened(context, address)
         page.goto(f"{address}/{path}.html", wait_until="load")
         return page, heard
 

@@ -355,8 +355,6 @@ def test_the_sweep_of_biases(toy, runs):
 def test_what_is_the_dictionarys_by_hand():
     first, strays = basins.OUTCOMES[:2]
     parted, same = torch.tensor([[0] * 6, [1] * 6]), torch.tensor([[0, 0, 1, 1]] * 3)
-    panel = basins.dictionary_bars(parted)
-    assert panel.names == ["1", "2"] and panel.shares[:, :2].tolist() == [[1, 0], [0, 1]]
     assert basins.dictionary_p_value(parted, first) == pytest.approx(0.00389, abs=1e-5)  # chi2 = 100 / 12, by Yates
     assert basins.dictionary_part(parted, first) == 1, "no chance at all within a dictionary"
     assert basins.dictionary_p_value(same, strays) == 1 and np.isnan(basins.dictionary_part(same, strays))

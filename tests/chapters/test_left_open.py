@@ -192,6 +192,7 @@ def test_no_weight_is_a_fixed_point_without_a_penalty():
     assert log_losses.largest_return(np.array([0.05, q, 0.49])) < 1
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_log_settles_where_its_own_weights_do():
     found = log_losses.run(replace(P, n_steps=2000, n_sweep_seeds=4))
     assert found.reweighting_gap < 1e-3
@@ -211,6 +212,7 @@ def test_the_control_of_the_log_mixes_where_there_is_a_hierarchy():
     assert (found.decoder[:, 0].abs().sort(-1).values[:, -2] > criterion.threshold).all()
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_all_forms_side_by_side_train_as_alone():
     states = family(0.3, 0.4).states()
     dictionary = orthonormal_dictionaries(3, 8, range(2))

@@ -153,7 +153,7 @@ def test_random_seeds_are_shown_where_they_reach_the_same_loss():
 def test_the_sweep_is_drawn_over_both_amounts():
     axes = chapter.draw_sweep(made_up(), P).axes
     assert [axis.get_xscale() for axis in axes] == ["linear", "log"] * 2
-    assert [len(axis.get_legend().get_texts()) for axis in axes] == [2, 2, 3, 3]
+    assert [len(axis.texts) for axis in axes] == [2, 2, 3, 3]
     filled, hollow = axes[1].containers[0][0], axes[1].containers[1][0]
     assert filled.get_xdata().tolist() == hollow.get_xdata().tolist() == [2.0]  # none is selective at 0.5
     own = pytest.approx([chapter.predicted(0.4, 2.0, 2)[0]])

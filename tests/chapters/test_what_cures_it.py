@@ -17,12 +17,14 @@ from matryoshka_mixing import metrics, remedy
 from matryoshka_mixing.chapters import what_cures_it as chapter
 from matryoshka_mixing.chapters.what_cures_it import (
     contestants,
+    costs,
     drawing,
     fixed_point,
     losses,
     measures,
     page,
     stored,
+    switching,
     toys,
 )
 from matryoshka_mixing.features import family
@@ -258,6 +260,43 @@ def test_the_right_l0_is_that_of_the_least_similar_rows():
     assert float(contestants.mean_cosine(SAE(rows.mT, rows[..., 0], rows, rows[:, 0]))) == pytest.approx(1 / 3)
 
 
+# Switching, and the cost of a step
+
+
+def test_the_first_variant_is_the_remedy_and_the_others_change_one_thing(monkeypatch):
+    case = toys.Case.of(TINY["three features"], "relu", range(3), kinds=toys.KINDS[:1])
+    same = switching.VARIANTS["ours"].fit(case)
+    assert (same.W_dec - contestants.ours(case).W_dec).abs().max() < 1e-9  # a third, rounded otherwise
+    light, gradual = (switching.VARIANTS[name] for name in ("a light full reconstruction", "gradually, in 8 parts"))
+    three = SAEConfig(4, (1, 2, 4), (0.5, 1.0, 1.0))
+    assert switching.How()._toward(three, 1.0).decoder_weights == (0, 0, 2.5)
+    assert gradual._toward(three, 0.25).decoder_weights == (0.375, 0.75, 1.375)
+    assert light._toward(three, 1.0).decoder_weights == (0, 0, 1)
+    steps = []
+    fit = toys.Case.fit
+    monkeypatch.setattr(toys.Case, "fit", lambda self, *a, stages=1.0, **b: steps.append(stages) or fit(self, *a, **b))
+    for how in switching.VARIANTS.values():
+        steps.clear()
+        how.fit(case)
+        settled = (switching.STAGES - how.before) / 2
+        assert sum(steps) == pytest.approx(switching.STAGES - settled if how.second else how.before)
+
+
+def test_a_step_in_plain_pytorch_descends_the_losses_that_it_times(monkeypatch):
+    sae, widths = costs.Plain.random(6, (2, 3, 7), 5), (2, 3, 7)
+    whole, probs = SAE(*sae.leaves, config=SAEConfig(6, widths, l1=sae.l1)), torch.full((5,), 0.2)
+    assert sae.total(widths).item() == pytest.approx(whole.loss(sae.x, probs).item(), rel=1e-5)
+    every = SAEConfig(6, tuple(range(1, 8)), l1=sae.l1)
+    assert sae.total(range(1, 8)).item() == pytest.approx(whole.loss(sae.x, probs, every).item(), rel=1e-5)
+    steps = costs.steps(6, widths=(2, 3, 30), batch=5)
+    assert set(steps) | set(costs.SAME) == set(contestants.contestants()) and not set(steps) & set(costs.SAME)
+    for step in steps.values():
+        step()
+    clock = iter([9.0, 9.0, 1.0, 3.0, 2.0, 5.0, 4.0, 16.0])
+    monkeypatch.setattr(costs, "_seconds", lambda step: next(clock))
+    assert costs.ratios({costs.PLAIN: list, "other": list}, turns=3) == {costs.PLAIN: 1.0, "other": 3.0}
+
+
 # The measures
 
 
@@ -376,8 +415,7 @@ def test_unfit_words_and_trees_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no feature has a child"):
         chapter.Parameters(tree_path=str(flat))
     toys.twenty_feature_tree().to_json(large)
-    with pytest.raises(ValueError, match="at most 1024 states, this one has 32000"):
-        chapter.Parameters(tree_path=str(large))
+    assert toys.chosen(chapter.Parameters(tree_path=str(large))).sampled, "32,000 states are not listed"
 
 
 # The stored run
@@ -409,7 +447,7 @@ def test_some_of_the_stored_run_comes_out_again():
     for activation in toys.ACTIVATIONS:
         case = toys.Case.of(toy, activation, stored.SEEDS[:2])
         for name in ("standard", "plain Matryoshka", "ours"):
-            again, prefixes = stored.run(case, contestants.contestants()[name], math.nan)
+            again, prefixes, _ = stored.run(case, contestants.contestants()[name], math.nan)
             kept = found.found["three features", activation][found.remedies.index(name), :, :2]
             assert np.abs(np.nan_to_num(again - kept)).max() < 1e-4
             kept = found.prefixes["three features", activation][found.remedies.index(name), :, :2]
@@ -434,3 +472,22 @@ def test_figures_show_the_numbers_of_the_stored_run():
     assert drawing.price(found).axes and drawing.recovered(found).axes
     measured = page.measured_published(found)
     assert 0 <= measured["best_published_on_its_worst_toy"] <= 1
+
+
+@STORED
+def test_tables_show_the_numbers_of_the_stored_run():
+    found = page.Stored.load()
+    assert len(found.more) == sum(len(seeds) for seeds in stored.MORE)
+    by_prefix = page.by_prefix(found, losses.SAME_STEPS)
+    assert by_prefix.shape == (20, 6)
+    fvu = found.seeds("plain Matryoshka", losses.SAME_STEPS, "fvu")
+    assert by_prefix["FVU", "all"]["plain Matryoshka"] == pytest.approx(np.median(fvu))
+    assert (by_prefix["L0", "first 1"] <= by_prefix["L0", "all"]).all()
+    varied = page.switched(found)
+    for toy in switching.TOYS:  # the first variant is the remedy itself
+        assert varied.loc["ours", f"clean, {toy}"] == pytest.approx(found.seeds("ours", toy, "clean").mean())
+    numbers = page.chosen_numbers(found)
+    assert all(set(numbers.loc[name]) <= set(contestants.contestants()[name].values) for name in numbers.index)
+    assert page.unequal(found)["clean seeds"]["ours"] == found.means("clean", 1)["unequal children"]["ours"]
+    assert found.cost("plain Matryoshka") == 1 and found.cost("ours") > 1
+    assert page.best_slow(found) in found.means("clean")[losses.SAME_STEPS].to_numpy()

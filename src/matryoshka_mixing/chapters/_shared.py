@@ -13,12 +13,15 @@ from torch import Tensor
 from matryoshka_mixing import figures
 from matryoshka_mixing.features import FeatureTree, States, family, orthonormal_dictionaries, without_hierarchy
 from matryoshka_mixing.metrics import Reading, read
-from matryoshka_mixing.parameters import Chapter, given
+from matryoshka_mixing.parameters import PARAMETERS, Chapter, given
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, Trained, train
 
 KINDS = ("random", "near the truth")
 """The two kinds of start."""
+RAREST = PARAMETERS["parent_probability"].low
+QUIETEST, LOUDEST = PARAMETERS["parent_magnitude"].low, PARAMETERS["parent_magnitude"].high
+"""What a chapter can say nothing about: features of a reader's tree that fire less often, or with other magnitudes."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,37 @@ class Family(Chapter):
     n_steps: int = given("n_steps", 2000)
     batch_size: int = given("batch_size", 200)
     n_grid: int = given("n_grid", 9)
+
+
+def refuse_unfit(tree: FeatureTree, where: str) -> None:
+    """Raise ValueError, beginning with `where`, for a tree of the reader's on which no chapter can say anything.
+
+    It needs a parent with a child; and each feature has to fire, often enough, and neither too loud nor too quiet.
+    """
+    if all(parent is None for parent in tree.parents()):
+        raise ValueError(f"{where}: no feature has a child; the chapter is about parents and their children.")
+    rates = zip(tree.names, tree.firing_probabilities().tolist(), strict=True)
+    seldom = {name: rate for name, rate in rates if rate < RAREST}
+    if never := [name for name, rate in seldom.items() if rate == 0]:
+        raise ValueError(f"{where}: {_some(never)} can never fire; take them out, or let them fire.")
+    if seldom:
+        raise ValueError(
+            f"{where}: {_some(list(seldom))} would fire on fewer than {RAREST:g} of the inputs, too seldom to be "
+            "learned or measured; take them out, or let them fire more often."
+        )
+    read_out = [node for node in tree if node.is_read_out]
+    loudness = [max(node.magnitude_mean, node.magnitude_std) for node in read_out]
+    if odd := [name for name, loud in zip(tree.names, loudness, strict=True) if not QUIETEST <= loud <= LOUDEST]:
+        raise ValueError(
+            f"{where}: {_some(odd)} have magnitudes outside of {QUIETEST:g} to {LOUDEST:g}, which cannot be told apart "
+            "from the rounding of others; multiply all by one factor, or change these."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of several names, none too long, and how many more there are."""
+    shown = ", ".join(figures.in_one_line(name) for name in names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from matryoshka_mixing import claims, features, figures, metrics, theory
 from matryoshka_mixing.features import FeatureTree, States, orthonormal_dictionaries
-from matryoshka_mixing.figures import COLOURS, MARKERS, grid
+from matryoshka_mixing.figures import COLOURS, MARKERS, end_labels, grid
 from matryoshka_mixing.metrics import OUTCOMES, Basin, Reading
 from matryoshka_mixing.parameters import Chapter, given
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
@@ -603,15 +603,16 @@ def kept_chances(toy: Toy, runs: MainRuns) -> dict[str, Kept]:
 
 def best_of_curves(panels: Mapping[str, Mapping[str, Kept]]) -> Figure:
     """What is kept of k runs: for each panel (its name labels the axis) the curves by their labels."""
-    figure, axes = grid(len(panels), 1, (4.6, 4.0))
+    figure, axes = grid(len(panels), 1, (5.9, 3.6))
     for axis, (ylabel, curves) in zip(axes, panels.items(), strict=True):
         for i, (label, kept) in enumerate(curves.items()):
             look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % 6], "ls": ("-", "--", ":", "-.")[i % 4]}
             axis.plot(kept.counts, kept.values, lw=1.8, ms=5, label=label, **look)
+        ends = [(label, float(kept.counts[-1]), float(kept.values[-1])) for label, kept in curves.items()]
+        end_labels(axis, [(*end, COLOURS[i % len(COLOURS)]) for i, end in enumerate(ends)], height=210)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%d"))
         axis.set(xlabel="runs k, of which the lowest loss is kept", ylabel=ylabel)
-        axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     return figure
 
 
@@ -746,7 +747,7 @@ def stacked_shares(panels: Mapping[str, Bars], width: float = 4.3, across: int =
     hatches = ("", "..", "//", "", "\\\\", "xx")
     used = np.max([panel.shares.max(0) for panel in panels.values()], axis=0) > 0
     box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.85}
-    middle: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": "0.1", "bbox": box}
+    middle: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "color": "0.1", "bbox": box}
     for axis, (title, panel) in zip(axes, panels.items(), strict=True):
         bars, floor = np.arange(len(panel.names)), np.zeros(len(panel.names))
         for i in np.flatnonzero(used):
@@ -778,11 +779,6 @@ def kinds_by_dictionary(toy: Toy) -> dict[str, Int[Tensor, "dictionaries starts"
         reading = metrics.read(run.sae, toy.states, directions[:, None], toy.tree.parents())
         found[name] = metrics.outcome(reading, toy.states, toy.tree.parents(), matryoshka.widths)
     return found
-
-
-def dictionary_bars(kinds: Int[Tensor, "dictionaries starts"]) -> Bars:
-    """The shares on each dictionary."""
-    return Bars("dictionary", [str(i + 1) for i in range(len(kinds))], np.stack([shares_of(row) for row in kinds]))
 
 
 def dictionary_p_value(kinds: Int[Tensor, "dictionaries starts"], kind: str) -> float:

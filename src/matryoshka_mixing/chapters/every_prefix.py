@@ -22,6 +22,7 @@ from scipy.stats import bootstrap
 from torch import Tensor
 
 from matryoshka_mixing import claims, figures, metrics, original
+from matryoshka_mixing.chapters._shared import refuse_unfit
 from matryoshka_mixing.features import FeatureTree, States, twenty_feature_tree, without_hierarchy
 from matryoshka_mixing.figures import COLOURS, DIVERGING, SEQUENTIAL
 from matryoshka_mixing.parameters import Chapter, given
@@ -98,22 +99,25 @@ class Parameters(Chapter):
         """With the quotes that the formatter asks for."""
         return super().cell().replace("''", '""')
 
+    def needs(self) -> tuple[float, float]:
+        """Of all arms on a tree of the reader's, of the main ones on the post's."""
+        n, arms = read_tree(self.tree_path).n_features, 20 if self.tree_path else len(MAIN)
+        saes = arms * self.n_sweep_seeds
+        drawn = 2.5e-8 * self.batch_size * n
+        return saes * self.n_steps * (1e-5 + drawn + 1e-8 * n**2) / 3600, (8 * 6 * 2**15 * n + 64 * saes * n**2) / 1e9
+
     def check_together(self) -> None:
         """Refuse trees without a family, features that never fire, and batches that may begin with nothing."""
-        super().check_together()
         tree, where = read_tree(self.tree_path), f"tree_path = {self.tree_path!r}"
-        if not _pairs(tree.parents()):
-            raise ValueError(f"{where}: no feature has a child; the chapter is about parents and their children.")
-        rates = zip(tree.names, tree.firing_probabilities().tolist(), strict=True)
-        if never := [name for name, rate in rates if rate == 0]:
-            raise ValueError(f"{where}: {', '.join(never)} can never fire; take them out, or let them fire.")
+        refuse_unfit(tree, where)
+        super().check_together()
         # The inputs are divided by a running mean norm, which a first batch without any feature leaves at 0.
         empty = max(silence(tree), silence(without_hierarchy(tree)))
         if self.n_sweep_seeds * empty**self.batch_size > 1e-6:
             enough = math.ceil(math.log(1e-6 / self.n_sweep_seeds) / math.log(empty)) if empty < 1 else math.inf
             raise ValueError(
                 f"batch_size = {self.batch_size}: {empty:.2%} of the inputs hold no feature, so a first batch may hold "
-                f"none. It must be at least {enough} on this tree; change it with `-p batch_size VALUE`."
+                f"none. It must be at least {enough} on this tree; change it with `-p batch_size VALUE`. ({where})"
             )
 
 
@@ -170,7 +174,9 @@ class Toy:
     @property
     def name(self) -> str:
         """What the tree is called."""
-        return f"the tree of {Path(self.p.tree_path).name}" if self.own else "the twenty-feature tree"
+        return (
+            f"the tree of {figures.in_one_line(Path(self.p.tree_path).name)}" if self.own else "the twenty-feature tree"
+        )
 
     @cached_property
     def parents(self) -> list[int | None]:
@@ -415,9 +421,13 @@ def in_words(text: str) -> Figure:
 
 
 def draw_mixing(results: Results, live: Results) -> Figure:
-    """The parent's cosine with its children in every arm, each seed's median over its pairs."""
-    arms = [name for name in results.toy.arms if not name.startswith(("standard, e", "standard, t"))]
-    strips = {name: results.per_seed(name) for name in arms}
+    """The parent's cosine with its children in the main arms, their controls, and those of this page.
+
+    Each seed's median over its pairs. What other arms give stands in the table.
+    """
+    left_out = ("standard, e", "standard, t", "few", "sampled, m", "sampled, s", "all prefixes, s", "sampled, equal p")
+    arms = [name for name in results.toy.arms if not name.startswith((*left_out, "all prefixes, equal p"))]
+    strips = {f"control: {name}" if name.endswith("independent") else name: results.per_seed(name) for name in arms}
     if live is not results:
         strips |= {f"{name}, live": live.per_seed(name) for name in MAIN}
     expected = median(results.theory("sampled"))
@@ -497,7 +507,7 @@ def _images(
         breaks: rows, and named columns, before which a line is drawn.
     """
     deep, across = -(-len(panels) // per_row), min(per_row, len(panels))
-    size = (2.9 * across + 1.5, (3.0 if columns else 2.6) * deep + (0.7 if columns else 0.3))
+    size = (2.7 * across + 1.5, 3.3 * deep + (0.9 if columns else 0.3))
     figure, axes = figures.grid(len(panels), per_row, size, figsize=size, sharex=True, sharey=True)
     highest = 1.0 if quantity == "cosine" else max(float(np.max(matrix)) for matrix in panels.values())
     low, colours = (-1.0, DIVERGING) if quantity == "cosine" else (0.0, SEQUENTIAL)
@@ -508,8 +518,8 @@ def _images(
             axis.axhline(place - 0.5, color="0.45", lw=0.7)
             if columns:
                 axis.axvline(place - 0.5, color="0.45", lw=0.7)
-        axis.set_yticks(range(len(rows)), rows, fontsize=7)
-        axis.set_xticks(range(len(columns)) if columns else [], columns or [], fontsize=7, rotation=90)
+        axis.set_yticks(range(len(rows)), rows, fontsize=9)
+        axis.set_xticks(range(len(columns)) if columns else [], columns or [], fontsize=9, rotation=90)
         axis.tick_params(length=0)
     if not columns:
         figure.supxlabel("inputs", fontsize=10)
@@ -555,7 +565,7 @@ def draw_absorption(results: Results) -> Figure:
     }
     if not any(kept(values).size for values in strips.values()):
         return in_words("No measured input holds a parent and its child: there is no absorption to draw.")
-    return figures.seed_strips(strips, "absorption", colours=len(MAIN))
+    return figures.seed_strips(strips, "absorption")
 
 
 @dataclass(frozen=True)
@@ -613,8 +623,8 @@ def draw_theory(against: Against) -> Figure:
     if not any(len(values) for values in against.cosine.values()):
         why = ", and no SAE represents their parents" if toy.covered.any() else ""
         return in_words(
-            f"Theory covers {toy.covered.sum()} of the {len(toy.pairs)} pairs of {toy.name}{why}: there is nothing to "
-            "hold against it."
+            f"Theory covers {toy.covered.sum()} of the {len(toy.pairs)} pairs of {figures.label(toy.name, 60)}{why}: "
+            "there is nothing to hold against it."
         )
     grid = torch.linspace(0, 1, 101, dtype=torch.float64)[:, None].expand(-1, len(toy.pairs))
     unit = torch.ones(toy.tree.n_features, dtype=torch.float64)
@@ -698,7 +708,7 @@ def draw_histories(results: Results, arms: Sequence[str] = MAIN) -> Figure:
             axis.fill_between(steps, values.min(0), values.max(0), color=COLOURS[i], alpha=0.2, lw=0)
             axis.plot(steps, np.median(values, 0), lw=1.8, label=arm, **look)
         axis.set(xlabel="step", ylabel=ylabel, yscale="log" if ylabel == "penalty" else "linear")
-    axes[0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    axes[0].legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
     return figure
 
 

@@ -101,6 +101,7 @@ def draw_curve(near: Curve, random: Curve) -> Figure:
             )
         panels.append(
             {"xlabel": "child probability given the parent", "ylabel": f"cosine with {name}", "series": series}
+            | {"named": column > 0}
         )
     return figures.theory_and_experiment(panels)
 

@@ -304,7 +304,7 @@ def draw_balance(found: Mapping[str, Balance], p: Parameters) -> Figure:
             series.append({"label": label, "x": some.weights, "points": middle} | line)
         label = "parent's encoder cosine with a child"
         drawn.append({"xlabel": f"inner weight ({title})", "ylabel": label, "log": True, "series": series})
-    figure = figures.theory_and_experiment(drawn)
+    figure = figures.theory_and_experiment(drawn, line="", filled="")
     for axis, place in zip(figure.axes, (PUBLISHED, PUBLISHED_UNEQUAL), strict=True):
         axis.axvline(place, color="0.4", ls=":", lw=1.4)
         axis.annotate("published", (place, 0), xycoords=("data", "axes fraction"), xytext=(3, 4),

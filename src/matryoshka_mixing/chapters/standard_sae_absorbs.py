@@ -171,7 +171,7 @@ def draw_sweeps(near: Sweep, random: Sweep) -> Figure:
     ]:
         for name, ylabel in [("rate", "absorption"), ("lean", "child's cosine with parent")]:
             points, open_points = (getattr(one, name)[rows] for one in (near, random))
-            series = {"label": "near the truth", "x": x, "points": points, "open_points": open_points}
+            series = {"label": "", "x": x, "points": points, "open_points": open_points}
             panels.append({"xlabel": xlabel, "ylabel": ylabel, "log": rows is first, "series": [series]})
     return figures.theory_and_experiment(panels)
 

@@ -282,7 +282,8 @@ def draw_sweep(swept: Sweep) -> Figure:
     cosine = "parent's cosine with a child"
     panels = [(cosine, first), (cosine, mixed), ("share that absorbs", absorbs), ("loss / E||x||²", losses)]
     return figures.theory_and_experiment(
-        [{"xlabel": "K / true mean L0", "ylabel": label, "series": series} for label, series in panels]
+        [{"xlabel": "K / true mean L0", "ylabel": label, "series": series} for label, series in panels],
+        filled="medians of seeds, with their range",
     )
 
 

@@ -823,4 +823,5 @@ def draw_limits(
     series = {"label": "starts near the truth", "x": noises, "points": shares[:, None], "line_x": noises}
     labels = {"xlabel": "noise of the start / length of a feature", "ylabel": "share at theory's solution"}
     ends = labels | {"series": [series | {"dashed_y": np.full(len(noises), level)}]}
-    return figures.theory_and_experiment([*limits.values(), ends], per_row=2)
+    dashed = "eigenvector of the inputs' moment; last panel: random starts"
+    return figures.theory_and_experiment([*limits.values(), ends], dashed=dashed)

@@ -311,9 +311,15 @@ def _ready(
             f"{shape[0]} rows are too few to refit {config.d_sae} latents; give at least as many rows as latents, and "
             "better ten times as many."
         )
-    for name, value, fits in (("ridge", ridge, ridge > 0), ("draws", draws, draws >= 1), ("batch", batch, batch >= 1)):
+    for name, value, fits in (
+        ("ridge", ridge, 0 < ridge < np.inf),
+        ("draws", draws, draws >= 1),
+        ("batch", batch, batch >= 1),
+    ):
         if not fits:
-            raise ValueError(f"{name} is {value}; it must be {'above 0' if name == 'ridge' else 'at least 1'}.")
+            raise ValueError(
+                f"{name} is {value}; it must be {'finite and above 0' if name == 'ridge' else 'at least 1'}."
+            )
     wide = torch.promote_types(sae.W_dec.dtype, torch.float32)
     return sae.map(lambda p: p.detach().cpu().to(wide)), config
 
@@ -329,10 +335,18 @@ def batches(rows: Any, size: int, dtype: torch.dtype, progress: bool = False) ->
     with tqdm(total=len(rows), disable=not progress, unit="row", unit_scale=True) as bar:
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
-            x = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # a copy, of a memory map too
-            if not x.is_floating_point():
+            part = part if isinstance(part, Tensor) else np.array(part)  # a copy, of a memory map too
+            plain = isinstance(part, Tensor) or part.dtype.kind in "biufc"
+            x = (
+                part
+                if isinstance(part, Tensor)
+                else torch.from_numpy(part)
+                if plain
+                else torch.zeros(0, dtype=torch.bool)
+            )
+            if not plain or not x.is_floating_point():
                 raise ValueError(
-                    f"the activations are {x.dtype}; they must be floating-point numbers. Scale and convert them first."
+                    f"the activations are {part.dtype}; they must be floating-point numbers. Convert them first."
                 )
             if not x.isfinite().all():
                 row, column = (~x.isfinite()).nonzero()[0].tolist()
@@ -420,7 +434,10 @@ def label_edges(
         ValueError: if these do not fit, labels hold other values, or one is on no row or on all.
     """
     # A copy, as what a file gave may be read-only.
-    table = labels if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels))
+    given = labels if isinstance(labels, Tensor) else np.array(labels)
+    if not isinstance(given, Tensor) and given.dtype.kind not in "biuf":
+        raise ValueError(f"labels are {given.dtype}; they must be true or false (or 1 and 0).")
+    table = given if isinstance(given, Tensor) else torch.from_numpy(given)
     if table.ndim != 2 or len(table) != len(rows) or table.shape[1] != len(hierarchy):
         raise ValueError(
             f"labels have shape {tuple(table.shape)} and the hierarchy {len(hierarchy)} entries; for {len(rows)} rows "

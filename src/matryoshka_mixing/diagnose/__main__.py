@@ -7,6 +7,7 @@ Prints the finding, and writes a page (diagnosis.html) and the numbers (diagnosi
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -46,6 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Read, diagnose, print and write; 2 if the input does not fit."""
     options = _parser().parse_args(arguments)
     try:
+        if options.scale is not None and not 0 < options.scale < math.inf:
+            raise ValueError(f"--scale is {options.scale}; it must be a finite number above 0.")
+        if options.seed < 0:
+            raise ValueError(f"--seed is {options.seed}; it must be at least 0.")
+        home = next(path for path in (options.output, *options.output.absolute().parents) if path.exists())
+        if not home.is_dir() or not os.access(home, os.W_OK):
+            raise ValueError(f"--output {options.output} cannot be written: {home} is no folder, or not yours.")
         if (options.labels is None) != (options.hierarchy is None):
             raise ValueError("--labels and --hierarchy belong together; give both or none.")
         sae = exchange.read(options.sae, **({} if options.scale is None else {"scale": options.scale}))

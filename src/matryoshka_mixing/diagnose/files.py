@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+
+from matryoshka_mixing import plain
 
 KINDS = (".npy", ".npz", ".safetensors", ".parquet")
 
@@ -37,12 +38,14 @@ def activations(path: Path, key: str | None = None) -> Any:
     """
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; activations come as {KINDS}.")
     try:
         if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            return _array(path, "r")
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return file[_chosen(path, list(file.files), key)]
+            arrays = plain.read_arrays(path)
+            return arrays[_chosen(path, list(arrays), key)]
         if path.suffix == ".safetensors":
             opened = safe_open(path, framework="pt")
             with opened as file:
@@ -52,6 +55,18 @@ def activations(path: Path, key: str | None = None) -> Any:
     except (ValueError, EOFError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read as activations: {error}") from None
     raise ValueError(f"{path} is no file of a known kind; activations come as {KINDS}.")
+
+
+def _array(path: Path, mapped: Literal["r"] | None = None) -> np.ndarray:
+    """The array of an `.npy` file; nothing is unpickled, whatever the file is called."""
+    with path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            raise ValueError(f"{path} is no .npy file of NumPy.")
+    try:
+        return np.load(path, mmap_mode=mapped, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        said = "it holds objects, which are not unpickled" if "allow_pickle" in str(error) else str(error)
+        raise ValueError(f"{path} is damaged or cut short: {said}") from None
 
 
 def _chosen(path: Path, names: list[str], key: str | None) -> str:
@@ -93,18 +108,22 @@ def labels(path: Path, hierarchy: Path) -> tuple[np.ndarray, list[int | None], l
     import pandas
 
     if path.suffix == ".npy":
-        table = np.load(path, allow_pickle=False)
+        table = _array(path)
+        if table.ndim != 2:
+            raise ValueError(f"{path} has shape {table.shape}; labels must be (rows, features).")
         frame = pandas.DataFrame(table, columns=[str(i) for i in range(table.shape[-1])])
     elif path.suffix in (".parquet", ".csv"):
-        frame = _parquet(path) if path.suffix == ".parquet" else pandas.read_csv(path)
+        try:
+            frame = _parquet(path) if path.suffix == ".parquet" else pandas.read_csv(path)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read as labels: {' '.join(str(error).split())}") from None
     else:
         raise ValueError(f"{path} is no file of a known kind; labels come as .npy, .parquet or .csv.")
-    try:
-        parents = json.loads(hierarchy.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{hierarchy} is not valid JSON: {error}") from None
-    if not isinstance(parents, dict):
-        raise ValueError(f'{hierarchy} must hold an object, such as {{"animal": null, "dog": "animal"}}.')
+    parents = plain.read_json(hierarchy)
+    if not isinstance(parents, dict) or any(not isinstance(p, str | None) for p in parents.values()):
+        raise ValueError(
+            f'{hierarchy} must hold an object of names, or null, such as {{"animal": null, "dog": "animal"}}.'
+        )
     columns = {str(column) for column in frame.columns}
     if unknown := sorted(({*parents} | {p for p in parents.values() if p is not None}) - columns):
         raise ValueError(f"{hierarchy} names {unknown}, which are no columns of {path}: {sorted(columns)}.")

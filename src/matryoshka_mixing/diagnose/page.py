@@ -69,7 +69,8 @@ def _number(value: float | None) -> str:
 def _edge(edge: Edge) -> list[str]:
     latents = ["–" if one is None else str(one) for one in (edge.latent, edge.carrier)]
     shares = [_number(value) for value in (edge.recall_with, edge.recall_without, edge.gap, edge.partial)]
-    return [escape(edge.parent), escape(edge.child), str(edge.rows), latents[0], *shares, latents[1]]
+    names = [escape(figures.in_one_line(name)) for name in (edge.parent, edge.child)]
+    return [*names, str(edge.rows), latents[0], *shares, latents[1]]
 
 
 def html(found: Diagnosis, name: str) -> str:
@@ -79,6 +80,7 @@ def html(found: Diagnosis, name: str) -> str:
         found: from `diagnose`.
         name: of the SAE, for the title.
     """
+    name = figures.in_one_line(name)
     style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "diagnosis",

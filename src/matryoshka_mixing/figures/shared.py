@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from matryoshka_mixing.figures.style import COLOURS, DIVERGING, MARKERS, SEQUENTIAL, grid
+from matryoshka_mixing.figures.style import COLOURS, DIVERGING, MARKERS, SEQUENTIAL, colour, end_labels, grid
 from matryoshka_mixing.metrics import Basin
 
 
@@ -136,42 +136,49 @@ def basin_heatmaps(
         share = f"{basin.share:.0%}" if basin.share >= 0.095 else f"{basin.share:.1%}"
         title = f"{share} of seeds\nloss {basin.loss:.4f}"
         if recovery is not None:
-            title = f"{i + 1}: {title}, recovery {float(recovery[first]):.2f}"
+            title = f"{i + 1}: {title}\nrecovery {float(recovery[first]):.2f}"
         panels[title] = shown
     return heatmaps(panels, features)
 
 
-def theory_and_experiment(panels: Sequence[Mapping], per_row: int = 2) -> Figure:
-    """Theory as lines, trained SAEs as points over them.
+def theory_and_experiment(
+    panels: Sequence[Mapping],
+    per_row: int = 2,
+    *,
+    line: str = "theory",
+    dashed: str = "",
+    filled: str = "near the truth",
+    hollow: str = "random starts",
+) -> Figure:
+    """Theory as lines, trained SAEs as points over them; each series is named beside the end of its line.
 
     Args:
-        panels: for each panel `xlabel`, `ylabel`, optionally `log` (a logarithmic x axis), and
-            `series`: a list of mappings with `label`, `x`, the line's `line_x` and `line_y` (optional; `dashed_y` for a
-            second one), and `points`, shape (x, seeds), drawn as the median with the full range of the seeds (optional
-            `open_points` likewise, as open circles); NaN marks a seed left out.
+        panels: for each panel `xlabel`, `ylabel`, optionally `log` (a logarithmic x axis) and `named` (False: no names,
+            where they stand in another panel), and `series`: a list of mappings with `label`, `x`, the line's `line_x`
+            and `line_y` (optional; `dashed_y` for a second one), and `points`, shape (x, seeds), drawn as the median
+            with the full range of the seeds (optional `open_points` likewise, as open circles); NaN marks a seed left
+            out.
+        per_row: panels in a row.
+        line, dashed, filled, hollow: what the key over the figure says of lines, dashed lines, filled points and open
+            circles, if there are any; nothing if empty.
     """
     rows, columns = -(-len(panels) // per_row), min(per_row, len(panels))
-    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.5 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.1 * rows + 0.35), squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, panel in zip(axes.flat, panels, strict=False):
+        ends = []
         for i, series in enumerate(panel["series"]):
-            colour = COLOURS[i % len(COLOURS)]
+            ink = colour(series["label"], i)
             if "line_y" in series:
-                axis.plot(series["line_x"], series["line_y"], color=colour, lw=1.8, zorder=1)
+                axis.plot(series["line_x"], series["line_y"], color=ink, lw=1.8, zorder=1)
             if "dashed_y" in series:
-                axis.plot(series["line_x"], series["dashed_y"], color=colour, lw=1.4, ls="--", zorder=1)
+                axis.plot(series["line_x"], series["dashed_y"], color=ink, lw=1.4, ls="--", zorder=1)
             for key in ("points", "open_points"):
                 if key not in series:
                     continue
                 look = (
-                    {
-                        "fmt": MARKERS[i % len(MARKERS)],
-                        "ms": 5,
-                        "mec": "white",
-                        "mew": 0.6,
-                        "label": series["label"],
-                    }
+                    {"fmt": MARKERS[i % len(MARKERS)], "ms": 5, "mec": "white", "mew": 0.6, "label": series["label"]}
                     if key == "points"
                     else {"fmt": "o", "ms": 10, "mfc": "none", "mew": 1}
                 )
@@ -180,13 +187,40 @@ def theory_and_experiment(panels: Sequence[Mapping], per_row: int = 2) -> Figure
                 x, points = np.asarray(series["x"])[kept], points[kept]
                 middle = np.nanmedian(points, axis=1)
                 spread = np.abs(np.stack([np.nanmin(points, 1), np.nanmax(points, 1)]) - middle)
-                axis.errorbar(x, middle, yerr=spread, lw=1, capsize=2, color=colour, zorder=2, **look)
+                axis.errorbar(x, middle, yerr=spread, lw=1, capsize=2, color=ink, zorder=2, **look)
+                if key == "points" and len(x):
+                    last = int(np.argmax(x))
+                    ends.append((series["label"], float(x[last]), float(middle[last]), ink))
+            if ends and "line_y" in series and np.asarray(series["line_x"])[-1] > ends[-1][1]:
+                ends[-1] = series["label"], float(series["line_x"][-1]), float(series["line_y"][-1]), ink
         if panel.get("log"):
             axis.set_xscale("log")
         axis.axhline(0, color="0.6", lw=0.8, zorder=0)
         axis.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"])
-        axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+        if panel.get("named", True):
+            end_labels(axis, [end for end in ends if end[0]])
+    every = [series for panel in panels for series in panel["series"]]
+    _key(
+        figure,
+        {key: any(key in series for series in every) for key in ("line_y", "dashed_y", "points", "open_points")},
+        (line, dashed, filled, hollow),
+    )
     return figure
+
+
+def _key(figure: Figure, used: Mapping[str, bool], words: Sequence[str]) -> None:
+    """One key over a figure: of lines, dashed lines, filled points and open circles, as far as they are used."""
+    looks: list[dict[str, Any]] = [
+        {"lw": 1.8}, {"lw": 1.4, "ls": "--"}, {"marker": "o", "ms": 5, "ls": ""},
+        {"marker": "o", "ms": 9, "mfc": "none", "ls": ""},
+    ]  # fmt: skip
+    handles = [
+        mpl.lines.Line2D([], [], color="0.3", label=word, **look)
+        for look, word, shown in zip(looks, words, used.values(), strict=True)
+        if shown and word
+    ]
+    if handles:
+        figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=9)
 
 
 def loss_path(
@@ -200,6 +234,8 @@ def loss_path(
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
     for i, (label, curve) in enumerate(curves.items()):
         axis.plot(position, curve, label=label, color=COLOURS[i], ls=("-", "--", ":")[i % 3], lw=2)
+    last = [(label, float(position[-1]), float(curve[-1])) for label, curve in curves.items()]
+    end_labels(axis, [(*end, COLOURS[i]) for i, end in enumerate(last)])
     for label, place in marks.items():
         axis.axvline(place, color="0.5", lw=0.8, ls=":")
         axis.annotate(
@@ -207,22 +243,17 @@ def loss_path(
             textcoords="offset points", fontsize=9, va="top",
         )  # fmt: skip
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    axis.legend(fontsize=9)
     return figure
 
 
 def seed_strips(
-    groups: Mapping[str, np.ndarray],
-    xlabel: str,
-    reference: float | None = None,
-    label: str = "",
-    colours: int | None = None,
+    groups: Mapping[str, np.ndarray], xlabel: str, reference: float | None = None, label: str = ""
 ) -> Figure:
     """Every seed as a point, one line a group, with a tick at the median; `reference` is a vertical line (theory, say).
 
-    One colour for experiments and one for controls, which are told by their names; or so many `colours` in turn.
+    Colours are those of `colour`: standard SAEs and controls, told by their names, have one of their own.
     """
-    figure, axis = plt.subplots(figsize=(6.9, 0.5 * len(groups) + 1.2))
+    figure, axis = plt.subplots(figsize=(6.9, 0.36 * len(groups) + 1.2))
     if reference is not None:
         axis.axvline(reference, color="0.3", lw=1.2, label=label, zorder=0)
     axis.axvline(0, color="0.6", lw=0.8, zorder=0)
@@ -230,8 +261,7 @@ def seed_strips(
     jitter = np.random.default_rng(0)  # its own stream: the same figure in every run
     for i, (name, values) in enumerate(groups.items()):
         values = np.ravel(values)
-        colour = COLOURS[i % colours] if colours else COLOURS[1 if "control" in name else 0]
-        axis.scatter(values, i + jitter.uniform(-0.25, 0.25, len(values)), s=16, alpha=0.5, lw=0, color=colour)
+        axis.scatter(values, i + jitter.uniform(-0.25, 0.25, len(values)), s=16, alpha=0.5, lw=0, color=colour(name))
         if len(values):
             axis.plot([np.median(values)] * 2, [i - 0.36, i + 0.36], **tick)
             tick.pop("label", None)  # one entry in the key

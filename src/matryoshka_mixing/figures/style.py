@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+import textwrap
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -10,8 +14,18 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from matryoshka_mixing.figures.numbers import store_numbers
+
 COLOURS = sns.color_palette("colorblind")
 MARKERS = "osD^vP"
+QUANTITIES: dict[str, Any] = {
+    "parent's with a child": COLOURS[0], "with a child": COLOURS[0], "with each child": COLOURS[0],
+    "child's with a sibling": COLOURS[3], "child 1's with child 2": COLOURS[3],
+    "child's with the parent": COLOURS[2], "child 1's with the parent": COLOURS[2],
+    "parent's with the parent": "0.45", "child's with its child": "0.45", "with the parent": "0.45",
+    "standard": "0.45", "Matryoshka": COLOURS[0], "remedy": COLOURS[2], "ours": COLOURS[2], "control": COLOURS[1],
+}  # fmt: skip
+"""The one colour of each quantity and of each kind of SAE in the whole book, by how its name begins."""
 DIVERGING = "RdBu_r"
 """The one colour map for cosines, centred on zero."""
 SEQUENTIAL = "Greens"
@@ -26,6 +40,9 @@ def use_style() -> None:
         shell.run_line_magic("config", "InlineBackend.print_figure_kwargs = {'bbox_inches': None}")
         # The book takes the vector, with its text as text; other viewers of a notebook take what they can show.
         shell.run_line_magic("config", "InlineBackend.figure_formats = {'png', 'svg'}")
+        store_numbers(shell)
+    # A name in a script that the font lacks: the vector's text is shown by the reader's own fonts.
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
     sns.set_theme(context="notebook", style="ticks", palette="colorblind")
     mpl.rcParams |= {
         "figure.dpi": 110,
@@ -40,16 +57,60 @@ def use_style() -> None:
     }
 
 
-def label(name: str, longest: int = 24) -> str:
-    """A name of somebody else's, such as a tree file's, as text of a figure: one line, not too long, never mathematics.
+def colour(name: str, other: int = 0) -> Any:
+    """The colour that a quantity or a kind of SAE has in the whole book; for other names one of `COLOURS`.
+
+    Args:
+        name: such as "parent's latent with a child" or "standard, random".
+        other: number of the colour for a name without one of its own.
+    """
+    short = name.replace(" latent", "")
+    known = [key for key in QUANTITIES if short.startswith(key)]
+    return QUANTITIES[max(known, key=len)] if known else COLOURS[other % len(COLOURS)]
+
+
+def end_labels(axis: Axes, ends: Sequence[tuple[str, float, float, Any]], height: float = 170.0) -> None:
+    """Write names beside the ends of their lines, where names at the same place do not cover each other.
+
+    Args:
+        axis: with its limits as they will be.
+        ends: of each line its name, the x and y of its end, and its colour.
+        height: about how tall the axis is, in points.
+    """
+    low, high = axis.get_ylim()
+    ends = sorted(ends, key=lambda end: (end[1], end[2]))
+    texts = [textwrap.fill(name, 18) for name, *_ in ends]
+    wanted = [(y - low) / (high - low) * height for _, _, y, _ in ends]
+    places = list(wanted)
+    for _ in range(100):  # neighbours at the same place push each other apart
+        for i in range(len(ends) - 1):
+            tall = 11.0 * (2 + texts[i].count("\n") + texts[i + 1].count("\n")) / 2 + 2
+            lack = tall - (places[i + 1] - places[i])
+            if lack > 0 and ends[i][1] == ends[i + 1][1]:
+                places[i], places[i + 1] = places[i] - lack / 2, places[i + 1] + lack / 2
+    for text, place, at, (_, x, y, ink) in zip(texts, places, wanted, ends, strict=True):
+        axis.annotate(
+            text, (x, y), xytext=(7, round(place - at, 1)), textcoords="offset points", color=ink, fontsize=9,
+            va="center", annotation_clip=False, linespacing=1.0,
+        )  # fmt: skip
+
+
+def in_one_line(name: str, longest: int = 40) -> str:
+    """A name of somebody else's, such as a tree file's, in one line of text and not too long.
+
+    What is no visible sign, such as a line break or a mark that turns the direction of writing, becomes a blank.
 
     Args:
         name: any text.
         longest: how many characters are shown at most; what is cut away is marked.
     """
     shown = "".join(char if char.isprintable() else " " for char in name)
-    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
-    return shown.replace("$", r"\$")
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def label(name: str, longest: int = 24) -> str:
+    """The same as text of a figure, where no sign is mathematics. Every name that is not ours passes through here."""
+    return in_one_line(name, longest).replace("$", r"\$")
 
 
 def grid(n: int, per_row: int, size: tuple[float, float], **options) -> tuple[Figure, list[Axes]]:

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
 
+from matryoshka_mixing import plain
 from matryoshka_mixing.features import FeatureTree, twenty_feature_tree
 from matryoshka_mixing.original.measures import compute
 from matryoshka_mixing.original.recipe import Arm, Recipe, arms, independent_arms
@@ -22,9 +22,10 @@ STORED = Path(__file__).with_name("every_prefix.npz")
 
 
 def load(path: str | Path = STORED) -> dict[str, np.ndarray]:
-    """What `main` wrote."""
-    with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as data:
-        return dict(data)
+    """What `main` wrote; ValueError for a damaged or a different file."""
+    return plain.read_arrays(
+        path, {"names": ("parent_to_child", "absorption", "l0", "missing"), "seeds": (), "steps": ()}
+    )
 
 
 def stored_arms() -> dict[str, Arm]:
@@ -87,7 +88,7 @@ def _run(tree: FeatureTree, recipe: Recipe, chosen: Mapping[str, Arm]) -> np.nda
 
 def _is_finished(path: Path, tree: FeatureTree, recipe: Recipe, chosen: Mapping[str, Arm]) -> bool:
     """Whether a seed of this very run is there; those of other settings are computed anew."""
-    with suppress(OSError, ValueError, KeyError, BadZipFile):
+    with suppress(OSError, ValueError, KeyError):
         return bool(load(path)["run"] == _run(tree, recipe, chosen))
     return False
 

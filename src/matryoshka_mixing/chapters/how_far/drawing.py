@@ -24,50 +24,43 @@ from matryoshka_mixing.chapters.how_far.experiments import (
     kept,
     own_cosines,
 )
-from matryoshka_mixing.figures import COLOURS
 
-COLUMNS = ("parent's latent with a child", "child's latent with a sibling", "child's latent with the parent")
 SHORT = ("parent's latent with a child", "child's with a sibling", "child's with the parent")
 
 
-def draw_ranges(effects: Mapping[str, Effect], reference: Sequence[float]) -> Figure:
-    """How far each factor moves the three mixings: a bar from the lowest to the highest median over its amounts.
+def draw_ranges(effects: Mapping[str, Effect], reference: float) -> Figure:
+    """How far each factor moves the parent's cosine with a child: from its lowest to its highest median.
 
-    Rows are ordered by the length of their bar in the first panel, longest on top; each end is marked with the amount
-    that gives it ("steady" where it moves by less than 0.005). A thin line below the bar does the same for random
-    starts.
+    Rows are ordered by the length of their bar, longest on top; each end is marked with the amount that gives it
+    ("steady" where it moves by less than 0.005). A thin line below the bar does the same for random starts.
 
     Args:
         effects: by name; NaN is left out.
-        reference: the default's values, as dashed lines.
+        reference: the default's value, as a dashed line.
     """
     order = by_size(effects)
-    figure, axes = figures.grid(3, 3, (4.0, 0.44 * len(effects) + 1.5), sharey=True)
-    for column, axis in enumerate(axes):
-        axis.axvline(0, color="0.75", lw=0.8, zorder=0)
-        axis.axvline(reference[column], color="0.25", lw=1.2, ls="--", zorder=0, label="default")
-        for place, effect in enumerate(effects[name] for name in order):
-            looks = [
-                (effect.near[:, column], 0.0, 7.0, COLOURS[0], "near the truth"),
-                (effect.random[:, column], 0.33, 2.0, "0.35", "random starts"),
-            ]
-            for values, down, width, colour, label in looks:
-                if np.isnan(values).all():
-                    continue
-                ends = np.round([np.nanmin(values), np.nanmax(values)], 6)
-                axis.plot(
-                    ends, [place + down] * 2, color=colour, lw=width, solid_capstyle="butt",
-                    marker="|", ms=width + 4, mew=1.5, label=label if place == 0 else None,
-                )  # fmt: skip
-            _name_ends(axis, effect.near[:, column], effect.amounts, place)
-        axis.set_title(COLUMNS[column], fontsize=10)
-        axis.margins(x=0.28)
-        axis.set_ylim(len(order) - 0.4, -0.6)
-        axis.tick_params(axis="y", length=0)
-    axes[0].set_yticks(range(len(order)), order)
-    figure.supxlabel("decoder cosine", fontsize=10)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=3, fontsize=9)
+    figure, (axis,) = figures.grid(1, 1, (6.9, 0.27 * len(effects) + 1.0))
+    axis.axvline(0, color="0.75", lw=0.8, zorder=0)
+    axis.axvline(reference, color="0.25", lw=1.2, ls="--", zorder=0, label="default")
+    for place, effect in enumerate(effects[name] for name in order):
+        looks = [
+            (effect.near[:, 0], 0.0, 7.0, figures.colour("parent's with a child"), "near the truth"),
+            (effect.random[:, 0], 0.33, 2.0, "0.35", "random starts"),
+        ]
+        for values, down, width, ink, label in looks:
+            if np.isnan(values).all():
+                continue
+            ends = np.round([np.nanmin(values), np.nanmax(values)], 6)
+            axis.plot(
+                ends, [place + down] * 2, color=ink, lw=width, solid_capstyle="butt", marker="|", ms=width + 3, mew=1.5,
+                label=label if label not in axis.get_legend_handles_labels()[1] else None,
+            )  # fmt: skip
+        _name_ends(axis, effect.near[:, 0], effect.amounts, place)
+    axis.margins(x=0.12)
+    axis.set(ylim=(len(order) - 0.4, -0.6), xlabel="cosine of the parent's latent with a child")
+    axis.tick_params(axis="y", length=0)
+    axis.set_yticks(range(len(order)), order, fontsize=9)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=3, fontsize=9)
     return figure
 
 
@@ -80,7 +73,7 @@ def _name_ends(axis: Axes, values: np.ndarray, amounts: Sequence[str], place: in
     texts = [(low, "right", -5, amounts[low]), (high, "left", 5, amounts[high])]
     for end, side, gap, text in texts if extent(values) >= 0.005 else [(high, "left", 5, "steady")]:
         axis.annotate(
-            text, (values[end], place), xytext=(gap, 0), fontsize=8, textcoords="offset points", ha=side, va="center"
+            text, (values[end], place), xytext=(gap, 0), fontsize=9, textcoords="offset points", ha=side, va="center"
         )
 
 
@@ -184,7 +177,8 @@ def draw_features(
             _panel(explored["cosine of features"], "cosine between any two features", line=leaning.line, ylabel=excess),
             _panel(crowding, shared, ylabel=excess),
             {"xlabel": shared, "ylabel": "cosine with the own feature", "series": recovery},
-        ]
+        ],
+        dashed="eigenvector",
     )
 
 
@@ -204,7 +198,9 @@ def draw_model(explored: Mapping[str, Explored], weight: Expected, p: Parameters
             wider,
             {"xlabel": "latents in the inner prefix", "ylabel": ylabel, "series": widths},
             _panel(explored["L1 penalty"], "L1 penalty"),
-        ]
+        ],
+        line="theory (more latents: of the narrow SAE)",
+        dashed="of the default",
     )
 
 

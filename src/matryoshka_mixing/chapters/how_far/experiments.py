@@ -433,6 +433,13 @@ def lowest(effects: Mapping[str, Effect], start: str) -> dict[str, float]:
     return {name: float(np.nanmin(values)) for name, values in found.items() if not np.isnan(values).all()}
 
 
+def small_factors(effects: Mapping[str, Effect], below: float = 0.1) -> str:
+    """The factors that bring the lowest median of the parent's cosine with a child below so much, and from where."""
+    lows = {words: lowest(effects, start) for start, words in (("near", "near the truth"), ("random", "random starts"))}
+    found = {name: [words for words in lows if lows[words].get(name, below) < below] for name in effects}
+    return "; ".join(f"{name} (from {' and '.join(words)})" for name, words in found.items() if words) or "none"
+
+
 def highest_sibling(effects: Mapping[str, Effect]) -> dict[str, float]:
     """The highest median of a child's cosine with its sibling, from near the truth; factors without one left out."""
     found = {name: effect.near[:, 1] for name, effect in effects.items()}

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from matryoshka_mixing import plain
 from matryoshka_mixing.features import FeatureTree, orthonormal_dictionary
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start
 from matryoshka_mixing.training import TrainConfig, descend
@@ -36,8 +37,8 @@ KINDS = (STANDARD, MATRYOSHKA, REMEDY)
 @cache
 def rows() -> Float[Tensor, "rows d_in"]:
     """The activations, centred, float32, of mean squared length `POWER`."""
-    with np.load(HERE / "glosses.npz") as file:
-        x = torch.from_numpy(file["rows"].astype(np.float32) * file["scale"].astype(np.float32))
+    file = plain.read_arrays(HERE / "glosses.npz")
+    x = torch.from_numpy(file["rows"].astype(np.float32) * file["scale"].astype(np.float32))
     x = x - x.mean(0)
     return x * (POWER / x.square().sum(-1).mean()).sqrt()
 

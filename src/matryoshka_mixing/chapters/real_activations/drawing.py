@@ -78,7 +78,7 @@ def draw_diagnosis(found: Results) -> Figure:
         label = kind if name == "along" else f"{kind}, permuted"
         axes[0].hist(values, bins, histtype="step", color=COLOUR[kind], label=label, **style)
     axes[0].set(xlabel="cosine of movement and pull", ylabel="inner latents, all seeds")
-    axes[0].legend(fontsize=8, loc="upper left", handlelength=1.2)
+    axes[0].legend(fontsize=9, loc="upper left", handlelength=1.2)
     judged = found.of(BARE, MATRYOSHKA, "judged") > 0
     predicted, lean = (found.of(BARE, MATRYOSHKA, name)[judged] for name in ("predicted", "lean"))
     axes[1].scatter(predicted, lean, 8, color=COLOUR[MATRYOSHKA], alpha=0.5)

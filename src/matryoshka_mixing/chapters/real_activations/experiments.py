@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from matryoshka_mixing import metrics, theory
+from matryoshka_mixing import metrics, plain, theory
 from matryoshka_mixing.chapters.real_activations.data import (
     CHILDREN,
     FAMILIES,
@@ -154,15 +154,25 @@ def run(seed: int, planted: bool = True, steps: int | None = None) -> dict[str, 
     return found
 
 
-def compute(seeds: tuple[int, ...] = SEEDS, steps: int | None = None, progress: bool = True) -> dict[str, np.ndarray]:
-    """Every seed, with families and without; names begin with `planted.` or `bare.`, the first axis is the seeds."""
+def compute(
+    seeds: tuple[int, ...] = SEEDS, steps: int | None = None, progress: bool = True, folder: Path | None = None
+) -> dict[str, np.ndarray]:
+    """Every seed, with families and without; names begin with `planted.` or `bare.`, the first axis is the seeds.
+
+    With a `folder`, each run is kept there in the precision of the results, and a call that was stopped goes on.
+    """
     from tqdm import tqdm
 
     found = {}
     jobs = [(name, seed) for seed in seeds for name in ("planted", "bare")]
     parts: dict[str, list] = {"planted": [], "bare": []}
     for name, seed in tqdm(jobs, disable=not progress, unit="seed"):
-        parts[name].append(run(seed, name == "planted", steps))
+        path = folder and folder / f"{name}.{seed}.{steps or 'all'}.npz"
+        if path is None or not path.is_file():
+            one = run(seed, name == "planted", steps)
+            if path is not None:
+                store(one, path)
+        parts[name].append(one if path is None else plain.read_arrays(path))
     for name, each in parts.items():
         for key in each[0]:
             found[f"{name}.{key}"] = np.stack([one[key] for one in each])
@@ -182,5 +192,5 @@ def store(found: dict[str, np.ndarray], path: Path = STORED) -> None:
 
 def stored(path: Path = STORED) -> dict[str, np.ndarray]:
     """What `store` wrote."""
-    with np.load(path) as file:
-        return {key: file[key] for key in file.files}
+    kinds = [f"planted.{kind}.families.cosines" for kind in KINDS] + [f"bare.{kind}.lean" for kind in KINDS]
+    return plain.read_arrays(path, {"seeds": kinds})

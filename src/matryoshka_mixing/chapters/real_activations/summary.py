@@ -32,6 +32,10 @@ class Parameters(Chapter):
     n_steps: int = given("n_steps", 2000, low=50, meaning="training steps of the toys on this page")
     seed: int = given("seed", 0)
 
+    def needs(self) -> tuple[float, float]:
+        """Two minutes a seed that is trained again, and the toys on the page."""
+        return self.n_trained / 30 + self.n_steps * self.n_grid * 1e-4 / 3600, 1.0
+
 
 @dataclass(frozen=True, eq=False)
 class Results:

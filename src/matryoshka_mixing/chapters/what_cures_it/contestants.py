@@ -39,7 +39,7 @@ class Contestant:
             "relative" or "ours".
         formula: what is trained, in Markdown.
         source: keys of the references, or "" for one of this report.
-        cost: of a step, beside a step of plain Matryoshka (all of whose prefixes cost what one does).
+        cost: what it takes beside its steps, whose time `costs` measures; "" for nothing.
         fit: trains it on a case, with one number of `values` if there are any.
         values: of its one free number, among which the best for each toy is chosen on other seeds.
     """
@@ -147,7 +147,7 @@ def on_standard(objective: Callable[..., losses.Objective]) -> Callable[..., SAE
 def gated(case: Case) -> SAE:
     """Plain first, then the decoder gated by input."""
     settled = case.fit(case.plain)
-    return losses.fit(case, losses.gated(case.plain, losses.batches(case)), settled.reshape(len(settled)))
+    return losses.fit(case, losses.gated(case.plain, losses.batches(case)), settled.reshape(len(settled)), taken=1)
 
 
 def pursuit(case: Case) -> SAE:
@@ -182,20 +182,16 @@ def ours(case: Case) -> SAE:
 def contestants() -> Mapping[str, Contestant]:
     """All of them by name, in the order of the table."""
     listed = [
-        Contestant("standard", "baseline", "one prefix", "", "the same", standard),
-        Contestant("plain Matryoshka", "baseline", r"$\sum_m L_m$", "bussmann2025matryoshka", "the same", plain),
-        Contestant(
-            "random prefixes", "published", r"drawn $L_m$", "nabeshima2024matryoshka", "the same", random_prefixes
-        ),
-        Contestant(
-            "every prefix", "published", r"$\sum_{m=1}^n L_m$", "nabeshima2024matryoshka", "the same", every_prefix
-        ),
+        Contestant("standard", "baseline", "one prefix", "", "", standard),
+        Contestant("plain Matryoshka", "baseline", r"$\sum_m L_m$", "bussmann2025matryoshka", "", plain),
+        Contestant("random prefixes", "published", r"drawn $L_m$", "nabeshima2024matryoshka", "", random_prefixes),
+        Contestant("every prefix", "published", r"$\sum_{m=1}^n L_m$", "nabeshima2024matryoshka", "", every_prefix),
         Contestant(
             "balanced weights",
             "published",
             r"$\sum_m \beta^{n-m} L_m$",
             "chanin2025hedging",
-            "the same, a search",
+            "a search",
             balanced,
             (0.03, 0.1, 0.25, 0.5, 2.0),
         ),
@@ -204,19 +200,17 @@ def contestants() -> Mapping[str, Contestant]:
             "published",
             r"earlier blocks stop-gradiented",
             "chanin2025hedging",
-            "the same",
+            "",
             by_autograd(losses.deltas),
         ),
-        Contestant("log loss", "idea", r"$\sum_m \log L_m$", "", "the same", by_autograd(losses.logarithm)),
-        Contestant(
-            "unsquared inner loss", "idea", r"inner $E\|x - x_m\|$", "", "the same", by_autograd(losses.unsquared)
-        ),
+        Contestant("log loss", "idea", r"$\sum_m \log L_m$", "", "", by_autograd(losses.logarithm)),
+        Contestant("unsquared inner loss", "idea", r"inner $E\|x - x_m\|$", "", "", by_autograd(losses.unsquared)),
         Contestant(
             "OrtSAE",
             "published",
             r"$+\gamma\,\mathrm{mean}_k \max_j \cos^2$",
             "korznikov2025ortsae",
-            "+ all pairs of rows, a search",
+            "a search",
             on_standard(losses.ortsae),
             (0.01, 0.1, 1.0),
         ),
@@ -225,33 +219,34 @@ def contestants() -> Mapping[str, Contestant]:
             "published",
             r"$+\lambda\,\mathrm{mean}_k \cos^2 (\|a_k\| + \|a_j\|)$",
             "jin2026c2r",
-            "+ all pairs of rows, a search",
+            "a search",
             on_standard(losses.c2r),
             (0.01, 0.1, 1.0),
         ),
         Contestant(
-            "matching pursuit", "published", "greedy, tied", "costa2025matching", "one encoder a firing latent", pursuit
+            "matching pursuit",
+            "published",
+            "greedy, tied",
+            "costa2025matching",
+            "a pass for each firing latent",
+            pursuit,
         ),
         Contestant(
             "availability",
             "idea",
             r"$+\sum_k (1/c_k - 1)\, E a_k^2 \|d_k\|^2$",
             "",
-            "the same, a search",
+            "a search",
             by_autograd(losses.availability),
             (0.9, 0.5, 0.1),
         ),
-        Contestant(
-            "right L0", "published", r"K of least mean $|\cos|$", "chanin2025sparse", "the same, a search", right_l0
-        ),
-        Contestant("wider inner prefix", "earlier chapters", "one latent more inside", "", "the same", wider),
+        Contestant("right L0", "published", r"K of least mean $|\cos|$", "chanin2025sparse", "a search", right_l0),
+        Contestant("wider inner prefix", "earlier chapters", "one latent more inside", "", "", wider),
         Contestant("spare latents", "earlier chapters", "half as many again", "", "more latents", spare),
-        Contestant(
-            "refit of plain", "relative", "decoder refitted at the end", "", "the same, one solve at the end", refitted
-        ),
-        Contestant("gated by input", "relative", "decoder learns where nothing outside fires", "", "the same", gated),
-        Contestant("split from scratch", "relative", "second stage alone", "", "two backward passes", from_scratch),
-        Contestant("split alone", "relative", "plain, then second stage", "", "two backward passes", second_stage),
-        Contestant("ours", "ours", "plain, split, settled", "", "two backward passes, some solves at the end", ours),
+        Contestant("refit of plain", "relative", "decoder refitted at the end", "", "a solve", refitted),
+        Contestant("gated by input", "relative", "decoder learns where nothing outside fires", "", "", gated),
+        Contestant("split from scratch", "relative", "second stage alone", "", "", from_scratch),
+        Contestant("split alone", "relative", "plain, then second stage", "", "", second_stage),
+        Contestant("ours", "ours", "plain, split, settled", "", "some solves", ours),
     ]
     return {contestant.name: contestant for contestant in listed}

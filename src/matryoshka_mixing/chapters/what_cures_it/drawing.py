@@ -56,7 +56,7 @@ def _labels(axis: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray, gap:
     for i, at in zip(shown, wanted, strict=True):
         shift = at - over * (at - min(wanted)) / max(1e-9, max(wanted) - min(wanted))
         axis.annotate(
-            names[i], (x[i], y[i]), xytext=(0.74, shift), fontsize=8, ha="left", va="center", color="0.2",
+            names[i], (x[i], y[i]), xytext=(0.74, shift), fontsize=9, ha="left", va="center", color="0.2",
             arrowprops={"arrowstyle": "-", "color": "0.75", "lw": 0.5, "shrinkA": 0, "shrinkB": 2},
         )  # fmt: skip
 

@@ -45,10 +45,17 @@ def decoder(
 def gap(
     sae: SAE, x: Float[Tensor, "instances rows d_in"], probs: Float[Tensor, " rows"]
 ) -> Float[Tensor, " instances"]:
-    """The largest distance of a decoder entry from `decoder`'s, for SAEs of one configuration with no decoder bias."""
+    """The largest distance of a decoder entry from `decoder`'s, for SAEs of one configuration with no decoder bias.
+
+    NaN where a latent never fires: its row follows from nothing.
+    """
     assert isinstance(sae.config, SAEConfig)
-    expected = decoder(sae.encode(x, probs), x, probs, sae.W_dec.norm(dim=-1), sae.config.l1)
-    return (sae.W_dec - expected).abs().amax((-1, -2))
+    acts, rows = sae.encode(x, probs), sae.W_dec
+    fires = (acts > 0).any(-2).all(-1)
+    expected = decoder(acts[fires], x[fires], probs, rows[fires].norm(dim=-1), sae.config.l1)
+    found = rows.new_full(fires.shape, torch.nan)
+    found[fires] = (rows[fires] - expected).abs().amax((-1, -2))
+    return found
 
 
 def latents(directions: Float[Tensor, "*instances features d_in"]) -> Float[Tensor, "*instances features d_in"]:

@@ -34,7 +34,7 @@ def measure(case: Case, sae: SAE, pursued: bool = False) -> dict[str, Float[np.n
         silent), `unjudged` (share of edges without a parent's latent). `recovered95`, `recovered99`: share of features
         whose latent has at least that cosine. `dead`: latents that never fire; `missing`: features without a latent.
         `clean`: 1 if the SAE is. `fvu`: squared error as a share of E||x||^2; `l0`; `prefixes`: the fvu of each prefix
-        of the case's plain SAE; `loss`: the plain Matryoshka loss.
+        of the case's plain SAE, and `prefixes_l0` how many of its latents fire; `loss`: the plain Matryoshka loss.
     """
     states, dictionary, parents = case.toy.states, case.dictionary, case.toy.tree.parents()
     x, probs = states.inputs(dictionary), states.probs
@@ -54,6 +54,7 @@ def measure(case: Case, sae: SAE, pursued: bool = False) -> dict[str, Float[np.n
     sizes = acts * sae.W_dec.norm(dim=-1).unsqueeze(-2)
     penalty = torch.stack([(probs * sizes[..., :m].sum(-1)).sum(-1) for m in latents_in], -1)
     each = fvu * states.power + case.plain.l1 * penalty
+    fires = (probs[:, None] * (acts > metrics.SILENT)).sum(-2)
     found = {
         "parent_to_child": three[0], "child_to_sibling": three[1], "child_to_parent": three[2],
         "mixing": _largest(torch.stack(three, -1)),
@@ -61,7 +62,8 @@ def measure(case: Case, sae: SAE, pursued: bool = False) -> dict[str, Float[np.n
         "unjudged": 1 - edges.judged.double().mean(-1),
         "recovered95": (own >= 0.95).double().mean(-1), "recovered99": (own >= 0.99).double().mean(-1),
         "dead": (~live).sum(-1).double(), "missing": (latents < 0).sum(-1).double(),
-        "fvu": fvu[..., -1], "l0": (probs[:, None] * (acts > metrics.SILENT)).sum((-1, -2)), "prefixes": fvu,
+        "fvu": fvu[..., -1], "l0": fires.sum(-1), "prefixes": fvu,
+        "prefixes_l0": torch.stack([fires[..., :m].sum(-1) for m in latents_in], -1),
         "loss": (each * torch.tensor(case.plain.weights)).sum(-1),
     }  # fmt: skip
     found["clean"] = is_clean(found)
@@ -76,6 +78,8 @@ def is_clean(found: Mapping[str, Tensor]) -> Tensor:
 
 def _largest(values: Float[Tensor, "*instances some"]) -> Float[Tensor, "*instances"]:
     """The largest absolute value; NaN where there is none."""
+    if not values.shape[-1]:
+        return values.new_full(values.shape[:-1], torch.nan)
     largest = torch.where(values.isnan(), -1.0, values.abs()).amax(-1)
     return torch.where(largest < 0, torch.nan, largest)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from matryoshka_mixing import metrics, remedy
-from matryoshka_mixing.chapters.what_cures_it import contestants, fixed_point
+from matryoshka_mixing import figures, metrics, plain, remedy
+from matryoshka_mixing.chapters.what_cures_it import contestants, fixed_point, losses, switching
 from matryoshka_mixing.chapters.what_cures_it.measures import best_of, measure
 from matryoshka_mixing.chapters.what_cures_it.stored import NAMES, STORED
-from matryoshka_mixing.chapters.what_cures_it.toys import ACTIVATIONS, KINDS, Case, Parameters, chosen
+from matryoshka_mixing.chapters.what_cures_it.toys import ACTIVATIONS, KINDS, Case, Parameters, chosen, toys
 from matryoshka_mixing.features import States
 from matryoshka_mixing.sae import SAE, SAEConfig
 from matryoshka_mixing.training import Setting, TrainConfig, train
@@ -40,26 +40,49 @@ class Stored:
         toys: names of the toys.
         found: by toy and activation, shape (remedies, kinds, seeds, measures), in the order of `NAMES`.
         prefixes: likewise the FVU of each prefix.
+        prefixes_l0: likewise how many of each prefix's latents fire.
         values: likewise the chosen free numbers, NaN for remedies without.
+        switching: by toy, shape (variants, seeds, measures), in the order of `switching.VARIANTS`.
+        more: of ours on twenty features, further random seeds, shape (seeds, measures).
+        costs: of a step of each remedy in plain PyTorch, in units of plain Matryoshka's.
+        compiled_costs: the same in our compiled trainer, of plain, every and random prefixes.
     """
 
     remedies: list[str]
     toys: list[str]
     found: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds seeds measures"]]
     prefixes: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds seeds prefixes"]]
+    prefixes_l0: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds seeds prefixes"]]
     values: Mapping[tuple[str, str], Float[np.ndarray, " remedies"]]
+    switching: Mapping[str, Float[np.ndarray, "variants seeds measures"]]
+    more: Float[np.ndarray, "seeds measures"]
+    costs: Float[np.ndarray, " remedies"]
+    compiled_costs: Float[np.ndarray, " three"]
 
     @classmethod
     def load(cls, path: Path = STORED) -> Stored:
         """Read a stored run."""
-        with np.load(path) as data:
-            keys = [tuple(key.split("/")) for key in data.files if "/" in key]
-            toys = list(dict.fromkeys(key[0] for key in keys))
-            parts = [
-                {(toy, act): data[f"{toy}/{act}/{what}"] for toy, act, part in keys if part == what}
-                for what in ("measures", "prefixes", "values")
-            ]
-            return cls(data["remedies"].tolist(), toys, *parts)
+        data = plain.read_arrays(path, {"remedies": ()})
+        keys = [tuple(key.split("/")) for key in data if "/" in key]
+        toys = list(dict.fromkeys(key[0] for key in keys))
+        parts = [
+            {(toy, act): data[f"{toy}/{act}/{what}"] for toy, act, part in keys if part == what}
+            for what in ("measures", "prefixes", "prefixes_l0", "values")
+        ]
+        remedies = data["remedies"].tolist()
+        wanted = len(remedies), len(KINDS), len(NAMES)
+        if wrong := {
+            key: t.shape for key, t in parts[0].items() if t.ndim != 4 or (*t.shape[:2], t.shape[3]) != wanted
+        }:
+            raise ValueError(
+                f"{path}: {wrong} are the shapes of measures; they must be (remedies, kinds, seeds, measures), here "
+                f"{wanted[:2]}, any, {wanted[2]}. Compute the file again."
+            )
+        varied = {toy: data[key] for toy in switching.TOYS if (key := f"switching, {toy}") in data}
+        more = [data[key] for key in data if key.startswith("more seeds")]
+        costs = [data.get(name, np.zeros(0)) for name in ("costs", "compiled_costs")]
+        seeds = np.concatenate([np.zeros((0, len(NAMES))), *more])
+        return cls(remedies, toys, *parts, varied, seeds, *costs)
 
     def seeds(self, name: str, toy: str, measure: str, kind: int = RANDOM, activation: str = "relu") -> np.ndarray:
         """One measure of every seed."""
@@ -79,6 +102,10 @@ class Stored:
         table = self.prefixes[toy, activation]
         mine, plain = (np.median(table[self.remedies.index(one), kind, :, 0]) for one in (name, PLAIN))
         return float(mine / plain)
+
+    def cost(self, name: str) -> float:
+        """The time of a step in plain PyTorch, in units of plain Matryoshka's."""
+        return float(self.costs[self.remedies.index(name)])
 
     def best(self, name: str, toy: str, measure: str, activation: str = "relu") -> float:
         """The mean of a measure if, of every `BEST` random seeds, that of the lowest plain loss is kept."""
@@ -110,8 +137,51 @@ def table(stored: Stored, activation: str = "relu", kind: int = RANDOM) -> pd.Da
             found.loc[f"{name}, best of {BEST}"] = np.mean(kept, axis=1)
     prices = {name: np.mean([stored.price(name, toy, kind, activation) for toy in stored.toys]) for name in listed}
     found["FVU, first prefix"] = pd.Series(prices)
-    found["cost of a step"] = pd.Series({name: some.cost for name, some in listed.items()})
+    found["time of a step"] = pd.Series(dict(zip(stored.remedies, stored.costs, strict=True)))
+    found["and"] = pd.Series({name: some.cost for name, some in listed.items()})
     return found
+
+
+def by_prefix(stored: Stored, toy: str, activation: str = "relu", kind: int = RANDOM) -> pd.DataFrame:
+    """FVU and L0 of every prefix of a toy's SAE, one row a remedy: medians over seeds.
+
+    Columns are pairs of the measure and the prefix's latents; the last prefix is the full SAE, whatever its width.
+    """
+    widths, found = toys()[toy].widths, {}
+    for head, all_of_them in (("FVU", stored.prefixes), ("L0", stored.prefixes_l0)):
+        middle = np.median(all_of_them[toy, activation][:, kind], axis=1)
+        found |= {(head, f"first {width}"): middle[:, i] for i, width in enumerate(widths[:-1])}
+        found[head, "all"] = middle[:, -1]
+    return pd.DataFrame(found, index=stored.remedies)
+
+
+def chosen_numbers(stored: Stored, activation: str = "relu") -> pd.DataFrame:
+    """The free number that was best on other seeds, one row a remedy that has one and one column a toy."""
+    columns = {toy: pd.Series(stored.values[toy, activation], stored.remedies) for toy in stored.toys}
+    return pd.DataFrame(columns).dropna()
+
+
+def unequal(stored: Stored, names: Sequence[str] = (PLAIN, "balanced weights", OURS)) -> pd.DataFrame:
+    """What remedies do to three children of .1, .3 and .5: means over seeds near the truth."""
+    keys = {"parent to child": "parent_to_child", "child to sibling": "child_to_sibling",
+            "child to parent": "child_to_parent", "absorption": "absorption", "clean seeds": "clean"}  # fmt: skip
+    columns = {head: stored.means(key, NEAR)["unequal children"].loc[list(names)] for head, key in keys.items()}
+    return pd.DataFrame(columns)
+
+
+def switched(stored: Stored) -> pd.DataFrame:
+    """Ours and the same with one thing changed: the share of clean seeds by toy, then means over toys and seeds.
+
+    L0 is in units of the true one.
+    """
+    names = list(switching.VARIANTS)
+    columns = {f"clean, {toy}": table[..., NAMES.index("clean")].mean(1) for toy, table in stored.switching.items()}
+    scale = np.array([toys()[toy].true_l0 for toy in stored.switching])
+    heads = {"absorption": "absorption", "largest mixing": "mixing", "FVU": "fvu", "dead": "dead", "L0 / true L0": "l0"}
+    for head, key in heads.items():
+        each = np.stack([np.nanmean(table[..., NAMES.index(key)], 1) for table in stored.switching.values()])
+        columns[head] = (each / scale[:, None] if key == "l0" else each).mean(0)
+    return pd.DataFrame(columns, index=names)
 
 
 @dataclass(frozen=True)
@@ -120,33 +190,39 @@ class Page:
 
     Attributes:
         p: the chapter's parameters.
-        case: what is trained on.
-        saes: by remedy; instances as in `Case`.
-        found: their measures, from `measures.measure`.
+        case: what is trained on, from random starts.
+        saes: by remedy, one SAE a random seed.
+        found: by remedy, the measures of `measures.measure` from random starts, then those near the truth, where a
+            sixth of the seeds suffices.
     """
 
     p: Parameters
     case: Case
     saes: Mapping[str, SAE]
-    found: Mapping[str, Mapping[str, np.ndarray]]
+    found: Mapping[str, tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]]
 
     @classmethod
     def run(cls, p: Parameters) -> Page:
         """Train and measure."""
-        case = Case.of(
-            chosen(p), "relu", range(p.seed, p.seed + p.n_seeds), l1=p.l1, inner_weight=p.inner_weight,
-            d_model=p.d_model, start_noise=p.start_noise,
-        )  # fmt: skip
-        saes, listed = {}, contestants.contestants()
+        cases = [
+            Case.of(
+                chosen(p), "relu", range(p.seed, p.seed + n), l1=p.l1, inner_weight=p.inner_weight, d_model=p.d_model,
+                start_noise=p.start_noise, kinds=(kind,),
+            )
+            for kind, n in zip(KINDS, (p.n_seeds, max(1, p.n_seeds // 6)), strict=True)
+        ]  # fmt: skip
+        saes, found, listed = {}, {}, contestants.contestants()
         for name in dict.fromkeys((STANDARD, PLAIN, OURS, p.remedy)):
             some = listed[name]
-            saes[name] = some.fit(case, *some.values[len(some.values) // 2 :][:1])
-        found = {name: measure(case, sae, name == "matching pursuit") for name, sae in saes.items()}
-        return cls(p, case, saes, found)
+            both = [some.fit(case, *some.values[len(some.values) // 2 :][:1]) for case in cases]
+            pairs = zip(cases, both, strict=True)
+            random, near = (measure(case, sae, name == "matching pursuit") for case, sae in pairs)
+            saes[name], found[name] = both[RANDOM], (random, near)
+        return cls(p, cases[RANDOM], saes, found)
 
     def of(self, name: str, measure: str, kind: int = RANDOM) -> np.ndarray:
         """One measure of every seed."""
-        return self.found[name][measure][kind]
+        return self.found[name][kind][measure][0]
 
     def share_clean(self, name: str, kind: int = RANDOM) -> float:
         """Share of clean seeds."""
@@ -163,8 +239,8 @@ class Page:
 
     @property
     def names(self) -> list[str]:
-        """Of the features."""
-        return self.case.toy.tree.names
+        """Of the features, as figures show them."""
+        return [figures.label(name) for name in self.case.toy.tree.names]
 
 
 @dataclass(frozen=True)
@@ -208,6 +284,7 @@ def theory(p: Parameters, seeds: int = 8, rounds: int = 5) -> Theory:
     rest = train(case.setting(config, held=ENCODER), second.sae, slow)
     done = rest.converged[0]
     gap = fixed_point.gap(rest.sae[0], x, probs)[done]
+    gap = gap[~gap.isnan()]
     leans, now = [], remedy.refit(plain.sae[0], x, probs)
     for _ in range(rounds):
         leans.append(_lean(case, now))
@@ -216,7 +293,7 @@ def theory(p: Parameters, seeds: int = 8, rounds: int = 5) -> Theory:
     rate = fixed_point.halving(*case.plain.weights)
     field = _jacobian(case)
     return Theory(
-        float(gap.max()) if done.any() else float("nan"), float(done.double().mean()), float(drift.median()),
+        float(gap.max()) if len(gap) else float("nan"), float(done.double().mean()), float(drift.median()),
         np.array(leans), leans[0] * rate ** np.arange(rounds), _slanted(case), float((field - field.mT).abs().max()),
         float(torch.linalg.eigvals(field).real.min()),
     )  # fmt: skip
@@ -282,6 +359,12 @@ def package_gradient(p: Parameters, x: Tensor, *parameters: Tensor) -> list[Tens
     ]
 
 
+def best_slow(stored: Stored) -> float:
+    """The largest share of clean random seeds of a remedy by autograd, on the toy where all take as many steps."""
+    slow = [name for name in contestants.BY_AUTOGRAD if contestants.contestants()[name].group != "relative"]
+    return float(stored.means("clean")[losses.SAME_STEPS].loc[slow].max())
+
+
 def measured_published(stored: Stored) -> dict[str, object]:
     """The numbers of the claim on published remedies."""
     groups = "published", "idea", "earlier chapters"
@@ -300,6 +383,12 @@ def measured_published(stored: Stored) -> dict[str, object]:
     }
 
 
+def clean_on_the_tree(stored: Stored) -> Float[np.ndarray, " seeds"]:
+    """1 for every random seed of ours on twenty features that ends clean, the further seeds included."""
+    further = stored.more[:, NAMES.index("clean")].astype(float)
+    return np.concatenate([stored.seeds(OURS, "twenty features", "clean"), further])
+
+
 def measured_ours(stored: Stored, page: Page, theory: Theory) -> dict[str, object]:
     """The numbers of the claim on our remedy."""
 
@@ -311,7 +400,7 @@ def measured_ours(stored: Stored, page: Page, theory: Theory) -> dict[str, objec
     return {
         "clean_on_the_page": page.of(OURS, "clean"),
         "clean_four_children": stored.seeds(OURS, "four children", "clean"),
-        "clean_twenty_features": stored.seeds(OURS, "twenty features", "clean"),
+        "clean_twenty_features": clean_on_the_tree(stored),
         "worst_toy_near_truth": near["relu"],
         "prefix_price_near_truth": max(stored.price(OURS, toy) for toy in stored.toys),
         "full_price": float(change("fvu", "ratio").max()),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from matryoshka_mixing.chapters.what_cures_it import contestants
+from matryoshka_mixing import plain
+from matryoshka_mixing.chapters.what_cures_it import contestants, costs, losses, switching
 from matryoshka_mixing.chapters.what_cures_it.contestants import Contestant
 from matryoshka_mixing.chapters.what_cures_it.measures import measure
-from matryoshka_mixing.chapters.what_cures_it.toys import ACTIVATIONS, Case, Toy, toys
+from matryoshka_mixing.chapters.what_cures_it.toys import ACTIVATIONS, KINDS, Case, Toy, toys
 
 STORED = Path(__file__).with_name("remedies.npz")
 """What `python -m matryoshka_mixing.chapters.what_cures_it.stored` writes."""
@@ -22,8 +25,12 @@ SEEDS, TUNING = range(11_000, 11_032), range(200, 216)
 """The reported seeds, and those on which free numbers are chosen."""
 FEWER = 30
 """Seeds of a toy with sampled batches."""
+MORE = range(11_032, 11_194), range(11_194, 11_402)
+"""Further random seeds of ours on twenty features: 30 had left its share undecided, and 192 as well."""
 CHOSEN = {"OrtSAE": 0.1, "C2R": 0.1, "availability": 0.9}
-"""Free numbers of remedies by autograd, for all toys: what `choose` finds on three features with ReLU."""
+"""Free numbers of remedies by autograd on toys where choosing would take hours: those of three features with ReLU."""
+TRIAL = 0.125
+"""Share of the steps with which `choose` tries a remedy by autograd."""
 NAMES = (
     "parent_to_child", "child_to_sibling", "child_to_parent", "mixing", "absorption", "silent", "unjudged",
     "recovered95", "recovered99", "dead", "missing", "clean", "fvu", "l0", "loss",
@@ -38,11 +45,11 @@ def score(case: Case, contestant: Contestant, value: float) -> float:
     return float(worse.mean())
 
 
-def run(case: Case, contestant: Contestant, value: float) -> tuple[np.ndarray, np.ndarray]:
-    """All measures of a remedy on a case: (kinds, seeds, measures) in the order of `NAMES`, and each prefix's FVU."""
+def run(case: Case, contestant: Contestant, value: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measures of a remedy on a case: (kinds, seeds, measures) in the order of `NAMES`; each prefix's FVU and L0."""
     sae = contestant.fit(case, *([value] if contestant.values else []))
     found = measure(case, sae, contestant.name == "matching pursuit")
-    return np.stack([found[name] for name in NAMES], -1), found["prefixes"]
+    return np.stack([found[name] for name in NAMES], -1), found["prefixes"], found["prefixes_l0"]
 
 
 def part(toy: Toy, activation: str, values: dict[str, float], seeds: range = SEEDS) -> dict[str, np.ndarray]:
@@ -50,58 +57,82 @@ def part(toy: Toy, activation: str, values: dict[str, float], seeds: range = SEE
     case = Case.of(toy, activation, seeds[:FEWER] if toy.sampled else seeds)
     listed = contestants.contestants()
     runs = [run(case, listed[name], values[name]) for name in tqdm(listed, unit="remedy")]
-    return {
-        "measures": np.stack([measures for measures, _ in runs]).astype(np.float32),
-        "prefixes": np.stack([prefixes for _, prefixes in runs]).astype(np.float32),
-        "values": np.array([values[name] for name in listed]),
+    found = {
+        name: np.stack(arrays).astype(np.float32)
+        for name, arrays in zip(("measures", "prefixes", "prefixes_l0"), zip(*runs, strict=True), strict=True)
     }
+    return found | {"values": np.array([values[name] for name in listed])}
 
 
-def choose(toy: Toy, activation: str, seeds: range = TUNING, slow: bool = False) -> dict[str, float]:
+def choose(toy: Toy, activation: str, seeds: range = TUNING) -> dict[str, float]:
     """The free number of every remedy with the best score on a toy; NaN for those without.
 
-    Those by autograd are `CHOSEN` for all toys, unless `slow`.
+    Those by autograd are tried with fewer steps, on exact states with ReLU; elsewhere they are `CHOSEN`.
     """
     case = Case.of(toy, activation, seeds[:4] if toy.sampled else seeds)
+    steps = max(1, round(TRIAL * toy.training.steps))
+    short = Case.of(replace(toy, training=replace(toy.training, steps=steps)), activation, seeds)
 
     def best(name: str, some: Contestant) -> float:
-        if some.slow and not slow:
+        if some.slow and losses.stages(case) < losses.STAGES:
             return CHOSEN.get(name, float("nan"))
-        return min(some.values, key=lambda value: score(case, some, value), default=float("nan"))
+        tried = short if some.slow else case
+        return min(some.values, key=lambda value: score(tried, some, value), default=float("nan"))
 
     return {name: best(name, some) for name, some in contestants.contestants().items()}
 
 
+def more(toy: Toy, seeds: range) -> np.ndarray:
+    """All measures of ours from random starts, with ReLU: (seeds, measures)."""
+    case = Case.of(toy, "relu", seeds, kinds=KINDS[:1])
+    return run(case, contestants.contestants()["ours"], float("nan"))[0][0].astype(np.float32)
+
+
+def parts() -> dict[str, Callable[[], dict[str, np.ndarray]]]:
+    """The parts of the stored run by name, each a function that computes its arrays."""
+    found: dict[str, Callable[[], dict[str, np.ndarray]]] = {"costs": costs.measured}
+
+    def named(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {f"{prefix}/{key}": array for key, array in arrays.items()}
+
+    def all_remedies(toy: Toy, activation: str) -> dict[str, np.ndarray]:
+        return named(f"{toy.name}/{activation}", part(toy, activation, choose(toy, activation)))
+
+    for name, toy in toys().items():
+        for activation in ACTIVATIONS:
+            found[f"{name}, {activation}"] = partial(all_remedies, toy, activation)
+    for name in switching.TOYS:
+        toy = toys()[name]
+        seeds = SEEDS[:FEWER] if toy.sampled else SEEDS
+        found[f"switching, {name}"] = lambda name=name, toy=toy, seeds=seeds: {
+            f"switching, {name}": switching.run(toy, seeds, NAMES)
+        }
+    for seeds in MORE:
+        name = f"more seeds, {seeds.start}"
+        found[name] = lambda name=name, seeds=seeds: {name: more(toys()["twenty features"], seeds)}
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m matryoshka_mixing.chapters.what_cures_it.stored [--output FILE]`: about half an hour on one core."""
+    """`python -m matryoshka_mixing.chapters.what_cures_it.stored [--output FILE]`: about an hour on one core."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument(
         "--output", type=Path, default=Path("remedies.npz"), help="file to write (default: %(default)s)"
     )
-    parser.add_argument(
-        "--toy", choices=list(toys()), help="compute this toy's part alone, to be joined by a later call"
-    )
-    parser.add_argument("--activation", choices=ACTIVATIONS, help="the same of an activation")
+    parser.add_argument("--only", choices=list(parts()), help="compute this part alone, to be joined by a later call")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     folder = options.output.with_name(options.output.name + ".parts")
     folder.mkdir(exist_ok=True)
-    paths = {
-        (name, activation): folder / f"{name.replace(' ', '_')}.{activation}.npz"
-        for activation in ACTIVATIONS
-        for name in toys()
-    }
-    for (name, activation), path in paths.items():
-        asked = options.toy in (None, name) and options.activation in (None, activation)
-        if asked and not path.is_file():
-            toy = toys()[name]
-            write(path, part(toy, activation, choose(toy, activation)))
-    if options.toy or options.activation:
+    paths = {name: folder / f"{name.replace(', ', '.').replace(' ', '_')}.npz" for name in parts()}
+    for name, compute in parts().items():
+        if options.only in (None, name) and not paths[name].is_file():
+            write(paths[name], compute())
+    if options.only:
         return
     joined: dict[str, np.ndarray] = {"remedies": np.array(list(contestants.contestants()))}
-    for (name, activation), path in paths.items():
-        with np.load(path) as found:
-            joined |= {f"{name}/{activation}/{key}": found[key] for key in found.files}
+    for path in paths.values():
+        joined |= plain.read_arrays(path)
     write(options.output, joined)
 
 

@@ -11,7 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from matryoshka_mixing.features import FeatureTree, States, family, orthonormal_dictionaries, twenty_feature_tree
+from matryoshka_mixing.chapters._shared import refuse_unfit
+from matryoshka_mixing.features import (
+    FeatureTree,
+    States,
+    family,
+    orthonormal_dictionaries,
+    orthonormal_dictionary,
+    twenty_feature_tree,
+)
 from matryoshka_mixing.parameters import Chapter, given
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, Trained, train
@@ -47,6 +55,8 @@ AWAKE = 0.5
 """The encoder bias at a random start: without it a latent may be negative on every input, and is then dead at once."""
 ONE_STAGE = TrainConfig(2000)
 """How SAEs are trained on exact states."""
+LISTED = 1 << 10
+"""A tree of the reader's with more states than this is sampled instead."""
 SAMPLES = 4096
 """Inputs on which SAEs of a sampled toy are read."""
 
@@ -76,19 +86,20 @@ class Parameters(Chapter):
         return super().cell().replace("''", '""')
 
     def check_together(self) -> None:
-        """Refuse a tree of one level, one that cannot be listed, and an input with too little room."""
-        if not self.tree_path:
-            super().check_together()
-            return
-        tree, where = FeatureTree.from_json(self.tree_path), f"tree_path = {self.tree_path!r}"
-        if len(levels(tree)) < 2:
-            raise ValueError(f"{where}: no feature has a child; the chapter is about parents and their children.")
-        if not tree.can_list(1 << 10):
-            raise ValueError(
-                f"{where}: the run on the page needs a tree of fixed magnitudes and at most 1024 states, this one has "
-                f"{tree.count_states()}; give a smaller one."
-            )
-        orthonormal_dictionaries(tree.n_features, self.d_model, range(1))
+        """Refuse a tree that can say nothing, more work than is meant, and an input with too little room."""
+        if self.tree_path:
+            tree = FeatureTree.from_json(self.tree_path)
+            refuse_unfit(tree, f"tree_path = {self.tree_path!r}")
+            if tree.n_features > self.d_model:
+                orthonormal_dictionary(tree.n_features, self.d_model, 0)  # raises: there is no room
+        super().check_together()
+
+    def needs(self) -> tuple[float, float]:
+        """Of eight stages of training, or three, and of reading all SAEs on all inputs."""
+        toy, saes = chosen(self), 2 * self.n_seeds
+        n, rows = toy.tree.n_features, SAMPLES if toy.sampled else len(toy.states)
+        each = 1e-7 * n * max(1, self.d_model / 20) * (200 if toy.sampled else min(rows, 1 << 10))
+        return 8 * saes * self.n_steps * each / 3600, 8 * 6 * saes * rows * (n + self.d_model) / 1e9
 
 
 def levels(tree: FeatureTree) -> tuple[int, ...]:
@@ -159,6 +170,8 @@ def chosen(p: Parameters) -> Toy:
     training = TrainConfig(p.n_steps)
     if p.tree_path:
         tree = FeatureTree.from_json(p.tree_path)
+        if not tree.can_list(LISTED):
+            training = replace(training, lr=0.03, batch_size=200)
         return Toy(Path(p.tree_path).name, tree, levels(tree), training)
     tree = family(p.parent_probability, p.child_probability, p.n_children)
     return Toy("this family", tree, (1, tree.n_features), training)

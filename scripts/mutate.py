@@ -1,0 +1,178 @@
+"""Break the package on purpose, one small change at a time, and see whether a test notices: `python scripts/mutate.py`.
+
+A sample of the changes that could be made to `theory`, `metrics` and `claims` (another comparison, another sign, a
+constant that is off, a condition turned), each in a process of its own against the tests of that module that train
+nothing. What survives is written to benchmarks/mutation.json, for the page *How it was tested*.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import json
+import os
+import random
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = {
+    "theory": ["tests/test_theory.py"],
+    "metrics": ["tests/test_metrics.py"],
+    "claims": [
+        "tests/test_claims.py",
+        "tests/test_bad_input.py",
+        "-k",
+        "not flips and (claims or ledgers)",
+    ],
+}
+"""The tests by module; verdicts that flip are left out, since they train."""
+LIMIT = 120
+"""Seconds after which a change counts as noticed: the tests no longer end."""
+COMPARED = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+COMPUTED = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}  # fmt: skip
+
+
+def changes(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
+    """Every change: its line, what it is, and the module with it."""
+    inside = [
+        part
+        for top in tree.body
+        if isinstance(top, ast.FunctionDef | ast.ClassDef)
+        for function in ast.walk(top)
+        if isinstance(function, ast.FunctionDef)
+        for statement in function.body
+        for part in ast.walk(statement)
+    ]
+    skipped = {
+        id(part)
+        for node in inside
+        if isinstance(node, ast.JoinedStr | ast.Raise | ast.AnnAssign)
+        for part in ast.walk(node)
+    }
+    for node in dict.fromkeys(inside):
+        if id(node) in skipped:
+            continue
+        for words, attribute, value in _of(node):
+            kept = getattr(node, attribute)
+            setattr(node, attribute, value)
+            changed = copy.deepcopy(tree)
+            setattr(node, attribute, kept)
+            yield node.lineno, words, changed
+
+
+def _of(node: ast.AST) -> Iterator[tuple[str, str, object]]:
+    """The changes of one node: in words, which attribute, and its other value."""
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARED:
+        other = COMPARED[type(node.ops[0])]
+        yield f"{type(node.ops[0]).__name__} → {other.__name__}", "ops", [other(), *node.ops[1:]]
+    elif isinstance(node, ast.BinOp) and type(node.op) in COMPUTED:
+        other = COMPUTED[type(node.op)]
+        yield f"{type(node.op).__name__} → {other.__name__}", "op", other()
+    elif isinstance(node, ast.BoolOp):
+        other = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+        yield f"{type(node.op).__name__} → {type(other).__name__}", "op", other
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield "a minus lost", "op", ast.UAdd()
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield "a not lost", "op", ast.UAdd()
+    elif isinstance(node, ast.IfExp | ast.If):
+        yield "a condition turned", "test", ast.copy_location(ast.UnaryOp(ast.Not(), node.test), node.test)
+    elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        yield f"{node.value} → {node.value + 1}", "value", node.value + 1
+    elif isinstance(node, ast.Constant) and type(node.value) is bool:
+        yield f"{node.value} → {not node.value}", "value", not node.value
+
+
+def noticed(name: str, changed: ast.Module) -> bool:
+    """Whether a test of the module fails with the change, in a process of its own."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+    status = 1
+    try:
+        signal.alarm(LIMIT)
+        quiet = os.open(os.environ.get("MUTATE_LOG", os.devnull), os.O_WRONLY | os.O_CREAT)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        _replace(name, changed)
+        import pytest
+
+        status = int(
+            pytest.main(
+                [
+                    "-x",
+                    "-q",
+                    "-o",
+                    "addopts=",
+                    "-o",
+                    "filterwarnings=ignore",
+                    "--assert=plain",
+                    "-p",
+                    "no:cacheprovider",
+                    *TESTS[name],
+                ]
+            )
+        )
+    finally:
+        os._exit(status)
+
+
+def _replace(name: str, changed: ast.Module) -> None:
+    """Put the changed module in the place of the imported one, wherever the package holds a part of it."""
+    module = sys.modules[f"matryoshka_mixing.{name}"]
+    before = dict(vars(module))
+    exec(compile(ast.fix_missing_locations(changed), module.__file__, "exec"), vars(module))
+    after = vars(module)
+    moved = {id(old): after[key] for key, old in before.items() if callable(old) and old is not after[key]}
+    for other in [m for key, m in sys.modules.items() if key.startswith("matryoshka_mixing") and m is not module]:
+        for key, value in list(vars(other).items()):
+            if id(value) in moved:
+                setattr(other, key, moved[id(value)])
+
+
+def main() -> None:
+    """Sample, try, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--each", type=int, default=25, help="changes of each module (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
+    parser.add_argument("--modules", nargs="+", choices=list(TESTS), default=list(TESTS))
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/mutation.json", help="file to write")
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    for folder in ("scripts", "benchmarks", "sweeps", "tests", "book/_ext"):
+        sys.path.insert(0, str(ROOT / folder))
+    warnings.simplefilter("ignore")
+    import hypothesis  # noqa: F401  what the tests import is imported once
+    import numpy as np
+    import pytest  # noqa: F401
+
+    np.linalg.svd(np.eye(3))
+    found = json.loads(options.output.read_text()) if options.output.is_file() else {"modules": {}}
+    for name in options.modules:
+        source = (ROOT / f"src/matryoshka_mixing/{name}.py").read_text(encoding="utf-8")
+        lines, every = source.splitlines(), list(changes(ast.parse(source)))
+        assert not noticed(name, ast.parse(source)), f"the tests of {name} fail without any change"
+        sample = random.Random(options.seed).sample(every, min(options.each, len(every)))
+        alive = []
+        for number, (line, words, changed) in enumerate(sample):
+            seen = noticed(name, changed)
+            print(f"[mutate] {name} {number + 1}/{len(sample)} line {line}: {words}: {seen}", flush=True)
+            if not seen:
+                alive.append({"line": line, "change": words, "code": lines[line - 1].strip()})
+        found["modules"][name] = {"possible": len(every), "tried": len(sample), "survived": alive, "seed": options.seed}
+        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
