@@ -33,10 +33,10 @@
 # **SAEs.** 512 latents, BatchTopK {cite:p}`bussmann2024batchtopk` with K = 8, prefixes 32, 128 and 512, 2,000 steps of
 # 256 rows. A first trial had 1,024 latents; with half as many all seeds train again in some ten minutes of one core,
 # and the diagnosis has twice the rows a latent. A standard SAE; a Matryoshka SAE; and the *remedy*: the Matryoshka SAE
-# trained on for 1,000 steps, its decoder by the full reconstruction alone. They are trained by {py:func}`matryoshka_mixing.training.descend`: on dense
-# rows and hundreds of latents a plain PyTorch loop is faster than the compiled trainer, and a GPU or SAELens would be
-# the better tool beyond this size. The stored results come from
-# `python -m matryoshka_mixing.chapters.real_activations`; `-p n_trained 5` trains again.
+# trained on for 1,000 steps, its decoder by the full reconstruction alone. They are trained by
+# {py:func}`matryoshka_mixing.training.descend`: on dense rows and hundreds of latents a plain PyTorch loop is faster
+# than the compiled trainer, and a GPU or SAELens would be the better tool beyond this size. The stored results come
+# from `python -m matryoshka_mixing.chapters.real_activations`; `-p n_trained 5` trains again.
 
 # %% tags=["parameters"]
 n_trained = 0  # seeds to train again, some two minutes each; 0 shows the stored ones: a whole number from 0 to 1000
