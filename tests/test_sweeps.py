@@ -12,11 +12,15 @@ from pathlib import Path
 
 import design
 import gather
+import nbformat
 import pandas as pd
+import point
 import pytest
 import yaml
+from IPython.core.interactiveshell import InteractiveShell
 
 from matryoshka_mixing.chapters import narrow_sae_mixes
+from matryoshka_mixing.claims import MIME
 
 ROOT = Path(__file__).parent.parent
 NARROW = {"chapter": "02_narrow_sae_mixes", "profile": "quick"}
@@ -133,8 +137,9 @@ def ran(tmp_path):
     sweep = load(tmp_path, design={"grid": {"l1": [0, 0.5, 1]}})
     design.write(sweep, tmp_path)
     done, failed, _ = (tmp_path / "runs" / run for run in sweep.runs)
-    shutil.copy(ROOT / "notebooks/02_narrow_sae_mixes.ipynb", done)
-    (done / "cost.tsv").write_text("s\tmax_rss\tcpu_time\n21.5\t500.0\t-\n")
+    notebook = json.loads((ROOT / "notebooks/02_narrow_sae_mixes.ipynb").read_text())
+    notebook["metadata"]["cost"] = {"seconds": 21.5, "cpu_seconds": 3.25, "memory_mb": 500}
+    (done / "02_narrow_sae_mixes.ipynb").write_text(json.dumps(notebook))
     (failed / "02_narrow_sae_mixes.failed.log").write_text("Traceback\n\nValueError: no\n\n")
     return tmp_path
 
@@ -148,7 +153,7 @@ def test_the_table_has_a_row_for_each_run_claim_and_criterion_and_says_what_fail
     )
     row = done[(done["metric"] == "child_cosine_near_truth")].iloc[0]
     assert row["value"] == pytest.approx(0.3644, abs=1e-3) and row["passed"] == row["total"] == 192
-    assert row["verdict"] == "supported" and row["seconds"] == 21.5 and pd.isna(row["cpu_seconds"])
+    assert row["verdict"] == "supported" and (row["seconds"], row["cpu_seconds"], row["memory_mb"]) == (21.5, 3.25, 500)
     others = table[table["status"] != "done"]
     assert list(others["reason"]) == ["ValueError: no", ""] and others["claim"].isna().all()
     assert list(others["l1"]) == [0.5, 1]
@@ -172,6 +177,68 @@ def test_the_table_is_written_and_told(ran, monkeypatch, capsys):
     written = pd.read_csv(ran / "table.csv")
     assert len(written) == len(gather.gather(ran)) and set(written["chapter"]) == {"02_narrow_sae_mixes"}
     assert capsys.readouterr().out.startswith("3 runs: 1 done, 1 failed, 1 not run")
+
+
+# One run
+
+SMALL = """\
+# %% tags=["parameters"]
+first = 1  # a parameter
+second = 2  # another
+
+# %%
+print(first + second)
+
+# %% [markdown]
+# Words.
+
+# %%
+from matryoshka_mixing.claims import MIME
+
+
+class Shown:
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"text/plain": "shown", MIME: {"sum": first + second}}
+
+
+Shown()
+
+# %%
+if first > 5:
+    raise ValueError("first is too large")
+"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A notebook, where its outputs go, and its parameters."""
+    paths = tmp_path / "small.py", tmp_path / "out/small.ipynb", tmp_path / "parameters.yml"
+    paths[0].write_text(SMALL)
+    yield paths
+    InteractiveShell.clear_instance()
+
+
+def test_a_run_holds_what_the_cells_print_and_show_with_the_given_parameters(small):
+    small[2].write_text("{first: 5, others: 3}")
+    assert point.attempt(*small) == {"code": 0, "told": "[small] done"}
+    written = nbformat.read(small[1], 4)
+    outputs = [output for cell in written.cells for output in cell.get("outputs", [])]
+    assert outputs[0].text == "7\n"
+    assert outputs[1]["data"] == {"text/plain": "shown", MIME: {"sum": 7}} and len(outputs) == 2
+    cost = written.metadata["cost"]
+    assert cost["cpu_seconds"] >= 0 and 0 < cost["seconds"] < 60 and 10 < cost["memory_mb"] < 100_000
+
+
+def test_a_run_that_fails_says_where_and_leaves_no_notebook(small):
+    small[2].write_text("first: 6")
+    done = point.attempt(*small)
+    assert done["code"] == 1 and "FAILED in ValueError: first is too large" in done["told"]
+    log = small[1].with_suffix(".failed.log").read_text()
+    assert not small[1].exists() and "if first > 5:" in log and log.endswith("ValueError: first is too large\n")
+
+
+def test_without_a_server_nobody_answers(tmp_path):
+    assert point.ask(str(tmp_path / "socket"), {}) is None
 
 
 # The engine itself: it has an environment of its own, and takes minutes

@@ -40,7 +40,7 @@ start() {
   done
   [ ! -e "$folder/slurmctld.pid" ] || { echo "error: a node runs in $folder already; stop it first" >&2; exit 1; }
   mkdir -p "$folder"/{state,spool} && chmod 700 "$folder"
-  user=$(id -un) host=$(hostname -s) cores=$(nproc)
+  user=$(id -un) host=$(hostname -s) cores=$(env -u OMP_NUM_THREADS nproc)
   memory=$(awk '/^MemTotal/ {print int($2 / 1024 * 0.8)}' /proc/meminfo)
   (umask 077 && head -c 1024 /dev/urandom > "$folder/munge.key")
   cat > "$SLURM_CONF" <<CONF
@@ -87,7 +87,7 @@ CONF
 }
 
 case $action in
-  start) start && echo "a node of $(nproc) cores is up; export SLURM_CONF=$SLURM_CONF PATH=$folder/bin:\$PATH" ;;
+  start) start && echo "a node of $(env -u OMP_NUM_THREADS nproc) cores is up; export SLURM_CONF=$SLURM_CONF PATH=$folder/bin:\$PATH" ;;
   stop) stop ;;
   *) echo "$usage" >&2; exit 2 ;;
 esac

@@ -94,9 +94,10 @@ def objective(
 ) -> Callable[[SAE], Tensor | tuple[Tensor, Tensor]]:
     """The loss of `SAE.loss` on a fresh batch at each call, for `descend`.
 
-    Only the activations that BatchTopK keeps enter the graph: K of each input in place of all latents.
+    Only the activations that BatchTopK keeps enter the graph: k of each input in place of all latents.
     """
-    generator = torch.Generator().manual_seed(seed)
+    assert sae.k is not None, "BatchTopK has a k"
+    kept_in_all, generator = round(sae.k * size), torch.Generator().manual_seed(seed)
     ends, weights = torch.tensor(sae.widths), x.new_tensor(sae.weights)
     for_decoder = x.new_tensor(sae.for_decoder.weights)
 
@@ -104,7 +105,7 @@ def objective(
         batch = x[torch.randint(len(x), (size,), generator=generator)]
         with torch.no_grad():
             acts = torch.relu((batch - some.b_dec) @ some.W_enc + some.b_enc)
-            kept = (acts * some.W_dec.norm(dim=-1)).flatten().topk(int(K * size), sorted=False).indices
+            kept = (acts * some.W_dec.norm(dim=-1)).flatten().topk(kept_in_all, sorted=False).indices
             row, latent = kept // sae.d_sae, kept % sae.d_sae
         acts = ((batch - some.b_dec)[row] * some.W_enc.T[latent]).sum(-1) + some.b_enc[latent]
         written = torch.relu(acts)[:, None] * some.W_dec[latent]
