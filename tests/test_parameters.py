@@ -93,7 +93,7 @@ class Long(Chapter):
 
 def test_what_would_take_days_is_begun_only_when_insisted(monkeypatch):
     with pytest.raises(
-        ValueError, match=r"n_seeds = 10000, n_steps = 1000000: .* 44 hours of one core.*MATRYOSHKA_INSIST=1"
+        ValueError, match=r"n_seeds = 10000, n_steps = 1000000: .* 44.4 hours of one core.*MATRYOSHKA_INSIST=1"
     ):
         Long(10_000, 1_000_000)
     monkeypatch.setenv("MATRYOSHKA_INSIST", "1")
