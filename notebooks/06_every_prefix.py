@@ -142,11 +142,11 @@ figure = chapter.draw_absorption(results)
 #
 # At an L0 of {glue:text}`absorbed_l0:.2f` a Matryoshka SAE cannot keep its parents' latents firing beside the
 # children's: it has to absorb or to leave features out. With sampled prefixes it misses {glue:text}`equal_missing:.1f`
-# of the features (mean over seeds; the standard SAE {glue:text}`equal_missing_standard:.1f`), with an error of
-# {glue:text}`equal_error:.1%`.
+# of the features (mean over seeds; the standard SAE {glue:text}`equal_missing_standard:.1f`).
 #
-# Steered alike, its error is {glue:text}`sampled_error:.1%` and that of the standard SAE {glue:text}`standard_error`
-# of the inputs' power: to absorb does not keep an SAE from reconstructing everything.
+# Its error is then {glue:text}`equal_error:.1%` of the inputs' power. Steered alike, it is
+# {glue:text}`sampled_error:.1%`, and that of the standard SAE {glue:text}`standard_error`: to absorb does not keep an
+# SAE from reconstructing everything.
 
 # %% [markdown]
 # ## A later child is mixed in more

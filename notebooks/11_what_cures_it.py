@@ -81,6 +81,7 @@ n_steps = 2000  # training steps: a whole number from 1 to 1000000
 
 # %% tags=["hide-input"]
 import torch
+from IPython.display import HTML
 
 from matryoshka_mixing import claims, notebook
 from matryoshka_mixing.chapters import what_cures_it as chapter
@@ -125,7 +126,7 @@ figure = chapter.drawing.decoders(page)
 figure = chapter.drawing.clean(stored)
 
 # %% tags=["hide-input"]
-chapter.page.table(stored).style.format(precision=2, na_rep="no value").set_uuid("remedies")
+HTML(chapter.page.table(stored).style.format(precision=2, na_rep="no value").set_uuid("remedies").to_html())
 
 # %% [markdown]
 # Times are of a step's loss and gradient in plain PyTorch (five prefixes, 1,024 latents), in units of plain's, all

@@ -108,22 +108,8 @@ def noticed(name: str, changed: ast.Module) -> bool:
         _replace(name, changed)
         import pytest
 
-        status = int(
-            pytest.main(
-                [
-                    "-x",
-                    "-q",
-                    "-o",
-                    "addopts=",
-                    "-o",
-                    "filterwarnings=ignore",
-                    "--assert=plain",
-                    "-p",
-                    "no:cacheprovider",
-                    *TESTS[name],
-                ]
-            )
-        )
+        plain = ["-o", "addopts=", "-o", "filterwarnings=ignore", "--assert=plain", "-p", "no:cacheprovider"]
+        status = int(pytest.main(["-x", "-q", *plain, *TESTS[name]]))
     finally:
         os._exit(status)
 

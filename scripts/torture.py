@@ -37,7 +37,7 @@ for step in range(20):
 
 # %%
 figure = plt.figure()
-plt.plot(range(9))
+line = plt.plot(range(9))
 """
 """A notebook that lasts and computes nothing: killing it costs no machine's time."""
 OUTPUT = f"_build/quick/notebooks/{NOTEBOOK}.ipynb"
@@ -235,18 +235,18 @@ def places(tried, home, folder, whole):
     """Disks that are full or read-only, a home that cannot be written, a path of odd signs."""
     if os.geteuid() == 0 and shutil.which("unshare"):
         wrong = []
-        for size in ("64k", "1m"):
+        for size in ("8k", "64k"):
             shutil.rmtree(folder / "_build")
             (folder / "_build").mkdir()
             said, status = in_a_namespace(f"mount -t tmpfs -o size={size} none _build", folder, EXECUTE)
-            if (status == 0) or not in_one_line(said):
+            if (size == "8k" and status == 0) or not in_one_line(said):
                 wrong.append(f"{size}: {said[-600:]}")
         site(folder)
         script = "cp -r _build ../kept && mount -t tmpfs -o size=20m none _build && cp -r ../kept/. _build"
         said, status = in_a_namespace(script, folder, PUBLISH)
         if status == 0 or not in_one_line(said):
             wrong.append(f"publishing: {said[-600:]}")
-        tried.add("a full disk", 3, wrong, "one clear line; what was there stays")
+        tried.add("a full disk", 3, wrong, "one clear line where it does not fit; what was there stays")
         shutil.rmtree(folder / "_build")
         wrong = []
         script = f"mount --bind '{folder}' '{folder}' && mount -o remount,ro,bind '{folder}' && cd '{folder}'"
@@ -260,10 +260,11 @@ def places(tried, home, folder, whole):
     wrong = []
     for variable in ({"HOME": "/dev/null"}, {"HOME": "/proc", "XDG_CACHE_HOME": "/proc/x"}):
         said, status = end(start(EXECUTE, folder, env=variable))
-        if status or (folder / OUTPUT).read_bytes() != whole:
+        worked = status == 0 and (folder / OUTPUT).read_bytes() == whole
+        if not worked and not (status and in_one_line(said)):
             wrong.append(f"{variable}: {said[-600:]}")
         (folder / OUTPUT).unlink(missing_ok=True)
-    tried.add("a home that cannot be written", 2, wrong, "it works, with the same bytes")
+    tried.add("a home that cannot be written", 2, wrong, "it works, with the same bytes, or one clear line")
     odd = copy(home / "odd" / ODD)
     said, status = end(start(EXECUTE, odd))
     wrong = [] if status == 0 and (odd / OUTPUT).read_bytes() == whole else [said[-600:]]
@@ -335,6 +336,8 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/torture.json", help="table to write")
     options = parser.parse_args()
+    if not (ROOT / ".venv/installed").is_file():  # the copies share the environment, and must not install into it
+        sys.exit("[torture] nothing is installed yet: run 'make lint' first")
     draw, tried = random.Random(options.seed), Tried(options.output)
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
         home = Path(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -49,7 +50,7 @@ def compiled(updates: int = 300) -> dict[str, Callable[[], object]]:
     """Short fits by this package's compiled trainer, on the twenty-feature tree with sampled batches."""
     toy = toys()["twenty features"]
     case = Case.of(replace(toy, training=replace(toy.training, steps=updates)), "relu", range(4), kinds=("random",))
-    return {name: lambda name=name: contestants()[name].fit(case) for name in (PLAIN, EVERY, RANDOM)}
+    return {name: partial(contestants()[name].fit, case) for name in (PLAIN, EVERY, RANDOM)}
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,9 @@ class Plain:
         """The loss of the full width alone."""
         return self.total(self.widths[-1:])
 
-    def gradient(self, loss: Tensor) -> None:
-        """What every step ends with."""
-        torch.autograd.grad(loss, self.leaves, allow_unused=True)
+    def step(self, objective: Callable[[], Tensor]) -> None:
+        """A loss and its gradient."""
+        torch.autograd.grad(objective(), self.leaves, allow_unused=True)
 
 
 def steps(d_in: int = 256, widths: tuple[int, ...] = WIDTHS, batch: int = 512) -> dict[str, Callable[[], None]]:
@@ -179,7 +180,7 @@ def steps(d_in: int = 256, widths: tuple[int, ...] = WIDTHS, batch: int = 512) -
         "gated by input": gated, "ours": split,
     }  # fmt: skip
     return {
-        name: lambda name=name, of=objective: (spare if name == "spare latents" else sae).gradient(of())
+        name: partial((spare if name == "spare latents" else sae).step, objective)
         for name, objective in objectives.items()
     }
 

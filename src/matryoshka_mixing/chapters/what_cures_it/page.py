@@ -52,11 +52,11 @@ class Stored:
     toys: list[str]
     found: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds seeds measures"]]
     prefixes: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds seeds prefixes"]]
-    prefixes_l0: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds seeds prefixes"]]
+    prefixes_l0: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds its_seeds its_prefixes"]]
     values: Mapping[tuple[str, str], Float[np.ndarray, " remedies"]]
-    switching: Mapping[str, Float[np.ndarray, "variants seeds measures"]]
-    more: Float[np.ndarray, "seeds measures"]
-    costs: Float[np.ndarray, " remedies"]
+    switching: Mapping[str, Float[np.ndarray, "variants varied_seeds measures"]]
+    more: Float[np.ndarray, "further_seeds measures"]
+    costs: Float[np.ndarray, " timed"]
     compiled_costs: Float[np.ndarray, " three"]
 
     @classmethod
@@ -65,24 +65,22 @@ class Stored:
         data = plain.read_arrays(path, {"remedies": ()})
         keys = [tuple(key.split("/")) for key in data if "/" in key]
         toys = list(dict.fromkeys(key[0] for key in keys))
-        parts = [
+        found, prefixes, prefixes_l0, values = [
             {(toy, act): data[f"{toy}/{act}/{what}"] for toy, act, part in keys if part == what}
             for what in ("measures", "prefixes", "prefixes_l0", "values")
         ]
         remedies = data["remedies"].tolist()
         wanted = len(remedies), len(KINDS), len(NAMES)
-        if wrong := {
-            key: t.shape for key, t in parts[0].items() if t.ndim != 4 or (*t.shape[:2], t.shape[3]) != wanted
-        }:
+        if wrong := {key: t.shape for key, t in found.items() if t.ndim != 4 or (*t.shape[:2], t.shape[3]) != wanted}:
             raise ValueError(
                 f"{path}: {wrong} are the shapes of measures; they must be (remedies, kinds, seeds, measures), here "
                 f"{wanted[:2]}, any, {wanted[2]}. Compute the file again."
             )
         varied = {toy: data[key] for toy in switching.TOYS if (key := f"switching, {toy}") in data}
         more = [data[key] for key in data if key.startswith("more seeds")]
-        costs = [data.get(name, np.zeros(0)) for name in ("costs", "compiled_costs")]
+        costs, compiled = (data.get(name, np.zeros(0)) for name in ("costs", "compiled_costs"))
         seeds = np.concatenate([np.zeros((0, len(NAMES))), *more])
-        return cls(remedies, toys, *parts, varied, seeds, *costs)
+        return cls(remedies, toys, found, prefixes, prefixes_l0, values, varied, seeds, costs, compiled)
 
     def seeds(self, name: str, toy: str, measure: str, kind: int = RANDOM, activation: str = "relu") -> np.ndarray:
         """One measure of every seed."""
@@ -147,7 +145,8 @@ def by_prefix(stored: Stored, toy: str, activation: str = "relu", kind: int = RA
 
     Columns are pairs of the measure and the prefix's latents; the last prefix is the full SAE, whatever its width.
     """
-    widths, found = toys()[toy].widths, {}
+    widths = toys()[toy].widths
+    found: dict[tuple[str, str], np.ndarray] = {}
     for head, all_of_them in (("FVU", stored.prefixes), ("L0", stored.prefixes_l0)):
         middle = np.median(all_of_them[toy, activation][:, kind], axis=1)
         found |= {(head, f"first {width}"): middle[:, i] for i, width in enumerate(widths[:-1])}

@@ -101,15 +101,17 @@ def parts() -> dict[str, Callable[[], dict[str, np.ndarray]]]:
     for name, toy in toys().items():
         for activation in ACTIVATIONS:
             found[f"{name}, {activation}"] = partial(all_remedies, toy, activation)
+
+    def variants(toy: Toy, name: str) -> dict[str, np.ndarray]:
+        return {name: switching.run(toy, SEEDS[:FEWER] if toy.sampled else SEEDS, NAMES)}
+
+    def further(seeds: range, name: str) -> dict[str, np.ndarray]:
+        return {name: more(toys()["twenty features"], seeds)}
+
     for name in switching.TOYS:
-        toy = toys()[name]
-        seeds = SEEDS[:FEWER] if toy.sampled else SEEDS
-        found[f"switching, {name}"] = lambda name=name, toy=toy, seeds=seeds: {
-            f"switching, {name}": switching.run(toy, seeds, NAMES)
-        }
+        found[f"switching, {name}"] = partial(variants, toys()[name], f"switching, {name}")
     for seeds in MORE:
-        name = f"more seeds, {seeds.start}"
-        found[name] = lambda name=name, seeds=seeds: {name: more(toys()["twenty features"], seeds)}
+        found[f"more seeds, {seeds.start}"] = partial(further, seeds, f"more seeds, {seeds.start}")
     return found
 
 
