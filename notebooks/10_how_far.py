@@ -117,10 +117,9 @@ for kind, case in many.items():
 # ## What matters
 #
 # {numref}`fig-reach-ranges` orders the factors by how far they move the parent's cosine with a child. The bars are
-# medians over seeds from near the truth; the thin lines medians over *all* live random seeds, whichever solution they
-# reached, at each factor's lowest, middle and highest amount (points with fewer than three live seeds are left out).
-# The parent's latent is always the first, whatever it holds. The largest effect of the model's factors other than the
-# inner prefix's weight and width is {glue:text}`model_effect:.3f`.
+# medians over seeds from near the truth; the thin lines medians over *all* live random seeds,
+# at each factor's lowest, middle and highest amount (points with fewer than three are left out).
+# Of the model's factors but the inner prefix's weight and width, the largest effect is {glue:text}`model_effect:.3f`.
 
 # %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "From the lowest to the highest median of the parent's cosine with a child (truth: 0) over each factor's range; the amounts at both ends are beside the bars. The child's probability is a yardstick and not counted among the {glue:text}`n_factors`. Of all factors {glue:text}`n_halving` bring the parent's cosine with a child below half of its default (dashed) somewhere in their range, from near the truth: {glue:text}`halving`.", "name": "fig-reach-ranges"}, "image": {"alt": "Horizontal bars, one for each factor. All lie right of zero; the child's probability, the number of children and the inner weight have the longest and reach lowest; penalties, biases and tied weights have almost no length."}}
 low = chapter.experiments.lowest(effects, "near")

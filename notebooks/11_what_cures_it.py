@@ -126,11 +126,11 @@ figure = chapter.drawing.decoders(page)
 figure = chapter.drawing.clean(stored)
 
 # %% tags=["hide-input"]
-HTML(chapter.page.table(stored).style.format(precision=2, na_rep="no value").set_uuid("remedies").to_html())
+HTML(chapter.page.as_html(chapter.page.table(stored), "remedies"))
 
 # %% [markdown]
-# Times are of a step's loss and gradient in plain PyTorch (five prefixes, 1,024 latents), in units of plain's, all
-# measured in turn. Every prefix is dear there, {glue:text}`every_plain:.0f` times, but not in our compiled trainer
+# Times are of a step's loss and gradient in plain PyTorch (five prefixes, 1,024 latents), in units of plain's.
+# Every prefix is dear there, {glue:text}`every_plain:.0f` times, but not in our compiled trainer
 # ({glue:text}`every_compiled:.1f` times).
 #
 # The sum, the mean, and the mean with an empty prefix {cite:p}`bussmann2025matryoshka` are one training here: Adam sees
@@ -148,23 +148,30 @@ HTML(chapter.page.table(stored).style.format(precision=2, na_rep="no value").set
 #
 # From near the truth steps and number do matter: with them OrtSAE is clean in {glue:text}`ort_near:.0%` of seeds on
 # three levels, C2R in {glue:text}`c2r_near:.0%`, and with an eighth and the other number neither was. On the other toys
-# their results near the truth are therefore a floor.
+# their results near the truth are therefore a floor. Each prefix by itself:
+# {doc}`11_what_cures_it_details`.
 
-# %% tags=["hide-input"]
-chapter.page.by_prefix(stored, "three levels").style.format(precision=2).set_uuid("prefixes")
-
-# %% [markdown]
+# %% [markdown] tags=["details"]
+# ## Prefixes, and the numbers that were chosen
+#
 # Each prefix by itself, on three levels: what it leaves unexplained, and how many of its latents fire (medians of
 # random seeds).
-#
+
+# %% tags=["hide-input", "details"]
+HTML(chapter.page.as_html(chapter.page.by_prefix(stored, "three levels"), "prefixes"))
+
+# %% [markdown] tags=["details"]
 # Balanced weights have a best base for each toy. On unequal children, from near the truth, the best one lessens the
 # mixing and does not end it:
 
-# %% tags=["hide-input"]
-chapter.page.unequal(stored).style.format(precision=2).set_uuid("unequal")
+# %% tags=["hide-input", "details"]
+HTML(chapter.page.as_html(chapter.page.unequal(stored), "unequal"))
 
-# %% tags=["hide-input"]
-chapter.page.chosen_numbers(stored).style.format(precision=2).set_uuid("numbers")
+# %% [markdown] tags=["details"]
+# The number that was chosen for each remedy and toy:
+
+# %% tags=["hide-input", "details"]
+HTML(chapter.page.as_html(chapter.page.chosen_numbers(stored), "numbers"))
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of features recovered at a cosine of .95 from random starts, by toy and activation: means over seeds, with their quartiles.", "name": "fig-remedies-recovered"}, "image": {"alt": "Two panels with three marks for each toy: standard, plain and ours."}}
 figure = chapter.drawing.recovered(stored)
@@ -192,22 +199,21 @@ claims.glue(**{name: float(unequal[variant]) for name, variant in rounds.items()
 others = equal.iloc[4:].drop("with a decoder bias")
 claims.glue(others_low=float(others.min().min()), others_high=float(others.max().max()))
 claims.glue(switch_l0=float(varied.loc["ours", "L0 / true L0"]))
-varied.style.format(precision=2).set_uuid("switching")
+HTML(chapter.page.as_html(varied, "switching"))
 
 # %% [markdown]
 # With equal children what counts is that plain training has settled: {glue:text}`switch_ours:.0%` of seeds end clean,
 # {glue:text}`switch_start:.0%` if the switch is made at the start, {glue:text}`switch_late:.0%` after twice the plain
 # steps.
 #
-# Nothing else matters to them. At once or gradually, the learning rate after the switch, the weight of the full
-# reconstruction (Adam sees no constant factor), the penalty after the switch, the second stage itself, and the number
-# of rounds leave the share between {glue:text}`others_low:.0%` and {glue:text}`others_high:.0%`.
+# Nothing else matters to them. At once or gradually, learning rate, weight of the full reconstruction, penalty, the
+# second stage itself and the number of rounds leave the share between {glue:text}`others_low:.0%` and
+# {glue:text}`others_high:.0%`.
 #
 # Unequal children lean further on their parent, and need settling for longer: {glue:text}`one_round:.0%` are clean
 # after one round, {glue:text}`three_rounds:.0%` after three and {glue:text}`eight_rounds:.0%` after eight.
 #
-# A decoder bias has its price: fewer dead latents, more firings. Ours is left with no spurious small firings, which a
-# first trial had: L0 is {glue:text}`switch_l0:.2f` of the true one.
+# Ours is left with no spurious small firings: L0 is {glue:text}`switch_l0:.2f` of the true one.
 #
 # **Theory.** Trained decoders lie within {glue:text}`theory_gap` of the fixed point; settled latents of features with
 # cosines of .2 within {glue:text}`slanted` of theirs. {numref}`fig-remedies-settling` shows the halving.

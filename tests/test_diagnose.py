@@ -182,7 +182,7 @@ def test_latents_that_fire_seldom_are_not_judged():
         ({"nan": (17, 3)}, {}, "row 17, column 3 of the activations is not finite"),
         ({}, {"widths": (1, 2)}, "the last must be the SAE's 3 latents"),
         ({}, {"widths": (3,)}, "Give widths: its own"),
-        ({}, {"ridge": 0}, "ridge is 0; it must be above 0"),
+        ({}, {"ridge": 0}, "ridge is 0; it must be finite and above 0"),
         ({}, {"draws": 0}, "draws is 0; it must be at least 1"),
         ({}, {"labels": np.ones((200, 1))}, "labels and hierarchy belong together"),
         ({}, {"labels": np.ones((9, 1)), "hierarchy": [None]}, r"labels have shape \(9, 1\)"),

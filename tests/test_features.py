@@ -145,7 +145,7 @@ def test_a_file_that_is_not_json_is_named(tmp_path):
         ("[" * 100_000, "not valid JSON"),
         ('{"active_prob": 1, "active_prob": 0.5}', "active_prob stands twice in one node"),
         ('{"active_prob": 1, "magnitude_mean": 1e308}', "root.magnitude_mean: 1e.308 is greater than the maximum"),
-        ('{"active_prob": 1}' + " " * 10_000_000, "a tree file may have 10,000,000 at most"),
+        ('{"active_prob": 1}' + " " * 10_000_000, "such a file may have 10,000,000 at most"),
         ('{"active_prob": 1, "children": [' * 40 + '{"active_prob": 1}' + "]}" * 40, "more than 32 levels deep"),
     ],
     ids=lambda text: text[:20],

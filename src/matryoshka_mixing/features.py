@@ -327,8 +327,9 @@ class FeatureTree:
     @classmethod
     def from_json(cls, path: str | Path) -> FeatureTree:
         """Read a tree file (UTF-8). Raises ValueError with the path of the offending node if it is malformed."""
+        node = plain.read_json(path, LARGEST_FILE)
         try:
-            return cls.from_dict(plain.read_json(path, LARGEST_FILE))
+            return cls.from_dict(node)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 

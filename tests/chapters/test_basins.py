@@ -217,8 +217,8 @@ def test_solutions_are_told_in_a_table(toy):
     assert page.count(" ></td>") == 4, "mixings and absorption are blank only where a latent is dead"
     figure = basins.draw_solutions(one, groups, toy.tree.names)
     assert [axis.get_title() for axis in figure.axes[:2]] == [
-        f"1: 75% of seeds\nloss {groups[0].loss:.4f}, recovery 1.00",
-        f"2: 25% of seeds\nloss {groups[1].loss:.4f}, recovery 0.67",
+        f"1: 75% of seeds\nloss {groups[0].loss:.4f}\nrecovery 1.00",
+        f"2: 25% of seeds\nloss {groups[1].loss:.4f}\nrecovery 0.67",
     ]
     rare = [metrics.Basin(0.1, 3, [0], 0.001), metrics.Basin(0.2, 3, [1], 0.001)]
     assert basins.solutions_table(toy, one, rare).count("<tr>") == 2, "a rare one is told only if it is the lowest"

@@ -147,11 +147,14 @@ def test_training_again_gives_results_of_the_same_form(stored, monkeypatch):
     assert all(value.shape[1:] == stored.found[key].shape[1:] for key, value in again.items())
 
 
-def test_store_and_read(tmp_path):
-    experiments.store({"seeds": np.arange(2), "x": np.array([0.1])}, tmp_path / "r.npz")
+def test_store_and_read(stored, tmp_path):
+    experiments.store(stored.found | {"x": np.array([0.1])}, tmp_path / "r.npz")
     back = experiments.stored(tmp_path / "r.npz")
-    assert back["seeds"].tolist() == [0, 1] and back["x"].dtype == np.float32
+    assert back["seeds"].tolist() == stored.found["seeds"].tolist() and back["x"].dtype == np.float32
     assert [path.name for path in tmp_path.iterdir()] == ["r.npz"]
+    experiments.store({"seeds": np.arange(2)}, tmp_path / "r.npz")
+    with pytest.raises(ValueError, match=r"r\.npz lacks the arrays"):
+        experiments.stored(tmp_path / "r.npz")
 
 
 def test_absorbing_by_hand():

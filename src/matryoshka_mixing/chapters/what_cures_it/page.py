@@ -111,6 +111,11 @@ class Stored:
         return best_of(self.seeds(name, toy, measure, RANDOM, activation), loss, BEST)
 
 
+def as_html(table: pd.DataFrame, name: str) -> str:
+    """A table of two digits for the page; its `name` stands in the place of a number drawn at random."""
+    return table.style.format(precision=2, na_rep="no value").set_uuid(name).to_html()
+
+
 def _mean(values: np.ndarray) -> float:
     """The mean of those values that are numbers; NaN if none is."""
     return float(known.mean()) if (known := values[~np.isnan(values)]).size else float("nan")
