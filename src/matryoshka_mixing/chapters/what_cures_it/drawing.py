@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from scipy.optimize import linear_sum_assignment
 
 from matryoshka_mixing import figures
 from matryoshka_mixing.chapters.what_cures_it.contestants import contestants
@@ -18,6 +19,10 @@ from matryoshka_mixing.figures import COLOURS, MARKERS, SEQUENTIAL
 GROUPS = ("baseline", "published", "idea", "earlier chapters", "relative", "ours")
 """Kinds of remedies, in the order of the key."""
 LOOK = {group: {"marker": MARKERS[i], "color": COLOURS[i]} for i, group in enumerate(GROUPS)}
+
+
+COLUMN = 0.74
+"""Where names stand in `frontier`, as a cosine."""
 
 
 def frontier(stored: Stored, activation: str = "relu", toy: str | None = None) -> Figure:
@@ -48,15 +53,18 @@ def _key(figure: Figure) -> None:
 
 
 def _labels(axis: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray, gap: float = 0.052) -> None:
-    """Names in a column to the right of the points, in the order of their height, each with a line to its point."""
-    shown = [i for i in np.argsort(y, kind="stable").tolist() if np.isfinite(x[i] + y[i])]
+    """Names in a column to the right of the points, each with a line to its point; no two lines cross."""
+    shown = np.flatnonzero(np.isfinite(x + y))
     height = -np.inf
-    wanted = [height := max(y[i], height + gap) for i in shown]
-    over = max(0.0, max(wanted, default=0.0) - 1.03)
-    for i, at in zip(shown, wanted, strict=True):
-        shift = at - over * (at - min(wanted)) / max(1e-9, max(wanted) - min(wanted))
+    places = np.array([height := max(each, height + gap) for each in np.sort(y[shown])])
+    over = max(0.0, max(places, default=0.0) - 1.03)
+    places -= over * (places - places.min()) / max(1e-9, np.ptp(places))
+    # Of all ways to share out the places, the one with the shortest lines has no two that cross.
+    lengths = np.hypot(COLUMN - x[shown, None], places - y[shown, None])
+    for i, place in zip(shown, linear_sum_assignment(lengths)[1], strict=True):
         axis.annotate(
-            names[i], (x[i], y[i]), xytext=(0.74, shift), fontsize=9, ha="left", va="center", color="0.2",
+            names[i], (x[i], y[i]), xytext=(COLUMN, places[place]), fontsize=9, ha="left", va="center", color="0.2",
+            weight="bold" if names[i] == OURS else "normal",
             arrowprops={"arrowstyle": "-", "color": "0.75", "lw": 0.5, "shrinkA": 0, "shrinkB": 2},
         )  # fmt: skip
 
