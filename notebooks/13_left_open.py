@@ -96,14 +96,7 @@ for case in ("quiet", "loud"):
 # where the *child* was learned first.
 #
 # By firing alone nothing is absorbed: the loud parent's latent still fires just as the parent does, in
-# {glue:text}`fires_loud` of live seeds. What it loses is its direction. Nor is hierarchy to blame. Of two independent
-# features the first one learned stays if the other is as quiet ({glue:text}`control_quiet`), and goes if it is loud
-# ({glue:text}`control_loud`): the inner prefix wants the louder one.
-
-# %%
-measured = chapter.parent_first.measured(p, runs, sampled, plane, controls)
-parent_first_stays = claims.judge(claims.load()["parent-first-stays"], measured, p.n_seeds)
-parent_first_stays
+# {glue:text}`fires_loud` of live seeds. What it loses is its direction.
 
 # %% [markdown]
 # ## The log of each prefix's loss
@@ -132,21 +125,11 @@ claims.glue(largest_return=chapter.log_losses.largest_return(np.linspace(0.01, 0
 figure = chapter.log_losses.draw(logs)
 
 # %% [markdown]
-# The theory holds: with the inner weight {glue:text}`log_weight:.3f` that the log settles at, the plain sum gives the
-# same decoders (largest difference {glue:text}`reweighting_gap`), and without a penalty the cosine is
-# {glue:text}`cosine_free`.
-#
 # From random starts {glue:text}`n_live_inside` of {glue:text}`n_random` seeds keep all latents under the log with the
 # penalty inside. In them more of the child's inputs lose the parent than under the sum, by {glue:text}`rise_inside`
 # (95% interval over seeds; the ledger asks for its lower end to reach 0.05).
 #
 # Without a penalty the rise is {glue:text}`rise_free`: where nothing puts a floor under the outer loss, a log absorbs.
-
-# %%
-measured = chapter.log_losses.measured(logs)
-started = chapter.log_losses.started(p)
-log_of_losses = claims.judge(claims.load()["log-of-losses"], measured, started)
-log_of_losses
 
 # %% [markdown]
 # ## "Exactly how we saw it"
@@ -205,7 +188,6 @@ least, most = chapter.remaining.mean_rates()
 claims.glue(rate_low=least, rate_high=most)
 hit = left["loud child"]
 claims.glue(loud_lost=hit.silent + hit.missing, topk_lost=left["TopK, K = 1"].near)
-claims.glue(parent_first_stays=parent_first_stays, log_of_losses=log_of_losses)
 
 # %% [markdown]
 # ## "We have no ground truth data on true LLM features"
@@ -218,6 +200,32 @@ claims.glue(parent_first_stays=parent_first_stays, log_of_losses=log_of_losses)
 # published measurement of that. Nor does the parent's own rate matter ({doc}`07_firing_rates`). So published rates do
 # not tell how much an LLM's SAE mixes.
 #
+# ## Does it hold up?
+#
+# Hierarchy is not to blame for the first answer. Of two independent features the first one learned stays if the other
+# is as quiet ({glue:text}`control_quiet`), and goes if it is loud ({glue:text}`control_loud`): the inner prefix wants
+# the louder one.
+#
+# The second follows the theory. With the inner weight {glue:text}`log_weight:.3f` that the log settles at, the plain
+# sum gives the same decoders (largest difference {glue:text}`reweighting_gap`), and without a penalty the cosine is
+# {glue:text}`cosine_free`.
+#
+# ## The verdict
+
+# %%
+measured = chapter.parent_first.measured(p, runs, sampled, plane, controls)
+parent_first_stays = claims.judge(claims.load()["parent-first-stays"], measured, p.n_seeds)
+parent_first_stays
+
+# %%
+measured, started = chapter.log_losses.measured(logs), chapter.log_losses.started(p)
+log_of_losses = claims.judge(claims.load()["log-of-losses"], measured, started)
+log_of_losses
+
+# %% tags=["remove-cell"]
+claims.glue(parent_first_stays=parent_first_stays, log_of_losses=log_of_losses)
+
+# %% [markdown]
 # ## What would change our mind
 #
 # A loud parent that keeps its direction right of both lines; a log under which decoders differ from those of the

@@ -117,6 +117,8 @@ claims.glue(n_random_leads=int(kept.sum()))
 claims.glue(n_random_balanced=int((random.encoder[kept].abs().amax(-1) <= 0.05).sum()))
 
 # %% [markdown]
+# ## Does it hold up?
+#
 # In sampled batches the balance lies at {glue:text}`balance_sampled:.3f`.
 #
 # **From random starts**, at the published weight, all four latents live and the first leads toward the parent in
