@@ -330,7 +330,7 @@ Values up to which the verdict stays, as far as was tried, and the first at whic
             head = ["parameter, alone", "values at which the verdict changes", "how far the key number moves"]
             parts.append(f"The screening ({len(screen.runs)} runs):\n\n{_table(head, rows)}\n")
         x, y = found.varied
-        parts.append(f"""The two that matter most are crossed in {{numref}}`fig-where-{found.claim}`.
+        parts.append(f"""Two of them are crossed in {{numref}}`fig-where-{found.claim}`.
 
 ```{{figure}} _static/where-{found.claim}.svg
 :name: fig-where-{found.claim}

@@ -26,8 +26,10 @@ MIME = "application/vnd.matryoshka-mixing.verdict+json"
 NEGLIGIBLE = 1e-8
 """Smaller numbers are rounding noise and are written as 0, so that machines agree."""
 TINY = 1e-4
-"""Smaller measured numbers are gaps of training or rounding, whose digits differ between machines: they are told as
-a bound, the next power of ten."""
+"""Smaller measured numbers are told as a bound, the next power of ten.
+
+They are gaps of training or of rounding, whose digits differ between machines.
+"""
 NARROW = 0.1
 """An interval that lies within so much of the share asked for says "about that share" (our default).
 
