@@ -61,7 +61,7 @@ def _labels(axis: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray, gap:
     places -= over * (places - places.min()) / max(1e-9, np.ptp(places))
     # Of all ways to share out the places, the one with the shortest lines has no two that cross.
     lengths = np.hypot(COLUMN - x[shown, None], places - y[shown, None])
-    for i, place in zip(shown, linear_sum_assignment(lengths)[1], strict=True):
+    for i, place in zip(shown.tolist(), linear_sum_assignment(lengths)[1], strict=True):
         axis.annotate(
             names[i], (x[i], y[i]), xytext=(COLUMN, places[place]), fontsize=9, ha="left", va="center", color="0.2",
             weight="bold" if names[i] == OURS else "normal",
