@@ -144,6 +144,24 @@ figure = chapter.draw_toys(toys)
 # narrow SAE that mixes. It sees too little where latents fire on inputs that are not theirs: a refit can then leave
 # part of the mixing where it is.
 #
+# ## SAEs of others
+#
+# SAELens itself trained two SAEs on the bare rows: 1,024 latents, BatchTopK with K = 8, 1,000 steps, one seed. In its
+# Matryoshka SAE {glue:text}`others_leaning:.0%` of the inner latents that can be judged lean toward later ones; the
+# median lean is {glue:text}`others_lean:.3f`, where the second moment says {glue:text}`others_says:.3f`.
+#
+# In its plain BatchTopK SAE, read with the same prefixes, {glue:text}`others_plain:.0%` do. (A Matryoshka step took
+# SAELens {glue:text}`others_cost:.1f` times a plain PyTorch loop's time on one thread, and our compiled trainer
+# {glue:text}`others_ours:.1f` times: dense rows are not what it was made for.)
+
+# %% tags=["remove-cell"]
+others, ours = chapter.trained_elsewhere()
+matryoshka, batchtopk = others["Matryoshka BatchTopK"], others["BatchTopK"]
+claims.glue(others_leaning=matryoshka.leaning / matryoshka.judged, others_plain=batchtopk.leaning / batchtopk.judged)
+claims.glue(others_lean=matryoshka.lean, others_says=matryoshka.predicted)
+claims.glue(others_cost=matryoshka.cost, others_ours=ours)
+
+# %% [markdown]
 # ## Your own SAE
 #
 # ```bash

@@ -1,3 +1,4 @@
+import json
 import math
 
 import matplotlib as mpl
@@ -201,3 +202,14 @@ def test_descend_takes_the_objective():
     assert (
         run.history[-1] < run.history[0] and metrics.live(run.sae.with_config(SAEConfig(128, (512,))).encode(x)).any()
     )
+
+
+def test_saes_of_others_are_told_as_stored(tmp_path):
+    others, _ = chapter.trained_elsewhere()
+    assert list(others) == ["BatchTopK", "Matryoshka BatchTopK"]
+    assert all(0 <= found.leaning <= found.judged <= 512 for found in others.values()), "of the inner latents"
+    each = {"judged": 4, "leaning": 1, "lean": 0.5, "predicted": 0.25}
+    seconds = {"plain loop": 0.5, "compiled trainer": 1.0, "SAELens, one": 0.75}
+    (tmp_path / "told.json").write_text(json.dumps({"diagnosis": {"one": each}, "seconds_a_step": seconds}))
+    found, cost = summary.trained_elsewhere(tmp_path / "told.json")
+    assert found["one"] == summary.Elsewhere(4, 1, 0.5, 0.25, 1.5) and cost == 2.0

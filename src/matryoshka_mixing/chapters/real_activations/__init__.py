@@ -16,6 +16,7 @@ from matryoshka_mixing.chapters.real_activations.summary import (
     diagnosis_measures,
     mixing_measures,
     results,
+    trained_elsewhere,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "draw_toys",
     "mixing_measures",
     "results",
+    "trained_elsewhere",
 ]

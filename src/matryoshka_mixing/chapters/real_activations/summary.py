@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from matryoshka_mixing import features, metrics
+from matryoshka_mixing import features, metrics, plain
 from matryoshka_mixing.chapters.real_activations.data import KINDS, MATRYOSHKA, REMEDY, STANDARD
 from matryoshka_mixing.chapters.real_activations.experiments import compute, stored
 from matryoshka_mixing.diagnose import diagnose
@@ -19,6 +20,8 @@ from matryoshka_mixing.training import Setting, TrainConfig, train
 DROP = 0.1
 """A recall lower by more than this beside the child counts as absorption (as in the ledger)."""
 PLANTED, BARE = "planted", "bare"
+ELSEWHERE = Path(__file__).with_name("saelens.json")
+"""What `benchmarks/gloss_saelens.py` stores: SAEs that SAELens itself trained, read and diagnosed by ours."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,36 @@ class Parameters(Chapter):
     def needs(self) -> tuple[float, float]:
         """Two minutes a seed that is trained again, and the toys on the page."""
         return self.n_trained / 30 + self.n_steps * self.n_grid * 1e-4 / 3600, 1.0
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """The diagnosis of one SAE that SAELens trained on the bare activations.
+
+    Attributes:
+        judged: inner latents that fire often enough to be judged.
+        leaning: those of them that lean by more than chance.
+        lean, predicted: medians over the judged, as in `diagnose.Diagnosis`.
+        cost: computing seconds of a training step of this kind, in units of a plain PyTorch loop's.
+    """
+
+    judged: int
+    leaning: int
+    lean: float
+    predicted: float
+    cost: float
+
+
+def trained_elsewhere(path: Path = ELSEWHERE) -> tuple[dict[str, Elsewhere], float]:
+    """By SAELens's name of the kind; and the cost of a step of our compiled trainer, in the same unit."""
+    told = plain.read_json(path)
+    seconds = told["seconds_a_step"]
+    unit = seconds["plain loop"]
+    found = {}
+    for kind, each in told["diagnosis"].items():
+        cost = seconds[f"SAELens, {kind}"] / unit
+        found[kind] = Elsewhere(each["judged"], each["leaning"], each["lean"], each["predicted"], cost)
+    return found, seconds["compiled trainer"] / unit
 
 
 @dataclass(frozen=True, eq=False)
