@@ -1,8 +1,8 @@
 """Break the package on purpose, one small change at a time, and see whether a test notices: `python scripts/mutate.py`.
 
 A sample of the changes that could be made to `theory`, `metrics` and `claims` (another comparison, another sign, a
-constant that is off, a condition turned), each in a process of its own against the tests of that module that train
-nothing. What survives is written to benchmarks/mutation.json, for the page *How it was tested*.
+constant that is off, a condition turned), each in a process of its own against the tests of that module. What survives
+is written to benchmarks/mutation.json as it goes, for the page *How it was tested*.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import importlib
 import json
 import os
 import random
-import signal
+import resource
 import sys
 import warnings
 from collections.abc import Iterator
@@ -30,9 +31,14 @@ TESTS = {
         "not flips and (claims or ledgers)",
     ],
 }
-"""The tests by module; verdicts that flip are left out, since they train."""
-LIMIT = 120
-"""Seconds after which a change counts as noticed: the tests no longer end."""
+"""The tests by module; those of whole experiments, whose verdicts flip, are left out, since they take long."""
+LONGER, LEAST = 5, 60
+"""A change counts as noticed if the tests take more than so many times their usual time, and so many seconds.
+
+Seconds of the processor, not of the clock, so that a busy machine changes nothing.
+"""
+HARMLESS: dict[tuple[str, str, str], str] = {}
+"""Changes that do no harm, by module, change and line, and why: no test could notice them."""
 COMPARED = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -94,15 +100,17 @@ def _of(node: ast.AST) -> Iterator[tuple[str, str, object]]:
         yield f"{node.value} → {not node.value}", "value", not node.value
 
 
-def noticed(name: str, changed: ast.Module) -> bool:
-    """Whether a test of the module fails with the change, in a process of its own."""
+def noticed(name: str, changed: ast.Module, seconds: float) -> tuple[bool, float]:
+    """Whether a test of the module fails with the change or takes too long, in a process of its own; its seconds."""
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+        _, status, used = os.wait4(child, 0)
+        return status != 0, used.ru_utime + used.ru_stime
     status = 1
     try:
-        signal.alarm(LIMIT)
-        quiet = os.open(os.environ.get("MUTATE_LOG", os.devnull), os.O_WRONLY | os.O_CREAT)
+        spent = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        resource.setrlimit(resource.RLIMIT_CPU, (int(spent + seconds) + 1, int(spent + seconds) + 5))
+        quiet = os.open(os.environ.get("MUTATE_LOG", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         _replace(name, changed)
@@ -130,7 +138,7 @@ def _replace(name: str, changed: ast.Module) -> None:
 def main() -> None:
     """Sample, try, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--each", type=int, default=25, help="changes of each module (default: %(default)s)")
+    parser.add_argument("--each", type=int, default=40, help="changes of each module (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
     parser.add_argument("--modules", nargs="+", choices=list(TESTS), default=list(TESTS))
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/mutation.json", help="file to write")
@@ -139,25 +147,29 @@ def main() -> None:
     for folder in ("scripts", "benchmarks", "sweeps", "tests", "book/_ext"):
         sys.path.insert(0, str(ROOT / folder))
     warnings.simplefilter("ignore")
-    import hypothesis  # noqa: F401  what the tests import is imported once
-    import numpy as np
-    import pytest  # noqa: F401
-
-    np.linalg.svd(np.eye(3))
-    found = json.loads(options.output.read_text()) if options.output.is_file() else {"modules": {}}
+    # What the tests import is imported once; every child begins with it.
+    for module in ("hypothesis", "pandas", "pytest", "scipy.optimize", "scipy.stats", "chapters.why_it_happens"):
+        importlib.import_module(f"matryoshka_mixing.{module}" if module.startswith("chapters") else module)
+    found = json.loads(options.output.read_text(encoding="utf-8")) if options.output.is_file() else {"modules": {}}
     for name in options.modules:
         source = (ROOT / f"src/matryoshka_mixing/{name}.py").read_text(encoding="utf-8")
         lines, every = source.splitlines(), list(changes(ast.parse(source)))
-        assert not noticed(name, ast.parse(source)), f"the tests of {name} fail without any change"
+        failed, usual = noticed(name, ast.parse(source), 3600)
+        if failed:
+            sys.exit(f"[mutate] the tests of {name} fail without any change; MUTATE_LOG=FILE keeps what they say")
+        print(f"[mutate] {name}: {len(every)} changes are possible; its tests take {usual:.0f} s", flush=True)
         sample = random.Random(options.seed).sample(every, min(options.each, len(every)))
-        alive = []
-        for number, (line, words, changed) in enumerate(sample):
-            seen = noticed(name, changed)
-            print(f"[mutate] {name} {number + 1}/{len(sample)} line {line}: {words}: {seen}", flush=True)
+        alive: list[dict] = []
+        for number, (line, words, changed) in enumerate(sample, 1):
+            seen, seconds = noticed(name, changed, max(LEAST, LONGER * usual))
+            told = f"{name} {number}/{len(sample)} line {line}: {words}: {'noticed' if seen else 'ALIVE'}"
+            print(f"[mutate] {told} ({seconds:.0f} s)", flush=True)
             if not seen:
                 alive.append({"line": line, "change": words, "code": lines[line - 1].strip()})
-        found["modules"][name] = {"possible": len(every), "tried": len(sample), "survived": alive, "seed": options.seed}
-        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            found["modules"][name] = {
+                "possible": len(every), "tried": number, "survived": alive, "seed": options.seed,
+            }  # fmt: skip
+            options.output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import mutate
+
 from matryoshka_mixing import claims
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,6 +48,11 @@ def flips() -> str:
     return rows(["claim", "decisive criterion", "is failed by"], body)
 
 
+def harmless(module: str, change: str, code: str) -> str:
+    """Why a change that no test notices does no harm, from `HARMLESS` of scripts/mutate.py; else what is missing."""
+    return mutate.HARMLESS.get((module, change, code), "a test is missing")
+
+
 def stored(name: str) -> dict:
     """A stored file of benchmarks, or nothing."""
     path = ROOT / "benchmarks" / name
@@ -54,11 +61,11 @@ def stored(name: str) -> dict:
 
 def tortured(found: dict) -> str:
     """What was tried by `make torture`, and what came of it."""
-    body = [
-        [case["what"], str(case["tries"]), str(case["tries"] - case["failed"]), case["outcome"]]
-        for case in found["cases"]
-    ]
-    return rows(["tried", "times", "came right", "which is"], body)
+    cases = [case for part in found["parts"].values() for case in part]
+    body = [[case["what"], str(case["tries"]), str(case["tries"] - case["failed"]), case["outcome"]] for case in cases]
+    table = rows(["tried", "times", "came right", "which is"], body)
+    wrong = [[case["what"], each] for case in cases for each in case["wrong"]]
+    return table + ("\nWhat went wrong:\n\n" + rows(["tried", "what came"], wrong) if wrong else "")
 
 
 def mutated(found: dict) -> str:
@@ -68,12 +75,13 @@ def mutated(found: dict) -> str:
         for name, one in found["modules"].items()
     ]
     alive = [
-        [f"{name}, line {each['line']}", each["change"], each["code"]]
+        [name, each["change"], each["code"], harmless(name, each["change"], each["code"])]
         for name, one in found["modules"].items()
         for each in one["survived"]
     ]
     table = rows(["module", "possible changes", "tried", "noticed by a test"], body)
-    return table + ("\nNot noticed:\n\n" + rows(["where", "change", "the line"], alive) if alive else "")
+    head = ["module", "change", "the line", "what it does"]
+    return table + ("\nNot noticed:\n\n" + rows(head, alive) if alive else "")
 
 
 def agreement(found: dict) -> str:
@@ -99,11 +107,13 @@ def page() -> str:
     words = {
         "Bad input": "Parameters, profiles, trees, ledgers, stored runs, SAE files and activations, made by rules "
         "(`tests/test_bad_input.py`). Each is refused in words that name it, before any training; nothing is written.",
-        "Kills, disks and company": "`make torture` does this in copies of the checkout.",
+        "Kills, disks and company": "`make torture` does this in copies of the checkout. Most of it is done to a small "
+        "book, of two notebooks that last some seconds and compute nothing: so half an hour holds many kills.",
         "What flips each verdict": "Every decisive criterion has an SAE or a run that fails it "
         "(`tests/test_decisive.py`): what nothing fails decides nothing.",
-        "Broken on purpose": "`scripts/mutate.py` makes small changes to the code, one at a time, a sample of them. "
-        "A test that trains nothing should notice.",
+        "Broken on purpose": "`scripts/mutate.py` makes small changes to the code, one at a time: another comparison, "
+        "another sign, a number that is off, a condition turned. Of all that are possible it draws a sample. A test of "
+        "the module should notice.",
         "Beside other libraries": "Largest relative differences between this package and SAELens on the same SAEs and "
         "batches (`benchmarks/agreement.py`). Beside them what the same comparison gives for another SAE, which it "
         "must tell apart. {doc}`speed` holds JAX beside it.",

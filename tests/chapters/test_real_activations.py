@@ -148,6 +148,30 @@ def test_training_again_gives_results_of_the_same_form(stored, monkeypatch):
     assert all(value.shape[1:] == stored.found[key].shape[1:] for key, value in again.items())
 
 
+def test_a_call_that_was_stopped_goes_on_and_ends_with_the_same_bits(tmp_path, monkeypatch):
+    """What is trained stands in for it: each run draws its numbers from its seed, and is counted."""
+    begun = []
+
+    def run(seed, planted, steps):
+        begun.append((seed, planted))
+        if begun[-1:] == fatal:
+            raise KeyboardInterrupt
+        return {"x": np.random.default_rng([seed, planted]).normal(size=(3, 2)), "n": np.array([seed])}
+
+    monkeypatch.setattr(experiments, "run", run)
+    fatal, folders = [], [tmp_path / name for name in ("whole", "stopped")]
+    for folder in folders:
+        folder.mkdir()
+    whole = experiments.compute((0, 1), progress=False, folder=folders[0])
+    begun, fatal = [], [(1, True)]
+    with pytest.raises(KeyboardInterrupt):
+        experiments.compute((0, 1), progress=False, folder=folders[1])
+    begun, fatal = [], []
+    again = experiments.compute((0, 1), progress=False, folder=folders[1])
+    assert begun == [(1, True), (1, False)], "what was done is not done again"
+    assert again.keys() == whole.keys() and all(again[key].tobytes() == whole[key].tobytes() for key in whole)
+
+
 def test_store_and_read(stored, tmp_path):
     experiments.store(stored.found | {"x": np.array([0.1])}, tmp_path / "r.npz")
     back = experiments.stored(tmp_path / "r.npz")

@@ -437,6 +437,30 @@ def test_a_part_is_what_the_stored_file_holds(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_the_stored_run_goes_on_where_it_was_stopped_and_ends_with_the_same_bits(tmp_path, monkeypatch):
+    """Parts that draw numbers stand in for those that train; each counts its calls."""
+    called, fatal = [], ["b"]
+
+    def part(name):
+        def compute():
+            called.append(name)
+            if fatal == [name]:
+                raise KeyboardInterrupt
+            return {name: np.random.default_rng(ord(name)).normal(size=4)}
+
+        return compute
+
+    monkeypatch.setattr(stored, "parts", lambda: {name: part(name) for name in "abc"})
+    with pytest.raises(KeyboardInterrupt):
+        stored.main(["--output", str(tmp_path / "stopped.npz")])
+    assert not (tmp_path / "stopped.npz").exists()
+    fatal.clear()
+    stored.main(["--output", str(tmp_path / "stopped.npz")])
+    assert called == ["a", "b", "b", "c"], "what was done is not done again"
+    stored.main(["--output", str(tmp_path / "whole.npz")])
+    assert (tmp_path / "stopped.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
 STORED = pytest.mark.skipif(not stored.STORED.is_file(), reason="nothing is stored yet")
 
 

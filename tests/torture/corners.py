@@ -80,9 +80,13 @@ def cases(name, folder):
             and set(some) - set(declared) <= {"n_seeds", "n_sweep_seeds"}
         ):
             yield {k: min(max(v, declared[k].low), declared[k].high) for k, v in fits.items()}
-    if "d_model" in declared:
-        children = declared.get("n_children")
-        yield {"d_model": int(max(declared["d_model"].low, 3 if children else 1))}
+    if "child_probability" in declared and "n_children" not in declared:
+        yield {"child_probability": declared["child_probability"].high}
+    if "d_model" in declared:  # as many as features
+        low = declared["d_model"].low
+        yield {"d_model": int(max(low, 3 if "n_children" in declared else 1))}
+        if "n_children" in declared:
+            yield {"n_children": 12, "child_probability": 1 / 12, "d_model": int(max(low, 13))}
     if "tree_path" in declared:
         for number, (title, nodes) in enumerate(TREES.items()):
             path = folder / f"{number} {title}.json"

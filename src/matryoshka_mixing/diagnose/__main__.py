@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Read, diagnose, print and write; 2 if the input does not fit."""
+    """Read, diagnose, write and print; 2 if the input does not fit, or nothing can be written."""
     options = _parser().parse_args(arguments)
     try:
         if options.scale is not None and not 0 < options.scale < math.inf:
@@ -65,21 +65,29 @@ def main(arguments: list[str] | None = None) -> int:
             sae, rows, widths=options.widths, labels=table, hierarchy=parents, names=names, ridge=options.ridge,
             draws=options.draws, batch=options.batch, seed=options.seed, progress=not options.quiet,
         )  # fmt: skip
+        options.output.mkdir(parents=True, exist_ok=True)
+        _write(options.output / "diagnosis.json", json.dumps(found.to_dict(), indent=1) + "\n")
+        _write(options.output / "diagnosis.html", html(found, options.sae.resolve().name))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    options.output.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("diagnosis.json", json.dumps(found.to_dict(), indent=1) + "\n"),
-        ("diagnosis.html", html(found, options.sae.resolve().name)),
-    ):
-        draft = options.output / f".{name}.{os.getpid()}.partial"
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(options.output / name)
     print(found.words)
     print(f"Written: {options.output / 'diagnosis.html'}, {options.output / 'diagnosis.json'}")
     return 0
 
 
+def _write(path: Path, text: str) -> None:
+    """Write a file in one move: an interrupted write, or a full disk, leaves what stood there before."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted; nothing was written")

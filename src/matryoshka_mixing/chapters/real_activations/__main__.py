@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 
 from matryoshka_mixing.chapters.real_activations.experiments import SEEDS, STORED, compute, store
@@ -21,4 +22,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("[real activations] interrupted; the same command goes on with the seeds that are left")
+    except OSError as error:
+        sys.exit(f"[real activations] FAILED: {error}; the same command goes on with the seeds that are left")

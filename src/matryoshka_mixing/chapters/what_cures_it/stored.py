@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -150,4 +151,9 @@ def write(path: Path, arrays: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("[what cures it] interrupted; the same command goes on with the parts that are left")
+    except OSError as error:
+        sys.exit(f"[what cures it] FAILED: {error}; the same command goes on with the parts that are left")
