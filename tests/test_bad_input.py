@@ -570,6 +570,8 @@ def diagnosis_cases(folder):
     (folder / "a_file").touch()
     yield "an output that is a file", act(good, "--output", folder / "a_file"), "a_file"
     yield "an output below a file", act(good, "--output", folder / "a_file/b"), "a_file"
+    (folder / "taken/diagnosis.json").mkdir(parents=True)
+    yield "an output whose numbers are a folder", act(good, "--output", folder / "taken"), "taken"
     np.save(folder / "labels.npy", np.tile([[1, 0], [0, 0]], (100, 1)))
     (folder / "labels.csv").write_text("a,b\n1\n1,2,3\n")
     hierarchies = {
