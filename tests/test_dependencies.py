@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def pinned(file):
     return found
 
 
+@cache
+def distributions():
+    """Module -> the distributions that hold it; to look through all that is installed takes seconds."""
+    return packages_distributions()
+
+
 def imported(folder):
     """The distributions that files of a folder import, by their plain names."""
     modules = set()
@@ -40,7 +47,7 @@ def imported(folder):
                 modules |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 modules.add(node.module.split(".")[0])
-    known = packages_distributions()
+    known = distributions()
     return {plain(known.get(module, [module])[0]) for module in modules - set(sys.stdlib_module_names) - OWN}
 
 
