@@ -135,6 +135,15 @@ def _replace(name: str, changed: ast.Module) -> None:
                 setattr(other, key, moved[id(value)])
 
 
+def _warm() -> None:
+    """Train a little: every child then has the compiled trainer, which takes seconds to load."""
+    import matryoshka_mixing as mm
+
+    states, directions = mm.family(0.3, 0.4).states(), mm.orthonormal_dictionaries(3, 20, range(2))
+    for config in (mm.SAEConfig(20, (1, 3)), mm.SAEConfig(20, (3,), activation="batchtopk", k=1)):
+        mm.train(mm.Setting(config, states, directions), mm.random_start(config, range(2)), mm.TrainConfig(2))
+
+
 def main() -> None:
     """Sample, try, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -150,6 +159,7 @@ def main() -> None:
     # What the tests import is imported once; every child begins with it.
     for module in ("hypothesis", "pandas", "pytest", "scipy.optimize", "scipy.stats", "chapters.why_it_happens"):
         importlib.import_module(f"matryoshka_mixing.{module}" if module.startswith("chapters") else module)
+    _warm()
     found = json.loads(options.output.read_text(encoding="utf-8")) if options.output.is_file() else {"modules": {}}
     for name in options.modules:
         source = (ROOT / f"src/matryoshka_mixing/{name}.py").read_text(encoding="utf-8")
