@@ -37,16 +37,10 @@ n_grid = 3
 # %%
 import time
 
-import matplotlib.pyplot as plt
-
 # %%
 for step in range(20):
     time.sleep(0.1)
     print(step, n_steps)
-
-# %%
-figure = plt.figure()
-line = plt.plot(range(9))
 """
 CHAPTER = '''"""A chapter that computes nothing."""
 
@@ -69,6 +63,7 @@ SMALL = {
     "_toc.yml": "format: jb-book\nroot: book/index\nchapters:\n" + "".join(f"- file: notebooks/{n}\n" for n in NAMES),
     "book/index.md": "# A small book\n\nIts notebooks last, and compute nothing.\n",
     "src/matryoshka_mixing/chapters/short.py": CHAPTER,
+    "tests/test_decisive.py": "FAILS = {}\n",
 } | {f"notebooks/{name}.py": SHORT for name in NAMES}
 """What stands in the place of the book's pages and chapters: file -> text."""
 BOOK = ["make", "--no-print-directory", "PROFILE=quick", "book"]
@@ -99,7 +94,7 @@ def copy(folder: Path, small: bool = True) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
     if small:
-        for path in (folder / "notebooks").glob("[0-9][0-9]_*"):
+        for path in [*(folder / "notebooks").glob("[0-9][0-9]_*"), folder / "benchmarks/results.json"]:
             path.unlink()
         for name, text in SMALL.items():
             (folder / name).write_text(text)
@@ -417,13 +412,15 @@ def resumed(tried, small, options, draw):
                 try:
                     process.wait(draw.uniform(0.5, 0.9) * lasts)
                 except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
+                    os.killpg(process.pid, signal.SIGKILL if cut else signal.SIGINT)
                     cut += 1
-                end(process)
+                said, _ = end(process)
+                if "Traceback" in said:
+                    wrong.append(f"a traceback: {said[-600:]}")
             if not output.exists() or not same_arrays(home / "whole.npz", output) or len(list(home.iterdir())) > 2:
                 wrong.append(f"other bits, or parts left over: {[path.name for path in home.iterdir()]}")
             output.unlink(missing_ok=True)
-        tried.add(f"{what}, killed and called again until it was through", times, wrong, "the same bits")
+        tried.add(f"{what}, ended by Ctrl-C, then killed, and called again until it was through", times, wrong, "the same bits")
 
 
 def same_arrays(one: Path, other: Path) -> bool:

@@ -129,6 +129,16 @@ def test_edges_by_hand(name):
     assert read(sae).absorption.item() == pytest.approx(sum(wanted["partial"]) / 2)
 
 
+def test_a_latent_that_fires_only_where_its_parent_is_absent_leaves_the_parent_missing():
+    """It points to the parent, and fires with a loose feature that never comes with it."""
+    tree = FeatureTree(1.0, (*family(0.3, 0.4).children, FeatureTree(0.5)), True, is_read_out=False)
+    rows = torch.eye(4, dtype=torch.float64)
+    sae = SAE(rows[[3, 1, 2]].T.clone(), torch.zeros(3).double(), rows[:3].clone(), torch.zeros(4).double())
+    reading = metrics.read(sae, tree.states(), rows, tree.parents())
+    assert reading.assigned.tolist() == [0, 1, 2, -1] and reading.all_live
+    assert reading.edges.missing.all() and reading.edges.represented.isnan().all() and reading.absorption.isnan()
+
+
 def test_a_missing_parent_leaves_nothing_to_judge():
     """No latent, a dead one, one that points away with no bias to hold the parent, one of too small a cosine."""
     children = [[0, 1, 0], [0, 0, 1]]
