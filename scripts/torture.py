@@ -420,7 +420,12 @@ def resumed(tried, small, options, draw):
             if not output.exists() or not same_arrays(home / "whole.npz", output) or len(list(home.iterdir())) > 2:
                 wrong.append(f"other bits, or parts left over: {[path.name for path in home.iterdir()]}")
             output.unlink(missing_ok=True)
-        tried.add(f"{what}, ended by Ctrl-C, then killed, and called again until it was through", times, wrong, "the same bits")
+        tried.add(
+            f"{what}, ended by Ctrl-C, then killed, and called again until it was through",
+            times,
+            wrong,
+            "the same bits",
+        )
 
 
 def same_arrays(one: Path, other: Path) -> bool:
