@@ -129,6 +129,12 @@ def test_edges_by_hand(name):
     assert read(sae).absorption.item() == pytest.approx(sum(wanted["partial"]) / 2)
 
 
+@pytest.mark.parametrize(("held", "stands"), [(0.5, True), (0.49, False)])
+def test_a_complement_stands_for_its_feature_where_the_bias_holds_at_least_half_of_it(held, stands):
+    edges = read(replace(COMPLEMENT, b_dec=tensor([held, 0, 0]))).edges
+    assert edges.complement.tolist() == [stands] * 2 and edges.missing.tolist() == [not stands] * 2
+
+
 def test_a_latent_that_fires_only_where_its_parent_is_absent_leaves_the_parent_missing():
     """It points to the parent, and fires with a loose feature that never comes with it."""
     tree = FeatureTree(1.0, (*family(0.3, 0.4).children, FeatureTree(0.5)), True, is_read_out=False)

@@ -104,6 +104,8 @@ def test_prefix_weights_by_hand():
     with pytest.raises(ValueError, match=r"features \[1, 2, 3\] fire together beside feature 0"):
         theory.prefix_weights(independent([0.5] * 4).states(), range(4), (1, 4), (1.0, 1.0))
     assert theory.prefix_weights(together, range(3), (1, 3), (1.0, 2.0)).tolist() == [0, 0, 0, 0, 3, 1, 1, 1]
+    # A prefix that ends just before the first of two children holds neither.
+    assert theory.prefix_weights(together, (0, 2, 3), (2, 4), (1.0, 2.0)).tolist() == [0, 0, 0, 0, 3, 1, 1, 1]
 
 
 def test_one_latent_loss_is_that_of_the_sae_and_least_at_the_optimum(dictionary):
