@@ -177,12 +177,11 @@ def main() -> None:
         if failed:
             sys.exit(f"[mutate] the tests of {name} fail without any change; MUTATE_LOG=FILE keeps what they say")
         print(f"[mutate] {name}: {len(every)} changes are possible; its tests take {usual:.0f} s", flush=True)
-        sample, before = random.Random(options.seed).sample(every, min(options.each, len(every))), 0
+        sample, known = random.Random(options.seed).sample(every, min(options.each, len(every))), {}
         if options.again:
             known = found["modules"][name]
             left = {(one["change"], one["code"]) for one in known["survived"]}
             sample = [one for one in every if (one[1], lines[one[0] - 1].strip()) in left]
-            before = known["tried"] - len(sample)
         alive: list[dict] = []
         for number, (line, words, changed) in enumerate(sample, 1):
             seen, seconds = noticed(name, changed, max(LEAST, LONGER * usual))
@@ -190,8 +189,10 @@ def main() -> None:
             print(f"[mutate] {told} ({seconds:.0f} s)", flush=True)
             if not seen:
                 alive.append({"line": line, "change": words, "code": lines[line - 1].strip()})
+            if options.again and number < len(sample):
+                continue
             found["modules"][name] = {
-                "possible": len(every), "tried": before + number, "survived": alive, "seed": options.seed,
+                "possible": len(every), "tried": known.get("tried", number), "survived": alive, "seed": options.seed,
             }  # fmt: skip
             options.output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
