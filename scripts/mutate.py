@@ -41,6 +41,9 @@ HARMLESS = {
     ("theory", "1 → 2", "t = _root(balance, 1 / n)"): "none: the root lies below both ends",
     ("theory", "100 → 101", "for _ in range(100):"): "none: one more halving of what is exact already",
     ("metrics", "0.0 → 1.0", "groups.append(Basin(value, alive, [seed], 0.0))"): "none: the share is filled in below",
+    ("metrics", "Lt → LtE", "complement = signs[..., parent].gather(-1, k.clamp_min(0)) < 0"): (
+        "none: no parent's latent has the cosine 0 with it"
+    ),
     (
         "metrics", "10.0 → 11.0",
         "latents = match(torch.where(stands, cosines.abs() + 10.0 * certain, 0.0), live(acts, tolerance))",

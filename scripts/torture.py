@@ -67,7 +67,7 @@ SMALL = {
 } | {f"notebooks/{name}.py": SHORT for name in NAMES}
 """What stands in the place of the book's pages and chapters: file -> text."""
 BOOK = ["make", "--no-print-directory", "PROFILE=quick", "book"]
-ALL_OF_IT = ["make", "--no-print-directory", "PROFILE=report", "book"]
+ALL_OF_IT = ["make", "--no-print-directory", "site"]
 PUBLISH = [str(PYTHON), "scripts/alone.py", "_build/.lock", str(PYTHON), "scripts/render.py", "publish", "_build/quick"]
 PUBLISH.append("_build/html")
 ODD = 'a b\'s "ü" $x;#名'
@@ -259,18 +259,13 @@ def ended_early(small, number, grouped, draw):
 def whole(tried, small, options, draw):
     """The whole book, its notebooks as committed, is cut off while it is rendered."""
     folder, wrong = copy(small.folder.parents[1] / "whole" / "checkout", small=False), []
-    executed = folder / "_build/report/notebooks"
-    executed.mkdir(parents=True)
-    for path in sorted((folder / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        shutil.copyfile(path, executed / path.name)
     times = max(1, options.times // 2)
     began = time.monotonic()
     said, status = end(start(ALL_OF_IT, folder))
     assert status == 0, said
     lasts, site = time.monotonic() - began, site_of(folder)
     for _ in range(times):
-        (folder / "_build/report/ledger.json").unlink(missing_ok=True)
-        (folder / "_build/report/rendered").unlink(missing_ok=True)
+        (folder / "_build/committed/rendered").unlink(missing_ok=True)
         process = start(ALL_OF_IT, folder)
         time.sleep(draw.uniform(0.2, 0.8) * lasts)
         os.killpg(process.pid, signal.SIGKILL)
@@ -281,8 +276,8 @@ def whole(tried, small, options, draw):
     if changed := git(folder, "status", "--porcelain"):
         wrong.append(f"the tree is not clean: {changed}")
     tried.add(
-        f"the whole book, its notebooks as committed: {times} power cuts one after the other while it was rendered, "
-        "then again", times, wrong, "the same bytes of every page",
+        f"make site, the whole book with its notebooks as committed: {times} power cuts one after the other while it "
+        "was rendered, then again", times, wrong, "the same bytes of every page",
     )  # fmt: skip
 
 
