@@ -470,6 +470,8 @@ def main() -> None:
     options = parser.parse_args()
     if not (ROOT / ".venv/installed").is_file():  # the copies share the environment, and must not install into it
         sys.exit("[torture] nothing is installed yet: run 'make lint' first")
+    # Started in the background, this ignores Ctrl-C, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     draw, tried, small = random.Random(options.seed), Tried(options.output), None
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
         for part in options.parts:
