@@ -40,7 +40,9 @@ Seconds of the processor, not of the clock, so that a busy machine changes nothi
 HARMLESS = {
     ("theory", "1 → 2", "t = _root(balance, 1 / n)"): "none: the root lies below both ends",
     ("theory", "100 → 101", "for _ in range(100):"): "none: one more halving of what is exact already",
-    ("metrics", "0.0 → 1.0", "groups.append(Basin(value, alive, [seed], 0.0))"): "none: the share is filled in below",
+    ("metrics", "0.0 → 1.0", "groups.append(Basin(float(loss[seed]), int(fires[seed].sum()), [seed], 0.0))"): (
+        "none: the share is filled in below"
+    ),
     ("metrics", "Lt → LtE", "complement = signs[..., parent].gather(-1, k.clamp_min(0)) < 0"): (
         "none: no parent's latent has the cosine 0 with it"
     ),

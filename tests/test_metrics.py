@@ -344,6 +344,15 @@ def test_solutions_see_through_names_places_and_flat_directions():
     assert len(found) == 2, "unequal children are not alike"
 
 
+def test_solutions_leave_out_prefixes_of_weight_zero():
+    """The same latents in another order: other solutions where the first prefix counts, one where it does not."""
+    states, eye = family(0.3, 0.4).states(), torch.eye(3, dtype=torch.float64)
+    moved = sae_from([[0, 1, 0], [1, 0, 0], [0, 0, 1]], [[0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    for weights, groups in (((1.0, 1.0), 2), ((0.0, 1.0), 1)):
+        config = SAEConfig(3, (1, 3), weights, encoder_bias=False, decoder_bias=False)
+        assert len(metrics.solutions(SAE.stack([CLEAN, moved]), states, eye, config)) == groups
+
+
 def test_solutions_of_equal_loss_are_told_apart():
     """Prefix errors tell apart what loss and live latents do not: the one fails where the other does not."""
     states = family(0.5, 0.25).states()  # parent alone: 0.25; with a child: 0.125 each

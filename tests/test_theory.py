@@ -104,6 +104,9 @@ def test_prefix_weights_by_hand():
     with pytest.raises(ValueError, match=r"features \[1, 2, 3\] fire together beside feature 0"):
         theory.prefix_weights(independent([0.5] * 4).states(), range(4), (1, 4), (1.0, 1.0))
     assert theory.prefix_weights(together, range(3), (1, 3), (1.0, 2.0)).tolist() == [0, 0, 0, 0, 3, 1, 1, 1]
+    # A prefix that ends just before the parent does not hold it.
+    behind = theory.prefix_weights(states, ranks=(1, 2, 3), widths=(1, 4), weights=(10.0, 1.0))
+    assert behind.tolist() == [float(acts[0] == 1 and acts.sum() == 1) for acts in states.acts]
     # A prefix that ends just before the first of two children holds neither.
     assert theory.prefix_weights(together, (0, 2, 3), (2, 4), (1.0, 2.0)).tolist() == [0, 0, 0, 0, 3, 1, 1, 1]
 
