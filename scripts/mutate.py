@@ -17,7 +17,8 @@ import random
 import resource
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,8 +63,17 @@ COMPUTED = {
 }  # fmt: skip
 
 
-def changes(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
-    """Every change: its line, what it is, and the module with it."""
+def changes(tree: ast.Module) -> Iterator[tuple[int, str, Callable[[], ast.Module]]]:
+    """Every change: its line, what it is, and a function that gives the module with it."""
+
+    def changed(node: ast.AST, attribute: str, value: object) -> ast.Module:
+        kept = getattr(node, attribute)
+        setattr(node, attribute, value)
+        try:
+            return copy.deepcopy(tree)
+        finally:
+            setattr(node, attribute, kept)
+
     inside = [
         part
         for top in tree.body
@@ -83,11 +93,7 @@ def changes(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
         if id(node) in skipped:
             continue
         for words, attribute, value in _of(node):
-            kept = getattr(node, attribute)
-            setattr(node, attribute, value)
-            changed = copy.deepcopy(tree)
-            setattr(node, attribute, kept)
-            yield node.lineno, words, changed
+            yield node.lineno, words, partial(changed, node, attribute, value)
 
 
 def _of(node: ast.AST) -> Iterator[tuple[str, str, object]]:
@@ -189,7 +195,7 @@ def main() -> None:
             sample = [one for one in every if (one[1], lines[one[0] - 1].strip()) in left]
         alive: list[dict] = []
         for number, (line, words, changed) in enumerate(sample, 1):
-            seen, seconds = noticed(name, changed, max(LEAST, LONGER * usual))
+            seen, seconds = noticed(name, changed(), max(LEAST, LONGER * usual))
             told = f"{name} {number}/{len(sample)} line {line}: {words}: {'noticed' if seen else 'ALIVE'}"
             print(f"[mutate] {told} ({seconds:.0f} s)", flush=True)
             if not seen:

@@ -27,7 +27,7 @@ def test_every_operator_number_and_condition_inside_functions_is_changed_once():
 def test_a_change_changes_one_thing_and_leaves_the_source_as_it_was():
     tree = ast.parse(SOURCE)
     before = ast.unparse(tree)
-    texts = [ast.unparse(changed) for _, _, changed in mutate.changes(tree)]
+    texts = [ast.unparse(changed()) for _, _, changed in mutate.changes(tree)]
     assert len(set(texts)) == len(texts) and before not in texts and ast.unparse(tree) == before
     for text in texts:
         differing = [(a, b) for a, b in zip(before.splitlines(), text.splitlines(), strict=True) if a != b]
