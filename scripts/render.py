@@ -9,6 +9,7 @@ import argparse
 import ast
 import base64
 import contextlib
+import errno
 import functools
 import http.server
 import importlib
@@ -282,6 +283,8 @@ def jupyter_book(source, output, log, *options):
     """Call Jupyter Book; on failure stop with its complaints."""
     command = [Path(sys.executable).with_name("jupyter-book"), "build", source, "--path-output", output, "-q", *options]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if os.strerror(errno.ENOSPC) in result.stdout:  # Sphinx tells it file by file
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output))
     log.write_text(ANSI_COLOUR.sub("", result.stdout))
     if result.returncode:
         lines = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]

@@ -1,6 +1,7 @@
 """The book: its table of contents names files that exist, and the check of the rendered site can fail."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import no_value
@@ -162,3 +163,14 @@ def test_both_roles_ask_for_words(monkeypatch):
     monkeypatch.setattr(no_value.variables, "format_plain_text", None)
     no_value.setup(None)
     assert crossref.format_plain_text is roles.format_plain_text is no_value.in_words
+
+
+def test_a_disk_that_is_full_is_told_once_not_file_by_file(tmp_path, monkeypatch):
+    said = "WARNING: Failed to copy a file: OSError(28, 'No space left on device')\n" * 9
+    done = subprocess.CompletedProcess([], 1, stdout=said)
+    monkeypatch.setattr(render.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device: '.*'$"):
+        render.jupyter_book(tmp_path, tmp_path, tmp_path / "log")
+    done.stdout = "WARNING: a page is missing\n"
+    with pytest.raises(SystemExit, match="a page is missing"):
+        render.jupyter_book(tmp_path, tmp_path, tmp_path / "log")
