@@ -64,7 +64,7 @@ def tortured(found: dict) -> str:
     cases = [case for part in found["parts"].values() for case in part]
     body = [[case["what"], str(case["tries"]), str(case["tries"] - case["failed"]), case["outcome"]] for case in cases]
     table = rows(["tried", "times", "came right", "which is"], body)
-    wrong = [[case["what"], each] for case in cases for each in case["wrong"]]
+    wrong = [[case["what"], " ".join(each.split())[:400]] for case in cases for each in case["wrong"]]
     return table + ("\nWhat went wrong:\n\n" + rows(["tried", "what came"], wrong) if wrong else "")
 
 
