@@ -21,8 +21,8 @@ BY_AUTOGRAD = (
     "gated by input",
 )  # fmt: skip
 """Remedies that the compiled trainer does not know."""
-STAGES = 2.0
-"""Steps of a remedy that the compiled trainer knows, in stages; ours takes one more in all (our default)."""
+STAGES, OURS = losses.STAGES, 3.0
+"""Steps in stages, of all remedies but some by autograd, and of ours (our default)."""
 DEEPEST = 4
 """Steps of matching pursuit: no input of a toy holds many more features."""
 K_FACTORS = (0.6, 0.8, 1.0, 1.25, 1.6)
@@ -56,6 +56,12 @@ class Contestant:
     def slow(self) -> bool:
         """Whether it is trained by autograd, and so takes a hundred times as long a step."""
         return self.name in BY_AUTOGRAD
+
+    def stages(self, case: Case) -> float:
+        """How many times the toy's steps it takes."""
+        if self.name == "gated by input":
+            return max(losses.stages(case, self.name), 1 + losses.FEWER)
+        return losses.stages(case, self.name) if self.slow else OURS if self.group == "ours" else STAGES
 
 
 def standard(case: Case) -> SAE:
@@ -109,10 +115,11 @@ def spare(case: Case) -> SAE:
 def right_l0(case: Case) -> SAE:
     """Standard SAEs over K (or the penalty); of each seed that whose decoder rows have the smallest mean |cosine|."""
     base = one_prefix(case.plain)
-    runs = [
-        case.fit(replace(base, k=min(base.k * factor, base.d_sae)) if base.k else replace(base, l1=base.l1 * factor))
+    others = [
+        replace(base, k=min(base.k * factor, base.d_sae)) if base.k else replace(base, l1=base.l1 * factor)
         for factor in K_FACTORS
     ]
+    runs = [case.fit(other, stages=STAGES) for other in others]
     best = torch.stack([mean_cosine(run) for run in runs]).argmin(0)
     picked = SAE.stack([run.with_config(base) for run in runs])
     parameters = {name: value[best, torch.arange(len(best))] for name, value in picked.parameters.items()}
@@ -126,33 +133,35 @@ def mean_cosine(sae: SAE) -> Tensor:
     return (cosines.sum((-1, -2)) - cosines.diagonal(dim1=-1, dim2=-2).sum(-1)) / (n * (n - 1))
 
 
-def by_autograd(objective: Callable[..., losses.Objective]) -> Callable[..., SAE]:
+def by_autograd(name: str, objective: Callable[..., losses.Objective]) -> Callable[..., SAE]:
     """A remedy that descends an objective of the case's plain SAE."""
 
     def fit(case: Case, *value: float) -> SAE:
-        return losses.fit(case, objective(case.plain, *value, losses.batches(case)))
+        return losses.fit(case, objective(case.plain, *value, losses.batches(case)), losses.stages(case, name))
 
     return fit
 
 
-def on_standard(objective: Callable[..., losses.Objective]) -> Callable[..., SAE]:
+def on_standard(name: str, objective: Callable[..., losses.Objective]) -> Callable[..., SAE]:
     """The same of the SAE without Matryoshka."""
 
     def fit(case: Case, *value: float) -> SAE:
-        return losses.fit(case, objective(one_prefix(case.plain), *value, losses.batches(case)))
+        alone = objective(one_prefix(case.plain), *value, losses.batches(case))
+        return losses.fit(case, alone, losses.stages(case, name))
 
     return fit
 
 
 def gated(case: Case) -> SAE:
     """Plain first, then the decoder gated by input."""
-    settled = case.fit(case.plain)
-    return losses.fit(case, losses.gated(case.plain, losses.batches(case)), settled.reshape(len(settled)), taken=1)
+    settled, left = case.fit(case.plain), contestants()["gated by input"].stages(case) - 1
+    return losses.fit(case, losses.gated(case.plain, losses.batches(case)), left, settled.reshape(len(settled)))
 
 
 def pursuit(case: Case) -> SAE:
     """Matching pursuit; what is returned has unit rows, and its encoder is to be left out of account."""
-    found = losses.fit(case, losses.matching_pursuit(DEEPEST, losses.batches(case)))
+    alone = losses.matching_pursuit(DEEPEST, losses.batches(case))
+    found = losses.fit(case, alone, losses.stages(case, "matching pursuit"))
     return replace(found, W_dec=normalize(found.W_dec, dim=-1), config=one_prefix(case.plain))
 
 
@@ -201,17 +210,24 @@ def contestants() -> Mapping[str, Contestant]:
             r"earlier blocks stop-gradiented",
             "chanin2025hedging",
             "",
-            by_autograd(losses.deltas),
+            by_autograd("detached deltas", losses.deltas),
         ),
-        Contestant("log loss", "idea", r"$\sum_m \log L_m$", "", "", by_autograd(losses.logarithm)),
-        Contestant("unsquared inner loss", "idea", r"inner $E\|x - x_m\|$", "", "", by_autograd(losses.unsquared)),
+        Contestant("log loss", "idea", r"$\sum_m \log L_m$", "", "", by_autograd("log loss", losses.logarithm)),
+        Contestant(
+            "unsquared inner loss",
+            "idea",
+            r"inner $E\|x - x_m\|$",
+            "",
+            "",
+            by_autograd("unsquared inner loss", losses.unsquared),
+        ),
         Contestant(
             "OrtSAE",
             "published",
             r"$+\gamma\,\mathrm{mean}_k \max_j \cos^2$",
             "korznikov2025ortsae",
             "a search",
-            on_standard(losses.ortsae),
+            on_standard("OrtSAE", losses.ortsae),
             (0.01, 0.1, 1.0),
         ),
         Contestant(
@@ -220,7 +236,7 @@ def contestants() -> Mapping[str, Contestant]:
             r"$+\lambda\,\mathrm{mean}_k \cos^2 (\|a_k\| + \|a_j\|)$",
             "jin2026c2r",
             "a search",
-            on_standard(losses.c2r),
+            on_standard("C2R", losses.c2r),
             (0.01, 0.1, 1.0),
         ),
         Contestant(
@@ -237,7 +253,7 @@ def contestants() -> Mapping[str, Contestant]:
             r"$+\sum_k (1/c_k - 1)\, E a_k^2 \|d_k\|^2$",
             "",
             "a search",
-            by_autograd(losses.availability),
+            by_autograd("availability", losses.availability),
             (0.9, 0.5, 0.1),
         ),
         Contestant("right L0", "published", r"K of least mean $|\cos|$", "chanin2025sparse", "a search", right_l0),
