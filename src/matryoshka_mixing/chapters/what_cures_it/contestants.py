@@ -207,7 +207,7 @@ def contestants() -> Mapping[str, Contestant]:
         Contestant(
             "detached deltas",
             "published",
-            r"earlier blocks stop-gradiented",
+            "earlier blocks stop-gradiented",
             "chanin2025hedging",
             "",
             by_autograd("detached deltas", losses.deltas),
@@ -216,7 +216,7 @@ def contestants() -> Mapping[str, Contestant]:
         Contestant(
             "unsquared inner loss",
             "idea",
-            r"inner $E\|x - x_m\|$",
+            r"inner $E\lVert x - x_m\rVert$",
             "",
             "",
             by_autograd("unsquared inner loss", losses.unsquared),
@@ -233,7 +233,7 @@ def contestants() -> Mapping[str, Contestant]:
         Contestant(
             "C2R",
             "published",
-            r"$+\lambda\,\mathrm{mean}_k \cos^2 (\|a_k\| + \|a_j\|)$",
+            r"$+\gamma\,\mathrm{mean}_k \cos^2 (\lVert a_k\rVert + \lVert a_j\rVert)$",
             "jin2026c2r",
             "a search",
             on_standard("C2R", losses.c2r),
@@ -250,13 +250,13 @@ def contestants() -> Mapping[str, Contestant]:
         Contestant(
             "availability",
             "idea",
-            r"$+\sum_k (1/c_k - 1)\, E a_k^2 \|d_k\|^2$",
+            r"$+\sum_k (1/c_k - 1)\, E a_k^2 \lVert d_k\rVert^2$",
             "",
             "a search",
             by_autograd("availability", losses.availability),
             (0.9, 0.5, 0.1),
         ),
-        Contestant("right L0", "published", r"K of least mean $|\cos|$", "chanin2025sparse", "a search", right_l0),
+        Contestant("right L0", "published", r"K of least mean $\lvert\cos\rvert$", "chanin2025sparse", "a search", right_l0),
         Contestant("wider inner prefix", "earlier chapters", "one latent more inside", "", "", wider),
         Contestant("spare latents", "earlier chapters", "half as many again", "", "more latents", spare),
         Contestant("refit of plain", "relative", "decoder refitted at the end", "", "a solve", refitted),
