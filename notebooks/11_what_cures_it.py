@@ -134,13 +134,9 @@ HTML(chapter.page.as_html(chapter.page.table(stored), "remedies"))
 # Every prefix is dear there, {glue:text}`every_plain:.0f` times, but not in our compiled trainer
 # ({glue:text}`every_compiled:.1f` times).
 #
-# The sum, the mean, and the mean with an empty prefix {cite:p}`bussmann2025matryoshka` are one training here: Adam sees
-# no constant factor, and there is no decoder bias for an empty prefix to train. Balanced weights
-# {cite:p}`chanin2025hedging` have the best base for each toy. OrtSAE {cite:p}`korznikov2025ortsae` and C2R
-# {cite:p}`jin2026c2r` stand on a standard SAE, as in the code of the latter; of the papers' texts we read the
-# abstracts. Matching pursuit {cite:p}`costa2025matching` has tied weights; the right L0 {cite:p}`chanin2025sparse` is
-# that of the least similar rows. Log loss, unsquared loss and availability are ideas without a paper that we know.
-# Tests hold every loss against its formula written out in numbers. The last rows keep the lowest plain loss of eight.
+# What each remedy is, with its formula and source, prefixes, settings and other starts row by row:
+# {doc}`11_what_cures_it_details`. Tests hold every loss against its formula written out in numbers. Log loss, unsquared
+# loss and availability are ideas without a paper that we know. The last rows keep the lowest plain loss of eight.
 #
 # Plain and all published rows had as many steps ({glue:text}`steps_exact` on exact states), ours half as many again,
 # and the free number of each remedy and toy was the best of those tried on other seeds. One exception: what autograd
@@ -148,7 +144,7 @@ HTML(chapter.page.as_html(chapter.page.table(stored), "remedies"))
 #
 # From near the truth OrtSAE is the best that was published: with ReLU it ends clean in
 # {glue:text}`ort_near_low:.0%` of seeds on its worst toy of exact states, and in {glue:text}`ort_near_tree:.0%` on the
-# twenty features. Steps, prefixes, settings and the other starts, row by row: {doc}`11_what_cures_it_details`.
+# twenty features.
 
 # %% [markdown] tags=["details"]
 # ## The contestants
@@ -179,6 +175,11 @@ HTML(chapter.page.as_html(chapter.page.table(stored), "remedies"))
 # | split from scratch | ours without its first stage | second stage alone | |
 # | split alone | ours without its last | plain, then second stage | |
 # | ours | three stages | plain, split, settled | |
+#
+# The sum, the mean, and the mean with an empty prefix {cite:p}`bussmann2025matryoshka` are one training here: Adam sees
+# no constant factor, and there is no decoder bias for an empty prefix to train. OrtSAE and C2R stand on a standard SAE,
+# as in the code of the latter; of the papers' texts we read the abstracts. The numbers of balanced weights, OrtSAE, C2R
+# and availability are the best for each toy.
 #
 # ## Other starts, and BatchTopK
 #

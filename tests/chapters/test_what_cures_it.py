@@ -241,7 +241,9 @@ def test_the_page_lists_every_contestant_with_its_formula_and_source():
 @pytest.mark.parametrize("toy", ["three features", "twenty features"])
 def test_remedies_take_the_steps_that_are_told(toy, activation, monkeypatch):
     taken = []
-    monkeypatch.setattr(losses, "descend", lambda objective, start, how, **_: taken.append(how.steps) or Descended(start))
+    monkeypatch.setattr(
+        losses, "descend", lambda objective, start, how, **_: taken.append(how.steps) or Descended(start)
+    )
     monkeypatch.setattr(toys, "train", lambda setting, start, how, **_: taken.append(how.steps) or Descended([start]))
     monkeypatch.setattr(remedy, "train", toys.train)
     monkeypatch.setattr(remedy, "_refitted", lambda sae, settings: sae[0])
@@ -250,7 +252,7 @@ def test_remedies_take_the_steps_that_are_told(toy, activation, monkeypatch):
         taken.clear()
         some.fit(case, *some.values[:1])
         runs = len(contestants.K_FACTORS) if name == "right L0" else 1
-        assert sum(taken) == pytest.approx(runs * some.stages(case) * case.toy.training.steps, abs=1), name
+        assert sum(taken) == pytest.approx(runs * some.stages(case) * case.toy.training.steps, abs=8), name
 
 
 class Descended:

@@ -256,7 +256,9 @@ def contestants() -> Mapping[str, Contestant]:
             by_autograd("availability", losses.availability),
             (0.9, 0.5, 0.1),
         ),
-        Contestant("right L0", "published", r"K of least mean $\lvert\cos\rvert$", "chanin2025sparse", "a search", right_l0),
+        Contestant(
+            "right L0", "published", r"K of least mean $\lvert\cos\rvert$", "chanin2025sparse", "a search", right_l0
+        ),
         Contestant("wider inner prefix", "earlier chapters", "one latent more inside", "", "", wider),
         Contestant("spare latents", "earlier chapters", "half as many again", "", "more latents", spare),
         Contestant("refit of plain", "relative", "decoder refitted at the end", "", "a solve", refitted),
