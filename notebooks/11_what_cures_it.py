@@ -155,7 +155,7 @@ HTML(chapter.page.as_html(chapter.page.table(stored), "remedies"))
 #
 # | remedy | in words | what is trained | source |
 # | --- | --- | --- | --- |
-# | standard | no Matryoshka | one prefix, the full width | |
+# | standard | no Matryoshka: the full width alone | one prefix | |
 # | plain Matryoshka | every prefix must reconstruct the input alone | $\sum_m L_m$ | {cite:p}`bussmann2025matryoshka` |
 # | random prefixes | other prefixes at every step, short ones more often | drawn $L_m$ | {cite:p}`nabeshima2024matryoshka` |
 # | every prefix | all widths at every step | $\sum_{m=1}^n L_m$ | {cite:p}`nabeshima2024matryoshka` |
@@ -255,18 +255,18 @@ figure = chapter.drawing.price(stored)
 # %% [markdown]
 # ## When to switch, and how
 #
-# Ours, and the same with one thing changed, from random starts on three toys; as many steps in all.
+# Ours, and the same with one thing changed, from random starts on four toys; as many steps in all.
 
 # %% tags=["hide-input"]
 varied = chapter.page.switched(stored)
 equal, unequal = varied[["clean, three features", "clean, four children"]], varied["clean, unequal children"]
 claims.glue(switch_ours=float(equal.loc["ours"].mean()), switch_start=float(equal.loc["switch at the start"].mean()))
 claims.glue(switch_late=float(equal.loc["after twice as many"].mean()))
-rounds = {"one_round": "one round of settling", "three_rounds": "ours", "eight_rounds": "eight rounds"}
+rounds = {"one_round": "one round of settling", "three_rounds": "three rounds", "eight_rounds": "ours"}
 claims.glue(**{name: float(unequal[variant]) for name, variant in rounds.items()})
 others = equal.iloc[4:].drop("with a decoder bias")
 claims.glue(others_low=float(others.min().min()), others_high=float(others.max().max()))
-claims.glue(switch_l0=float(varied.loc["ours", "L0 / true L0"]))
+claims.glue(switch_l0=float(varied.loc["ours", "L0 / true L0"]), rounds=chapter.switching.How().rounds)
 HTML(chapter.page.as_html(varied, "switching"))
 
 # %% [markdown]

@@ -41,7 +41,7 @@ class How:
     bias: bool = False
     penalty: bool = True
     second: bool = True
-    rounds: int = 3
+    rounds: int = 8
 
     def fit(self, case: Case) -> SAE:
         """Train a case."""
@@ -76,7 +76,7 @@ VARIANTS: Mapping[str, How] = {
     "no penalty after the switch": How(penalty=False),
     "no second stage": How(second=False),
     "one round of settling": How(rounds=1),
-    "eight rounds": How(rounds=8),
+    "three rounds": How(rounds=3),
 }
 """By name, ours first."""
 
