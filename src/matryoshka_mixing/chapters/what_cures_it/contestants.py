@@ -60,8 +60,10 @@ class Contestant:
     def stages(self, case: Case) -> float:
         """How many times the toy's steps it takes."""
         if self.name == "gated by input":
-            return max(losses.stages(case, self.name), 1 + losses.FEWER)
-        return losses.stages(case, self.name) if self.slow else OURS if self.group == "ours" else STAGES
+            return max(losses.stages(case), 1 + losses.FEWER)
+        if self.name == "right L0":
+            return right_l0_stages(case)
+        return losses.stages(case) if self.slow else OURS if self.group == "ours" else STAGES
 
 
 def standard(case: Case) -> SAE:
@@ -119,11 +121,16 @@ def right_l0(case: Case) -> SAE:
         replace(base, k=min(base.k * factor, base.d_sae)) if base.k else replace(base, l1=base.l1 * factor)
         for factor in K_FACTORS
     ]
-    runs = [case.fit(other, stages=STAGES) for other in others]
+    runs = [case.fit(other, stages=right_l0_stages(case)) for other in others]
     best = torch.stack([mean_cosine(run) for run in runs]).argmin(0)
     picked = SAE.stack([run.with_config(base) for run in runs])
     parameters = {name: value[best, torch.arange(len(best))] for name, value in picked.parameters.items()}
     return SAE(**parameters, config=base)
+
+
+def right_l0_stages(case: Case) -> float:
+    """Steps of each of its SAEs: as many as the other remedies have, on samples half as many."""
+    return STAGES / 2 if case.toy.sampled else STAGES
 
 
 def mean_cosine(sae: SAE) -> Tensor:
@@ -133,21 +140,21 @@ def mean_cosine(sae: SAE) -> Tensor:
     return (cosines.sum((-1, -2)) - cosines.diagonal(dim1=-1, dim2=-2).sum(-1)) / (n * (n - 1))
 
 
-def by_autograd(name: str, objective: Callable[..., losses.Objective]) -> Callable[..., SAE]:
+def by_autograd(objective: Callable[..., losses.Objective]) -> Callable[..., SAE]:
     """A remedy that descends an objective of the case's plain SAE."""
 
     def fit(case: Case, *value: float) -> SAE:
-        return losses.fit(case, objective(case.plain, *value, losses.batches(case)), losses.stages(case, name))
+        return losses.fit(case, objective(case.plain, *value, losses.batches(case)), losses.stages(case))
 
     return fit
 
 
-def on_standard(name: str, objective: Callable[..., losses.Objective]) -> Callable[..., SAE]:
+def on_standard(objective: Callable[..., losses.Objective]) -> Callable[..., SAE]:
     """The same of the SAE without Matryoshka."""
 
     def fit(case: Case, *value: float) -> SAE:
         alone = objective(one_prefix(case.plain), *value, losses.batches(case))
-        return losses.fit(case, alone, losses.stages(case, name))
+        return losses.fit(case, alone, losses.stages(case))
 
     return fit
 
@@ -161,7 +168,7 @@ def gated(case: Case) -> SAE:
 def pursuit(case: Case) -> SAE:
     """Matching pursuit; what is returned has unit rows, and its encoder is to be left out of account."""
     alone = losses.matching_pursuit(DEEPEST, losses.batches(case))
-    found = losses.fit(case, alone, losses.stages(case, "matching pursuit"))
+    found = losses.fit(case, alone, losses.stages(case))
     return replace(found, W_dec=normalize(found.W_dec, dim=-1), config=one_prefix(case.plain))
 
 
@@ -210,16 +217,16 @@ def contestants() -> Mapping[str, Contestant]:
             "earlier blocks stop-gradiented",
             "chanin2025hedging",
             "",
-            by_autograd("detached deltas", losses.deltas),
+            by_autograd(losses.deltas),
         ),
-        Contestant("log loss", "idea", r"$\sum_m \log L_m$", "", "", by_autograd("log loss", losses.logarithm)),
+        Contestant("log loss", "idea", r"$\sum_m \log L_m$", "", "", by_autograd(losses.logarithm)),
         Contestant(
             "unsquared inner loss",
             "idea",
             r"inner $E\lVert x - x_m\rVert$",
             "",
             "",
-            by_autograd("unsquared inner loss", losses.unsquared),
+            by_autograd(losses.unsquared),
         ),
         Contestant(
             "OrtSAE",
@@ -227,7 +234,7 @@ def contestants() -> Mapping[str, Contestant]:
             r"$+\gamma\,\mathrm{mean}_k \max_j \cos^2$",
             "korznikov2025ortsae",
             "a search",
-            on_standard("OrtSAE", losses.ortsae),
+            on_standard(losses.ortsae),
             (0.01, 0.1, 1.0),
         ),
         Contestant(
@@ -236,7 +243,7 @@ def contestants() -> Mapping[str, Contestant]:
             r"$+\gamma\,\mathrm{mean}_k \cos^2 (\lVert a_k\rVert + \lVert a_j\rVert)$",
             "jin2026c2r",
             "a search",
-            on_standard("C2R", losses.c2r),
+            on_standard(losses.c2r),
             (0.01, 0.1, 1.0),
         ),
         Contestant(
@@ -253,7 +260,7 @@ def contestants() -> Mapping[str, Contestant]:
             r"$+\sum_k (1/c_k - 1)\, E a_k^2 \lVert d_k\rVert^2$",
             "",
             "a search",
-            by_autograd("availability", losses.availability),
+            by_autograd(losses.availability),
             (0.9, 0.5, 0.1),
         ),
         Contestant(

@@ -28,13 +28,13 @@ EPSILON = 1e-4
 
 STAGES, FEWER = 2.0, 0.25
 """Steps of a remedy by autograd, in stages: as many as the others take, or an eighth, since a step takes so long."""
-SAME_ON_SAMPLES = ("OrtSAE", "C2R")
-"""Those that take as many on sampled batches with ReLU as well: nearest to clean elsewhere, and of one prefix."""
+SAME_STEPS = "three levels"
+"""The toy on which it takes as many with BatchTopK as well, whose step takes longer still (our default)."""
 
 
-def stages(case: Case, name: str) -> float:
-    """`STAGES` on exact states, and of some on samples; `FEWER` elsewhere."""
-    same = not case.toy.sampled or (case.activation == "relu" and name in SAME_ON_SAMPLES)
+def stages(case: Case) -> float:
+    """`STAGES` on exact states with ReLU, and on `SAME_STEPS` with BatchTopK; `FEWER` elsewhere."""
+    same = not case.toy.sampled and (case.activation == "relu" or case.toy.name == SAME_STEPS)
     return STAGES if same else FEWER
 
 

@@ -31,6 +31,8 @@ FRESH = range(12_000, 12_064)
 """Seeds on which the number of rounds of settling was decided (the ledger's history has the rule)."""
 TRIAL = 0.25
 """Stages with which `tried` trains a remedy by autograd."""
+CHOSEN = {"OrtSAE": 0.1, "C2R": 0.1, "availability": 0.9}
+"""Free numbers of remedies by autograd where they have fewer steps: the best on three features with ReLU."""
 NAMES = (
     "parent_to_child", "child_to_sibling", "child_to_parent", "mixing", "absorption", "silent", "unjudged",
     "recovered95", "recovered99", "dead", "missing", "clean", "fvu", "l0", "loss",
@@ -41,11 +43,11 @@ NAMES = (
 def tried(toy: Toy, activation: str, seeds: range = TUNING) -> dict[tuple[str, float], np.ndarray]:
     """What every free number of every remedy gave on seeds that are not reported.
 
-    Remedies by autograd are tried with fewer steps.
+    Remedies by autograd are tried with fewer steps, and only where they then have as many as the others.
 
     Returns:
         By name and number, for each kind of start: mixing, absorption, the larger of the two, which a seed without a
-        value counts as 1, and the share of clean seeds; means over seeds.
+        value counts as 1, and the share of clean seeds; means over seeds. NaN for what is not tried.
     """
     case = Case.of(toy, activation, seeds[:4] if toy.sampled else seeds)
     found = {}
@@ -53,6 +55,9 @@ def tried(toy: Toy, activation: str, seeds: range = TUNING) -> dict[tuple[str, f
         steps = max(1, round(toy.training.steps * (TRIAL / some.stages(case) if some.slow else 1)))
         own = replace(case, toy=replace(toy, training=replace(toy.training, steps=steps)))
         for value in some.values:
+            if some.slow and some.stages(case) < contestants.STAGES:
+                found[name, value] = np.full((len(KINDS), 4), np.nan, dtype=np.float32)
+                continue
             each = measure(own, some.fit(own, value), name == "matching pursuit")
             mixing, absorption = each["mixing"], each["absorption"]
             larger = np.fmax(np.nan_to_num(mixing, nan=1.0), np.nan_to_num(absorption, nan=1.0))
@@ -68,11 +73,15 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def choose(found: Mapping[tuple[str, float], np.ndarray]) -> dict[str, float]:
-    """Of what `tried` gave, each remedy's number with the least of mixing or absorption; NaN for those without one."""
+    """Of what `tried` gave, each remedy's number with the least of mixing or absorption; NaN for those without one.
+
+    `CHOSEN` where nothing was tried.
+    """
     best: dict[str, float] = {}
     for name, some in contestants.contestants().items():
         scores = {value: float(found[name, value][:, 2].mean()) for value in some.values}
-        best[name] = min(scores, key=lambda value: scores[value], default=float("nan"))
+        known = {value: score for value, score in scores.items() if not np.isnan(score)}
+        best[name] = min(known, key=lambda value: known[value], default=CHOSEN.get(name, float("nan")))
     return best
 
 
