@@ -47,7 +47,7 @@ class Stored:
         tried: by toy and activation, what each free number gave on other seeds, shape (numbers, kinds, 4), in the order
             of `settings` and with the measures of `stored.tried`.
         switching: by toy, shape (variants, seeds, measures), in the order of `switching.VARIANTS`.
-        rounds: by toy, shape (variants, seeds, measures), in the order of `switching.ROUNDS`.
+        rounds: by toy, shape (variants, seeds, measures), in the order of `switching.DECIDED`.
         more: of ours on twenty features, further random seeds, shape (seeds, measures).
         costs: of a step of each remedy in plain PyTorch, in units of plain Matryoshka's.
         compiled_costs: the same in our compiled trainer, of plain, every and random prefixes.
@@ -228,7 +228,7 @@ def walk(stored: Stored, kind: int, activation: str = "relu") -> Float[np.ndarra
 def fresh_rounds(stored: Stored) -> pd.DataFrame:
     """Share of clean seeds with three and with eight rounds of settling, one column a toy; seeds of their own."""
     columns = {toy: found[..., NAMES.index("clean")].mean(1) for toy, found in stored.rounds.items()}
-    return pd.DataFrame(columns, index=list(switching.ROUNDS))
+    return pd.DataFrame(columns, index=list(switching.DECIDED))
 
 
 def chosen_numbers(stored: Stored, activation: str = "relu") -> pd.DataFrame:

@@ -132,7 +132,7 @@ def parts() -> dict[str, Callable[[], dict[str, np.ndarray]]]:
 
     def rounds(toy: Toy, name: str) -> dict[str, np.ndarray]:
         seeds = FRESH[:FEWER] if toy.sampled else FRESH
-        return {name: switching.run(toy, seeds, NAMES, switching.ROUNDS)}
+        return {name: switching.run(toy, seeds, NAMES, switching.DECIDED)}
 
     def further(seeds: range, name: str) -> dict[str, np.ndarray]:
         return {name: more(toys()["twenty features"], seeds)}
