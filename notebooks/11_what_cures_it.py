@@ -91,8 +91,8 @@ p = notebook.begin(globals())
 
 # %% [markdown]
 # All remedies on all toys take an hour, so that run is stored; `python -m
-# matryoshka_mixing.chapters.what_cures_it.stored` makes it again. This page trains standard, plain, ours and
-# `-p remedy "..."` on the toy of its parameters, and computes the theory.
+# matryoshka_mixing.chapters.what_cures_it.stored` makes it again. This page trains plain, ours and `-p remedy "..."` on
+# the toy of its parameters, and computes the theory.
 
 # %%
 stored = chapter.page.Stored.load()
@@ -269,7 +269,7 @@ others = equal.iloc[4:].drop("with a decoder bias")
 claims.glue(others_low=float(others.min().min()), others_high=float(others.max().max()))
 claims.glue(switch_l0=float(varied.loc["ours", "L0 / true L0"]))
 fresh = chapter.page.fresh_rounds(stored)
-claims.glue(**{f"fresh_{name.split()[0]}": share for name, share in fresh["unequal children"].items()})
+claims.glue(**{f"fresh_{name.split()[0]}": float(share) for name, share in fresh["unequal children"].items()})
 claims.glue(rounds=chapter.switching.DECIDED["eight rounds"].rounds)
 HTML(chapter.page.as_html(varied, "switching"))
 

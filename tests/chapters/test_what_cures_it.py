@@ -442,7 +442,7 @@ def test_the_page_runs_at_other_parameters(tmp_path):
     family(0.3, 0.2, 3).to_json(path)
     for p in (P, replace(P, tree_path=str(path), remedy="ours")):
         run = page.Page.run(p)
-        assert set(run.saes) == {"standard", "plain Matryoshka", "ours", p.remedy}
+        assert set(run.saes) == {"plain Matryoshka", "ours", p.remedy}
         assert 0 <= run.share_clean("ours") <= 1 and run.decoder("ours").shape[1] == len(run.names)
         assert drawing.decoders(run).axes
 

@@ -262,7 +262,7 @@ def switched(stored: Stored) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Page:
-    """The run on the page: standard, plain, our remedy, and the remedy that the reader chose.
+    """The run on the page: plain, our remedy, and the remedy that the reader chose.
 
     Attributes:
         p: the chapter's parameters.
@@ -288,7 +288,7 @@ class Page:
             for kind, n in zip(KINDS, (p.n_seeds, max(1, p.n_seeds // 6)), strict=True)
         ]  # fmt: skip
         saes, found, listed = {}, {}, contestants.contestants()
-        for name in dict.fromkeys((STANDARD, PLAIN, OURS, p.remedy)):
+        for name in dict.fromkeys((PLAIN, OURS, p.remedy)):
             some = listed[name]
             both = [some.fit(case, *some.values[len(some.values) // 2 :][:1]) for case in cases]
             pairs = zip(cases, both, strict=True)
