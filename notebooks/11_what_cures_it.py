@@ -199,7 +199,7 @@ HTML(chapter.page.by_toy(stored))
 # ## Prefixes
 #
 # Each prefix by itself, on every toy: what it leaves unexplained, and how many of its latents fire (medians of random
-# seeds).
+# seeds). Where L0 has no value, that run did not count it.
 
 # %% tags=["hide-input", "details"]
 HTML(chapter.page.all_prefixes(stored))
