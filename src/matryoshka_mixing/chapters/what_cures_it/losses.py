@@ -28,14 +28,11 @@ EPSILON = 1e-4
 
 STAGES, FEWER = 2.0, 0.25
 """Steps of a remedy by autograd, in stages: as many as the others take, or an eighth, since a step takes so long."""
-SAME_STEPS = "three levels"
-"""The toy on which it takes as many with BatchTopK as well, whose step takes longer still (our default)."""
 
 
 def stages(case: Case) -> float:
-    """`STAGES` on exact states with ReLU, and on `SAME_STEPS` with BatchTopK; `FEWER` elsewhere."""
-    same = not case.toy.sampled and (case.activation == "relu" or case.toy.name == SAME_STEPS)
-    return STAGES if same else FEWER
+    """`STAGES` on exact states with ReLU, `FEWER` on samples and with BatchTopK."""
+    return FEWER if case.toy.sampled or case.activation == "batchtopk" else STAGES
 
 
 def batches(case: Case) -> Callable[[], Rows]:

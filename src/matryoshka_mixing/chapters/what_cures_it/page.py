@@ -443,16 +443,6 @@ def package_fit(p: Parameters, x: Tensor, *parameters: Tensor) -> Tensor:
     return acts @ remedy.refit(sae, x).W_dec
 
 
-def fewer(stored: Stored) -> dict[str, list[str]]:
-    """By toy and activation, the remedies that had fewer steps than plain Matryoshka."""
-    found = {}
-    for (toy, activation), stages in stored.stages.items():
-        least = stages[stored.remedies.index(PLAIN)]
-        some = [name for name, taken in zip(stored.remedies, stages, strict=True) if taken < least]
-        found |= {f"{toy}, {CALLED[activation]}": some} if some else {}
-    return found
-
-
 def measured_published(stored: Stored) -> dict[str, object]:
     """The numbers of the claim on published remedies."""
     groups = "published", "idea", "earlier chapters"
