@@ -438,7 +438,8 @@ def package_gradient(p: Parameters, x: Tensor, *parameters: Tensor) -> list[Tens
 def package_fit(p: Parameters, x: Tensor, *parameters: Tensor) -> Tensor:
     """The reconstruction by `remedy.refit`'s decoder for these parameters, without the decoder bias, which is held."""
     config = SAEConfig(p.d_model, chosen(p).widths, l1=p.l1, decoder_bias=False)
-    sae = SAE(*(value.detach() for value in parameters), config)
+    W_enc, b_enc, W_dec, b_dec = (value.detach() for value in parameters)
+    sae = SAE(W_enc, b_enc, W_dec, b_dec, config)
     acts = sae.encode(x)
     return acts @ remedy.refit(sae, x).W_dec
 
