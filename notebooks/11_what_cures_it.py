@@ -135,8 +135,8 @@ HTML(chapter.page.as_html(chapter.page.table(stored), "remedies"))
 # ({glue:text}`every_compiled:.1f` times).
 #
 # What each remedy is, with its formula and source, prefixes, settings and other starts row by row:
-# {doc}`11_what_cures_it_details`. Tests hold every loss against its formula written out in numbers. Log loss, unsquared
-# loss and availability are ideas without a paper that we know. The last rows keep the lowest plain loss of eight.
+# {doc}`11_what_cures_it_details`. Log loss, unsquared loss and availability are ideas without a paper that we know. The
+# last rows keep the lowest plain loss of eight.
 #
 # Plain and all published rows had as many steps ({glue:text}`steps_exact` on exact states), ours half as many again.
 # Not so what autograd trains (from detached deltas to availability, and gating) on the twenty features and with
