@@ -203,6 +203,10 @@ class Shown:
 
 Shown()
 
+# %% mystnb={"figure": {"name": "fig-small"}}
+print("before the figure")
+figure = 1 / 0
+
 # %%
 if first > 5:
     raise ValueError("first is too large")
@@ -224,7 +228,8 @@ def test_a_run_holds_what_the_cells_print_and_show_with_the_given_parameters(sma
     written = nbformat.read(small[1], 4)
     outputs = [output for cell in written.cells for output in cell.get("outputs", [])]
     assert outputs[0].text == "7\n"
-    assert outputs[1]["data"] == {"text/plain": "shown", MIME: {"sum": 7}} and len(outputs) == 2
+    assert outputs[1]["data"] == {"text/plain": "shown", MIME: {"sum": 7}}
+    assert outputs[2].text == "before the figure\n" and len(outputs) == 3, "but no figure is drawn"
     cost = written.metadata["cost"]
     assert cost["cpu_seconds"] >= 0 and 0 < cost["seconds"] < 60 and 10 < cost["memory_mb"] < 100_000
 
