@@ -496,15 +496,17 @@ def costs() -> str:
     """What a run costs, by stored sweep, in MyST Markdown."""
     if not any(STORED.glob("*.csv")):
         return "No sweep is stored with this copy.\n"
-    rows = []
+    rows, every = [], []
     for path in sorted(STORED.glob("*.csv")):
         runs = pd.read_csv(path).query("status == 'done'").drop_duplicates("run")
         seconds, memory = runs["cpu_seconds"], runs["memory_mb"]
         spans = [f"{v.median():.0f} ({v.min():.0f}–{v.max():.0f})" for v in (seconds, memory)]
         size = f"{runs['n_seeds'].iloc[0]} seeds, {runs['n_steps'].iloc[0]:,} steps"
         rows.append([f"`{path.stem}`", size, len(runs), *spans, f"{1000 * seconds.median() / 3600:.1f}"])
+        every.append(seconds)
     head = ["sweep", "a run's size", "runs", "seconds on one core", "memory, MB", "hours on one core for a thousand"]
-    return _table(head, rows) + "\n"
+    seconds = pd.concat(every)
+    return f"{_table(head, rows)}\n\nIn all {len(seconds):,} runs, {seconds.sum() / 60:.0f} minutes of one core.\n"
 
 
 def main() -> None:
