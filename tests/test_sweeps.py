@@ -300,7 +300,8 @@ def test_a_bad_design_stops_the_engine_before_the_first_run(sheet):
 
 @engine
 def test_a_killed_sweep_goes_on_runs_nothing_twice_and_gathers_all(sheet):
-    path = sheet(design={"grid": {"l1": [0, 0.5, 1]}})
+    # Runs of some seconds, so that the kill hits the second one.
+    path = sheet(design={"grid": {"l1": [0, 0.5, 1]}}, fixed={"n_seeds": 64, "n_steps": 2000})
     folder = ROOT / "_build/sweeps" / path.stem
     process = snakemake(path)
     deadline = time.monotonic() + 400
