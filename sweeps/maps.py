@@ -98,10 +98,14 @@ class Found:
         return cls(claim, chapter, varied, {name: getattr(known(), name) for name in varied}, runs)
 
     @property
+    def here(self) -> pd.DataFrame:
+        """The run at the chapter's own values of all that is varied, if there is one: one row, or none."""
+        return self.runs[(self.runs[list(self.varied)] == pd.Series(self.home)).all(axis=1)]
+
+    @property
     def at_home(self) -> str | None:
-        """The verdict at the chapter's own values of all that is varied, if there is such a run."""
-        here = self.runs[(self.runs[list(self.varied)] == pd.Series(self.home)).all(axis=1)]
-        return None if here.empty else here["verdict"].iloc[0]
+        """The verdict there."""
+        return None if self.here.empty else self.here["verdict"].iloc[0]
 
     def along(self, name: str) -> pd.DataFrame:
         """The runs in which no other varied parameter has left home, in the order of this one's values."""
@@ -301,7 +305,12 @@ def reach_table(screens: Sequence[Found]) -> str:
 
 
 def plane_of(screen: Found, planes: Sequence[Found]) -> Found | None:
-    """The map of a claim: of those that there are, the one over what the screening puts first."""
+    """The map of a claim: of those that there are, the one over what the screening puts first.
+
+    None too where runs of this size decide nothing at home: there is nothing that could flip.
+    """
+    if screen.at_home == "inconclusive":
+        return None
     order = list(screen.screened().index)
     own = [plane for plane in planes if plane.claim == screen.claim]
     return min(own, key=lambda plane: sorted(order.index(name) for name in plane.varied), default=None)
@@ -372,8 +381,12 @@ def command_line(found: Found) -> str:
 def section(screen: Found, plane: Found | None, spaces: Sequence[Found]) -> str:
     """What the sweeps found about one claim."""
     parts = [f"### {claims.load()[screen.claim].title}\n", f"`{screen.claim}`. {screen_line(screen)}"]
-    if plane is None:
-        parts.append(f"There is no map of this claim.\n\n{flip_lines(screen)}\n")
+    if screen.at_home == "inconclusive":
+        why = screen.here["why"].iloc[0]
+        parts.append(f"At the chapter's own values runs of this size decide nothing (not met: {why}): no map.\n")
+    elif plane is None:
+        cost = f"A run took {screen.runs['cpu_seconds'].median():.0f} seconds of one core, so there is no map."
+        parts.append(f"{cost}\n\n{flip_lines(screen)}\n")
     else:
         x, y = plane.varied
         first = list(screen.screened().index[:2])
@@ -409,7 +422,10 @@ def summary(screens: Sequence[Found], chosen: Mapping[str, Found | None]) -> str
         run = where.flip()
         share = "" if plane is None else f"{plane.share()[0]} of {plane.share()[1]}"
         over = "no map" if plane is None else " × ".join(map(words, plane.varied))
-        flip = "none found" if run is None else f"{moved(where, run)}: *{run['verdict']}*"
+        if screen.at_home == "inconclusive":
+            flip = ""
+        else:
+            flip = "none found" if run is None else f"{moved(where, run)}: *{run['verdict']}*"
         rows.append([f"`{screen.claim}`", f"*{screen.at_home}*", over, share, flip])
     return _table(["claim", "at the chapter's own values", "map over", "supported in", "nearest other verdict"], rows)
 
@@ -449,9 +465,9 @@ same thresholds as its chapter. {{doc}}`sweeps` says how to run such sweeps, and
 runs are smaller than the chapters' own. So a share of seeds is more often undecided, and the verdict *inconclusive*,
 also where a chapter with its many seeds decides.
 
-First each parameter was moved alone, at three values or more: a screening. Then the two that matter most were crossed
-on a grid. *Matter most* means that the verdict changes at the largest share of the values tried, and among equals that
-the number behind the verdict moves farthest. Claims of one chapter share its runs, and may share a map.
+First each parameter was moved alone, to three other values: a screening. Then the two that matter most were crossed on
+a grid. *Matter most* means that the verdict changes at the largest share of the values tried, and among equals that the
+number behind the verdict moves farthest. Claims of one chapter share its runs, and may share a map.
 
 {summary(overview, chosen)}
 

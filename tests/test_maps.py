@@ -113,6 +113,8 @@ def test_a_claim_gets_the_map_over_what_its_screening_puts_first(star):
     screen = dataclasses.replace(star, varied=("child_probability", "l1", "d_model"), home=HOME | {"d_model": 20})
     assert maps.plane_of(screen, [other, fits]) is fits and maps.plane_of(screen, [other]) is other
     assert maps.plane_of(screen, []) is None
+    undecided = maps.Found.of(table(dict.fromkeys(STAR, "inconclusive")), "mse-reason")
+    assert maps.plane_of(undecided, [fits]) is None, "nothing could flip"
 
 
 def test_how_far_each_parameter_can_move_stands_in_one_cell(star):
