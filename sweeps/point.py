@@ -44,8 +44,6 @@ def execute(source, output, profile):
     import yaml
     from IPython.core.displayhook import CapturingDisplayHook
     from IPython.core.displaypub import CapturingDisplayPublisher
-    from IPython.core.interactiveshell import InteractiveShell
-    from traitlets.config import Config
 
     sys.path.insert(0, SCRIPTS)
     import execute as papermill_run
@@ -56,8 +54,7 @@ def execute(source, output, profile):
     log.unlink(missing_ok=True)
     notebook = jupytext.read(source)
     declared = papermill_run.declared_parameters(notebook)
-    without = Config({"HistoryManager": {"enabled": False}})  # it would open a file for each run
-    shell = InteractiveShell.instance(user_ns={"__name__": "__main__"}, config=without)
+    shell = bare_shell()
     shell.display_pub = CapturingDisplayPublisher()
     shell.display_trap.hook = CapturingDisplayHook(shell, shell.display_pub.outputs)
     for number, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
@@ -85,6 +82,15 @@ def execute(source, output, profile):
     papermill_run.write(notebook, output)
 
 
+def bare_shell():
+    """IPython's shell of this process, without a history, which would open a file for each run."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    without = Config({"HistoryManager": {"enabled": False}})
+    return InteractiveShell.instance(user_ns={"__name__": "__main__"}, config=without)
+
+
 def attempt(source, output, profile):
     """Run, and return what a shell reads: 0 and a line, or 1 and the error."""
     try:
@@ -106,7 +112,6 @@ def serve(chapter):
     sys.path.insert(0, SCRIPTS)
     for name in ("execute", "IPython.core.interactiveshell", f"matryoshka_mixing.chapters.{chapter.split('_', 1)[1]}"):
         importlib.import_module(name)
-    importlib.import_module("matryoshka_mixing.figures").use_style()
     warm_up()
     address = Path(server.getsockname())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
@@ -125,11 +130,13 @@ def serve(chapter):
 
 
 def warm_up():
-    """Do once what every run would do first: load the compiled trainer, and the schema that notebooks are held to."""
+    """Do once what every run would do first: the shell, the style, the compiled trainer, the schema of notebooks."""
     import nbformat
 
-    from matryoshka_mixing import features, sae, training
+    from matryoshka_mixing import features, figures, sae, training
 
+    bare_shell()
+    figures.use_style()
     nbformat.validate(nbformat.v4.new_notebook())
     config, family = sae.SAEConfig(3, widths=(1, 3)), features.family(0.3, 0.4)
     directions = features.orthonormal_dictionaries(3, 3, [0])
