@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,10 @@ WHY_NONE = {
 """Why a chapter has no sweep."""
 
 
+ledger = functools.cache(claims.load)
+"""The claims, read once."""
+
+
 def words(name: str) -> str:
     """A parameter's name as the page writes it."""
     return WORDS.get(name, name.replace("_", " "))
@@ -52,7 +57,7 @@ def words(name: str) -> str:
 
 def key(claim: str) -> claims.Criterion:
     """The criterion that stands for a claim on a map: its first decisive one."""
-    return next(c for c in claims.load()[claim].criteria if c.role == "decisive")
+    return next(c for c in ledger()[claim].criteria if c.role == "decisive")
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,7 @@ def _place(values: pd.Series, of: pd.Series) -> pd.Series:
 
 def _told(claim: str, missing: Sequence[str]) -> str:
     """The first criterion that is not met, in the ledger's words, and how many others are not."""
-    first, *others = [c for c in claims.load()[claim].criteria if c.metric in missing]
+    first, *others = [c for c in ledger()[claim].criteria if c.metric in missing]
     return f"“{first.says}”" + (f" and {len(others)} more" if others else "")
 
 
@@ -277,7 +282,7 @@ def stored(kind: str) -> Iterator[tuple[str, Found]]:
     """The stored sweeps whose names end like this, claim by claim: the sweep's name, and what it found."""
     for path in sorted(STORED.glob(f"*_{kind}.csv")):
         table = pd.read_csv(path, keep_default_na=True)
-        for claim in claims.load():
+        for claim in ledger():
             if claim in set(table["claim"]):
                 yield path.stem, Found.of(table, claim)
 
@@ -380,12 +385,12 @@ def command_line(found: Found) -> str:
 
 def section(screen: Found, plane: Found | None, spaces: Sequence[Found]) -> str:
     """What the sweeps found about one claim."""
-    parts = [f"### {claims.load()[screen.claim].title}\n", f"`{screen.claim}`. {screen_line(screen)}"]
+    parts = [f"### {ledger()[screen.claim].title}\n", f"`{screen.claim}`. {screen_line(screen)}"]
     if screen.at_home == "inconclusive":
         why = screen.here["why"].iloc[0]
         parts.append(f"At the chapter's own values runs of this size decide nothing (not met: {why}): no map.\n")
     elif plane is None:
-        cost = f"A run took {screen.runs['cpu_seconds'].median():.0f} seconds of one core, so there is no map."
+        cost = f"A run took {screen.runs['cpu_seconds'].median():.1f} seconds of one core, so there is no map."
         parts.append(f"{cost}\n\n{flip_lines(screen)}\n")
     else:
         x, y = plane.varied
@@ -435,7 +440,7 @@ def without(screens: Sequence[Found]) -> str:
     swept = {found.claim for found in screens}
     rows = [
         [f"`{name}`", f"{{doc}}`../notebooks/{claim.notebook}`", WHY_NONE.get(claim.notebook, "not swept yet")]
-        for name, claim in claims.load().items()
+        for name, claim in ledger().items()
         if claim.notebook and name not in swept
     ]
     return _table(["claim", "chapter", "why there is no sweep"], rows)
