@@ -39,11 +39,14 @@ WORDS = {
 """What the page calls the parameters that sweeps move."""
 WHY_NONE = {
     "06_every_prefix": "what could move is the tree, a file; the numbers of this chapter are the size of its run",
+    "09_basins": "not run: five seconds of one core a run; the screening stands in `sweeps/basins_screen.yml`",
     "10_how_far": "the chapter is a sweep itself, over all that its family can be",
     "11_what_cures_it": "its verdicts stand on a stored run of an hour, all remedies on all toys",
     "12_real_activations": "its verdicts stand on stored runs of real activations, two minutes a seed",
+    "13_left_open": "not run: nine seconds of one core a run; the screening stands in `sweeps/open_screen.yml`",
+    "14_published_toys": "not run: five seconds of one core a run; the screening stands in `sweeps/published_screen.yml`",
 }
-"""Why a chapter has no sweep."""
+"""Why a chapter has no stored sweep."""
 
 
 ledger = functools.cache(claims.load)
@@ -390,7 +393,7 @@ def section(screen: Found, plane: Found | None, spaces: Sequence[Found]) -> str:
         why = screen.here["why"].iloc[0]
         parts.append(f"At the chapter's own values runs of this size decide nothing (not met: {why}): no map.\n")
     elif plane is None:
-        cost = f"A run took {screen.runs['cpu_seconds'].median():.1f} seconds of one core, so there is no map."
+        cost = f"It has no map. A run took {screen.runs['cpu_seconds'].median():.1f} seconds of one core."
         parts.append(f"{cost}\n\n{flip_lines(screen)}\n")
     else:
         x, y = plane.varied
@@ -436,7 +439,7 @@ def summary(screens: Sequence[Found], chosen: Mapping[str, Found | None]) -> str
 
 
 def without(screens: Sequence[Found]) -> str:
-    """The tested claims that no sweep moves, and why."""
+    """The tested claims that no stored sweep moves, and why."""
     swept = {found.claim for found in screens}
     rows = [
         [f"`{name}`", f"{{doc}}`../notebooks/{claim.notebook}`", WHY_NONE.get(claim.notebook, "not swept yet")]

@@ -33,7 +33,7 @@ FIGURE = design.ROOT / "book/_static/thousand.svg"
 D_IN, ROOTS, CHILDREN, LEAVES = 768, 40, (0.384, 0.192, 0.128, 0.096), (0.16,) * 5
 WIDTHS = (62, 125, 250, 500, 1000)
 STEPS, BATCH, SEED, NOISE = 400, 256, 0, 0.1
-LONGER = 4000  # steps from random starts
+LONGER = 2500  # steps from random starts
 ROWS, TESTED = 64_000, 8_000  # inputs to train on, and to read absorption on
 LARGE, SAMPLES = 16_384, 200_000_000  # SynthSAEBench's size
 
