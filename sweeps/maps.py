@@ -39,12 +39,12 @@ WORDS = {
 """What the page calls the parameters that sweeps move."""
 WHY_NONE = {
     "06_every_prefix": "what could move is the tree, a file; the numbers of this chapter are the size of its run",
-    "09_basins": "not run: five seconds of one core a run; the screening stands in `sweeps/basins_screen.yml`",
+    "09_basins": "not run, at five seconds of one core each; the design is `sweeps/basins_screen.yml`",
     "10_how_far": "the chapter is a sweep itself, over all that its family can be",
     "11_what_cures_it": "its verdicts stand on a stored run of an hour, all remedies on all toys",
     "12_real_activations": "its verdicts stand on stored runs of real activations, two minutes a seed",
-    "13_left_open": "not run: nine seconds of one core a run; the screening stands in `sweeps/open_screen.yml`",
-    "14_published_toys": "not run: five seconds of one core a run; the screening stands in `sweeps/published_screen.yml`",
+    "13_left_open": "not run, at nine seconds of one core each; the design is `sweeps/open_screen.yml`",
+    "14_published_toys": "not run, at five seconds of one core each; the design is `sweeps/published_screen.yml`",
 }
 """Why a chapter has no stored sweep."""
 
@@ -398,7 +398,7 @@ def section(screen: Found, plane: Found | None, spaces: Sequence[Found]) -> str:
     else:
         x, y = plane.varied
         first = list(screen.screened().index[:2])
-        which = "the two that matter most" if set(first) == {x, y} else "of these the map, which it shares, crosses two"
+        which = "the two that matter most" if set(first) == {x, y} else "on a grid shared with other claims"
         parts.append(f"""{{numref}}`fig-where-{plane.claim}` crosses {words(x)} and {words(y)}, {which}.
 
 ```{{figure}} _static/where-{plane.claim}.svg
