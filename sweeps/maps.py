@@ -282,12 +282,12 @@ def draw_overview(screens: Sequence[Found]) -> Figure:
 
 
 def stored(kind: str) -> Iterator[tuple[str, Found]]:
-    """The stored sweeps whose names end like this, claim by claim: the sweep's name, and what it found."""
-    for path in sorted(STORED.glob(f"*_{kind}.csv")):
-        table = pd.read_csv(path, keep_default_na=True)
+    """The stored sweeps whose names end like this, claim by claim in the book's order: their names, what they found."""
+    tables = {path.stem: pd.read_csv(path, keep_default_na=True) for path in sorted(STORED.glob(f"*_{kind}.csv"))}
+    for name, table in sorted(tables.items(), key=lambda item: item[1]["chapter"].iloc[0]):
         for claim in ledger():
             if claim in set(table["claim"]):
-                yield path.stem, Found.of(table, claim)
+                yield name, Found.of(table, claim)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -524,7 +524,7 @@ def costs() -> str:
     for path in sorted(STORED.glob("*.csv")):
         runs = pd.read_csv(path).query("status == 'done'").drop_duplicates("run")
         seconds, memory = runs["cpu_seconds"], runs["memory_mb"]
-        spans = [f"{v.median():.0f} ({v.min():.0f}–{v.max():.0f})" for v in (seconds, memory)]
+        spans = [f"{v.median():.{n}f} ({v.min():.{n}f}–{v.max():.{n}f})" for v, n in ((seconds, 1), (memory, 0))]
         size = f"{runs['n_seeds'].iloc[0]} seeds, {runs['n_steps'].iloc[0]:,} steps"
         rows.append([f"`{path.stem}`", size, len(runs), *spans, f"{1000 * seconds.median() / 3600:.1f}"])
         every.append(seconds)

@@ -1,7 +1,7 @@
 """A toy that is not small: a thousand features in a tree, in 768 dimensions; its run, and the page that shows it.
 
-`python sweeps/thousand.py run` trains the SAEs that are not stored yet and stores what was found;
-`python sweeps/thousand.py` writes the page and its figure from that.
+`python sweeps/thousand.py run` trains the SAEs and stores what was found; `python sweeps/thousand.py` writes the page
+and its figure from that.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from matryoshka_mixing import figures, metrics
+from matryoshka_mixing import figures
 from matryoshka_mixing.chapters.how_far.expectation import pattern_optimum
 from matryoshka_mixing.chapters.real_activations.data import objective
 from matryoshka_mixing.features import FeatureTree, States
-from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
+from matryoshka_mixing.sae import SAE, SAEConfig, start_near
 from matryoshka_mixing.training import TrainConfig, descend
 
 FOLDER = design.ROOT / "sweeps/stored/thousand"
@@ -33,17 +33,12 @@ FIGURE = design.ROOT / "book/_static/thousand.svg"
 D_IN, ROOTS, CHILDREN, LEAVES = 768, 40, (0.384, 0.192, 0.128, 0.096), (0.16,) * 5
 WIDTHS = (62, 125, 250, 500, 1000)
 STEPS, BATCH, SEED, NOISE = 400, 256, 0, 0.1
-LONGER = 2500  # steps from random starts
 ROWS, TESTED = 64_000, 8_000  # inputs to train on, and to read absorption on
 LARGE, SAMPLES = 16_384, 200_000_000  # SynthSAEBench's size
 
 # Fixed before the run.
 FIRINGS = 300  # an edge is judged where its child fires this often in training, as far as its rate says
 CLOSE, ALIKE, NOTHING, DROP = 0.05, 0.8, 0.05, 0.1
-HAS, HALF = (
-    0.8,
-    0.5,
-)  # from random starts: cosine of a feature with its own latent; share of the edges' parents with one
 
 
 def thousand_features() -> FeatureTree:
@@ -93,16 +88,10 @@ def predicted(ranks: list[int], widths: tuple[int, ...]) -> dict[tuple[int, int]
 
 @dataclass(frozen=True)
 class Arm:
-    """One SAE of the run, its prefixes, and whether it starts at random instead of near the truth."""
+    """One SAE of the run, and its prefixes."""
 
     name: str
     widths: tuple[int, ...]
-    random: bool = False
-
-    @property
-    def steps(self) -> int:
-        """Training steps."""
-        return LONGER if self.random else STEPS
 
 
 ARMS = (
@@ -110,30 +99,16 @@ ARMS = (
     Arm("standard, 1,000 latents", WIDTHS[-1:]),
     Arm("Matryoshka, 250 latents", WIDTHS[:3]),
     Arm("Matryoshka, 500 latents", WIDTHS[:4]),
-    Arm("Matryoshka, random start", WIDTHS, random=True),
 )
-NEAR_ARMS, RANDOM_ARM = ARMS[:-1], ARMS[-1]
 
 
 def trained(arm: Arm, rows: torch.Tensor, directions: torch.Tensor, ranks: list[int], k: float, steps: int) -> SAE:
     """Train one SAE by a plain PyTorch loop, which on this many latents is faster than the compiled trainer."""
     config = SAEConfig(directions.shape[1], arm.widths, activation="batchtopk", k=k)
-    if arm.random:
-        start = random_start(config, [SEED], decoder_norm=1.0)[0]
-    else:
-        start = start_near(directions, [SEED], NOISE, order=np.argsort(ranks)[: config.d_sae].tolist())[0]
+    start = start_near(directions, [SEED], NOISE, order=np.argsort(ranks)[: config.d_sae].tolist())[0]
     loss = objective(rows, config, BATCH, SEED)
     none = {"b_enc": np.s_[:], "b_dec": np.s_[:]}
-    training = TrainConfig(steps, lr=2e-3 if arm.random else 1e-3)  # as chapter 12 trains from random starts
-    return descend(loss, start.map(torch.Tensor.float).with_config(config), training, held=none).sae
-
-
-def ranks_found(sae: SAE, directions: torch.Tensor) -> list[int]:
-    """The position of each feature's own latent, one to one; one after the last where none leads to it by `HAS`."""
-    cosines = metrics.decoder_cosines(sae, directions.to(sae.W_dec)).clamp_min(0)
-    own = metrics.match(cosines)
-    held = cosines[own.clamp_min(0), torch.arange(len(own))].where(own >= 0, 0)
-    return torch.where(held >= HAS, own, len(directions)).tolist()
+    return descend(loss, start.map(torch.Tensor.float).with_config(config), TrainConfig(steps, lr=1e-3), held=none).sae
 
 
 def inputs(tree: FeatureTree, directions: torch.Tensor, n: int, seed: int) -> torch.Tensor:
@@ -185,31 +160,26 @@ def read(sae: SAE, tree: FeatureTree, directions: torch.Tensor, ranks: list[int]
     return pd.DataFrame(rows)
 
 
-def run(steps: int | None = None) -> None:
-    """Train every arm that is not stored, read every edge, and store both beside what it took."""
+def run(steps: int = STEPS) -> None:
+    """Train every arm, read every edge, and store both beside what it took."""
     torch.set_num_threads(1)
     tree = thousand_features()
     ranks, directions, rates = ranks_by_rate(tree), directions_of(tree.n_features), tree.firing_probabilities()
     rows, k = inputs(tree, directions, ROWS, SEED), float(rates.sum())
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    edges, cost = FOLDER / "edges.csv", FOLDER / "cost.json"
-    tables = [pd.read_csv(edges)] if edges.is_file() else []
-    costs = json.loads(cost.read_text())["seconds"] if cost.is_file() else {}
+    tables, costs = [], {}
     for arm in ARMS:
-        if arm.name in costs:
-            continue
-        started, length = time.process_time(), steps or arm.steps
-        sae = trained(arm, rows, directions, ranks, k, length)
+        started = time.process_time()
+        sae = trained(arm, rows, directions, ranks, k, steps)
         costs[arm.name] = round(time.process_time() - started, 1)
-        own = ranks_found(sae, directions) if arm.random else ranks
-        found = read(sae, tree, directions, own)
-        theory = predicted(own, arm.widths)
+        found = read(sae, tree, directions, ranks)
+        theory = predicted(ranks, arm.widths)
         found["predicted"] = [theory[edge] for edge in zip(found["parent"], found["child"], strict=True)]
-        found["firings"] = rates.numpy()[found["child"]] * length * BATCH
-        tables.append(found.assign(arm=arm.name).round(4))
+        found["firings"] = rates.numpy()[found["child"]] * steps * BATCH
+        tables.append(found.assign(arm=arm.name))
         print(f"{arm.name}: {len(found)} edges, {costs[arm.name]} s of one core", file=sys.stderr)
-        pd.concat(tables).to_csv(edges, index=False)
-        cost.write_text(json.dumps({"seconds": costs}, indent=1) + "\n")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    pd.concat(tables).round(4).to_csv(FOLDER / "edges.csv", index=False)
+    (FOLDER / "cost.json").write_text(json.dumps({"steps": steps, "seconds": costs}, indent=1) + "\n")
 
 
 # The page, from what is stored
@@ -236,16 +206,9 @@ def summary(edges: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def parents_found(edges: pd.DataFrame) -> tuple[int, int]:
-    """Of the edges that the random start's length would judge: those whose parent has a latent, and all."""
-    tree = thousand_features()
-    often = tree.firing_probabilities() * RANDOM_ARM.steps * BATCH >= FIRINGS
-    return len(edges), sum(parent is not None and bool(often[child]) for child, parent in enumerate(tree.parents()))
-
-
 def draw(edges: dict[str, pd.DataFrame]) -> Figure:
     """Every judged edge: what theory expects of it against what was found, a panel an arm."""
-    figure, axes = figures.grid(len(edges), 3, (2.8, 2.6), sharey=True, sharex=True)
+    figure, axes = figures.grid(len(edges), 2, (3.4, 3.0), sharey=True, sharex=True)
     for axis, (name, table) in zip(axes, edges.items(), strict=True):
         axis.plot([-0.05, 0.4], [-0.05, 0.4], color="0.5", lw=1)
         axis.plot(table["predicted"], table["cosine"], "o", ms=3, alpha=0.6, color=figures.COLOURS[0])
@@ -258,8 +221,7 @@ def page() -> str:
     """The page in MyST Markdown, from what is stored alone."""
     edges, cost = judged(), json.loads((FOLDER / "cost.json").read_text())
     found = {name: summary(table) for name, table in edges.items()}
-    nested, plain, free = (found[name] for name in (ARMS[0].name, ARMS[1].name, RANDOM_ARM.name))
-    has, asked = parents_found(edges[RANDOM_ARM.name])
+    nested, plain = found[ARMS[0].name], found[ARMS[1].name]
     checks = [
         (f"Matryoshka: median distance from theory at most {CLOSE}", nested["gap"], nested["gap"] <= CLOSE),
         (f"Matryoshka: correlation with theory over edges at least {ALIKE}", nested["alike"], nested["alike"] >= ALIKE),
@@ -268,9 +230,6 @@ def page() -> str:
          nested["stranger"] <= NOTHING),
         (f"recall drops by more than {DROP} on a smaller share of edges than in the standard SAE: difference",
          nested["drops"] - plain["drops"], nested["drops"] < plain["drops"]),
-        (f"random start: of the edges that could be judged, at least {HALF:.0%} have a latent for their parent",
-         has / asked, has / asked >= HALF),
-        (f"random start: median distance from theory at most {CLOSE}", free["gap"], free["gap"] <= CLOSE),
     ]  # fmt: skip
     lines = [f"| {text} | {value:.3f} | {'met' if met else '**not met**'} |" for text, value, met in checks]
     arms = []
@@ -279,10 +238,10 @@ def page() -> str:
         cells = [name, r["edges"], *(f"{r[key]:.3f}" for key in ("predicted", "cosine", "gap")), alike]
         arms.append("| " + " | ".join(map(str, [*cells, f"{r['drops']:.0%}", f"{cost['seconds'][name]:.0f}"])) + " |")
     weak = WEAK if max(nested["drops"], plain["drops"]) < 0.05 else ""
-    samples, tree = STEPS * BATCH, thousand_features()
+    samples, tree = cost["steps"] * BATCH, thousand_features()
     return TEXT.format(
-        checks="\n".join(lines), arms="\n".join(arms), weak=weak, longer=f"{LONGER:,}", has=HAS,
-        samples=f"{samples:,}", steps=STEPS, firings=FIRINGS, noise=NOISE, parents=has, edges=asked,
+        checks="\n".join(lines), arms="\n".join(arms), weak=weak,
+        samples=f"{samples:,}", steps=cost["steps"], random=10 * cost["seconds"][ARMS[0].name] / 60, firings=FIRINGS, noise=NOISE,
         features=f"{tree.n_features:,}", l0=f"{float(tree.firing_probabilities().sum()):.1f}",
         widths=", ".join(f"{width:,}" for width in WIDTHS), **on_paper(cost["seconds"][ARMS[0].name] / samples),
     )  # fmt: skip
@@ -306,7 +265,7 @@ def on_paper(per_sample: float) -> dict[str, str]:
 
 
 WEAK = """
-The fifth line says little: from near the truth, and in so few steps, next to nothing is absorbed in either SAE.
+The last line says little: from near the truth, and in so few steps, next to nothing is absorbed in either SAE.
 """
 
 TEXT = """\
@@ -324,10 +283,10 @@ Roots fire by Zipf's law, and so do children given their root; all magnitudes ar
 random in 768 dimensions, so that no two are orthogonal. On average {l0} features fire.
 
 BatchTopK SAEs with K at that number and without biases, {samples} samples each in {steps} steps. Latents are sorted by
-rate, and start within {noise:g} of the truth (relative to its length), to see where the solution lies. A Matryoshka SAE
-of 1,000 latents has prefixes of {widths}; narrower ones have the first of these. The control has one prefix, the
-full width. One more Matryoshka SAE starts at random and gets {longer} steps. A feature is said to have a latent there
-if, matched one to one, their cosine is at least {has:g}; theory takes the ranks of these latents.
+rate, and start within {noise:g} of the truth (relative to its length): the question is where the solution lies, not
+whether random starts find it ({{doc}}`../notebooks/09_basins` is on that). A Matryoshka SAE of 1,000 latents has
+prefixes of {widths}; narrower ones have the first of these. The control has one prefix, the full width. No SAE was
+trained from a random start: with ten times the steps it would take {random:.0f} minutes of one core.
 
 Theory takes each family by itself, as if all directions were orthogonal, and knows nothing but rates and ranks: which
 features fire together how often, and which prefix first holds the latent of each. Thresholds were fixed before the run.
@@ -354,9 +313,6 @@ than with no child. *Seconds*: training, on one core.
 | --- | --- | --- |
 {checks}
 {weak}
-From a random start, {parents} of the {edges} edges that could be judged have a latent for their parent; the other
-parents were not found. {{doc}}`../notebooks/09_basins` is on what random starts find.
-
 ## How it grows, on paper
 
 SynthSAEBench's data has 16,384 features, and SAEs are trained on 200 million samples of it. A sample of an SAE as wide
@@ -389,7 +345,7 @@ def main() -> None:
     """Run, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", nargs="?", choices=["run", "page"], default="page")
-    parser.add_argument("--steps", type=int, help="training steps of every SAE, for a trial")
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps, for a trial")
     options = parser.parse_args()
     if options.action == "run":
         run(options.steps)
