@@ -241,7 +241,8 @@ def page() -> str:
     samples, tree = cost["steps"] * BATCH, thousand_features()
     return TEXT.format(
         checks="\n".join(lines), arms="\n".join(arms), weak=weak,
-        samples=f"{samples:,}", steps=cost["steps"], random=10 * cost["seconds"][ARMS[0].name] / 60, firings=FIRINGS, noise=NOISE,
+        samples=f"{samples:,}", steps=cost["steps"], firings=FIRINGS, noise=NOISE,
+        random=10 * cost["seconds"][ARMS[0].name] / 60,
         features=f"{tree.n_features:,}", l0=f"{float(tree.firing_probabilities().sum()):.1f}",
         widths=", ".join(f"{width:,}" for width in WIDTHS), **on_paper(cost["seconds"][ARMS[0].name] / samples),
     )  # fmt: skip
