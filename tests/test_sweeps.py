@@ -310,7 +310,7 @@ def test_a_killed_sweep_goes_on_runs_nothing_twice_and_gathers_all(sheet):
         time.sleep(0.2)
     time.sleep(1)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     before = first[0].stat().st_mtime_ns
     output = snakemake(path, "--unlock").communicate(timeout=120)[0]
     second = snakemake(path)
@@ -318,7 +318,8 @@ def test_a_killed_sweep_goes_on_runs_nothing_twice_and_gathers_all(sheet):
     assert second.returncode == 0 and "3 runs: 3 done" in output, output
     assert first[0].stat().st_mtime_ns == before and re.search(r"run +2\n", output), "two were missing"
     table = pd.read_csv(folder / "table.csv")
-    assert set(table["l1"]) == {0, 0.5, 1} and (table["cpu_seconds"] > 1).all() and table["verdict"].notna().all()
+    assert set(table["l1"]) == {0, 0.5, 1} and table["verdict"].notna().all()
+    assert table["cpu_seconds"].between(0.1, 100).all(), "seconds of a run, which takes about one"
 
 
 @engine
