@@ -39,6 +39,7 @@ WORDS = {
 """What the page calls the parameters that sweeps move."""
 WHY_NONE = {
     "06_every_prefix": "what could move is the tree, a file; the numbers of this chapter are the size of its run",
+    "08_topk": "not run, at three seconds of one core each; the design is `sweeps/topk_screen.yml`",
     "09_basins": "not run, at five seconds of one core each; the design is `sweeps/basins_screen.yml`",
     "10_how_far": "the chapter is a sweep itself, over all that its family can be",
     "11_what_cures_it": "its verdicts stand on a stored run of an hour, all remedies on all toys",
