@@ -1,6 +1,5 @@
 """Maps of where a verdict holds: what is read from a table, its figures, and the page with its stored sweeps."""
 
-import dataclasses
 import json
 import os
 import re
@@ -108,9 +107,15 @@ def test_a_mixed_run_of_which_only_support_is_missing_is_told_apart(star):
 
 
 def test_a_claim_gets_the_map_over_what_its_screening_puts_first(star):
+    def wider(points, d_model):
+        rows = table(points)
+        return rows.assign(run=rows["run"] + f"-{d_model}", d_model=d_model)
+
     fits = maps.Found.of(table({(q, l1): "mixed" for q in (0.2, 0.4) for l1 in (0.0, 0.1)}), "mse-reason")
-    other = dataclasses.replace(fits, varied=("child_probability", "d_model"))
-    screen = dataclasses.replace(star, varied=("child_probability", "l1", "d_model"), home=HOME | {"d_model": 20})
+    line = {(q, 0.0): "mixed" for q in (0.2, 0.4)}
+    other = maps.Found.of(pd.concat([wider(line, 20), wider(line, 50)]), "mse-reason")
+    screen = maps.Found.of(pd.concat([table(STAR), wider({(0.4, 0.0): "supported"}, 50)]), "mse-reason")
+    assert other.varied == ("child_probability", "d_model") and len(screen.varied) == 3
     assert maps.plane_of(screen, [other, fits]) is fits and maps.plane_of(screen, [other]) is other
     assert maps.plane_of(screen, []) is None
     undecided = maps.Found.of(table(dict.fromkeys(STAR, "inconclusive")), "mse-reason")
