@@ -89,11 +89,10 @@ figure = chapter.draw_recalls(found)
 #
 # ## Other sizes
 #
-# One thing changed at a time, and the two that a first trial changed together; half the steps. This map only describes:
-# it is not in the ledger.
+# A first trial had gone elsewhere too. The same there, with half the steps; this map describes, and is not in the ledger.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: the parents' latents' mean cosine with the commoner child. Middle: pairs whose child silences the parent's latent. Right: commoner children with a latent of their own (cosine of at least .8). Every point is a seed. With K = 16 and magnitude 6 the cosine is {glue:text}`map_loud:.3f` and {glue:text}`map_loud_pairs:.0%` of the standard SAE's pairs are absorbed.", "name": "fig-real-map"}, "image": {"alt": "Three panels of points, a line for each of six sizes, standard and Matryoshka SAEs side by side."}}
-sizes = chapter.mapped(p)
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: the parents' latents' mean cosine with the commoner child. Middle: pairs whose child silences the parent's latent. Right: commoner children with a latent of their own (cosine of at least .8). Every point is a seed. With K = 16 and magnitude 6 the cosine is {glue:text}`map_loud:.3f` and {glue:text}`map_loud_pairs:.0%` of the standard SAE's pairs are absorbed.", "name": "fig-real-map"}, "image": {"alt": "Three panels of points, a line for each of four sizes, standard and Matryoshka SAEs side by side."}}
+sizes = chapter.mapped(p, found)
 loud, common, wide = "K = 16, magnitude 6", "a child of .4", "1,024 latents"
 claims.glue(
     map_loud=float(np.median(sizes.cosines(loud, "Matryoshka"))),

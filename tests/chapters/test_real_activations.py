@@ -34,8 +34,8 @@ def stored():
 
 
 @pytest.fixture(scope="module")
-def sizes():
-    return chapter.mapped(chapter.Parameters())
+def sizes(stored):
+    return chapter.mapped(chapter.Parameters(), stored)
 
 
 def test_the_rows_are_as_told():
@@ -207,14 +207,11 @@ def test_the_command_adds_to_what_is_stored(stored, tmp_path, monkeypatch, capsy
         assert said in capsys.readouterr().err
 
 
-def test_the_map_is_whole_and_its_first_point_is_the_chapters(stored, sizes):
-    """Trained apart, with the same seeds, half as long."""
+def test_the_map_is_whole(stored, sizes):
     assert sizes.found["seeds"].tolist() == list(experiments.SEEDS) and experiments.MAP.stat().st_size < 1e6
-    first = next(iter(experiments.POINTS))
-    assert experiments.POINTS[first] == data.BASE
     for kind in experiments.MAPPED:
-        assert np.allclose(sizes.cosines(first, kind), stored.cosines(kind)[:, 1], atol=0.03)
-        assert np.allclose(sizes.absorbing(first, kind), stored.absorbing(kind), atol=0.2)
+        assert np.array_equal(sizes.cosines(summary.OWN_POINT, kind), stored.cosines(kind)[:, 1])
+        assert np.array_equal(sizes.absorbing(summary.OWN_POINT, kind), stored.absorbing(kind))
         for point in experiments.POINTS:
             assert sizes.of(point, kind, "cosines").shape == (5, 8, 2)
             assert ((sizes.with_latent(point, kind) >= 0) & (sizes.with_latent(point, kind) <= 1)).all()
@@ -268,7 +265,7 @@ def test_figures_show_the_numbers(stored):
 def test_the_map_shows_its_numbers(sizes):
     axes = chapter.draw_map(sizes).axes
     for axis, measure in zip(axes, (sizes.cosines, sizes.absorbing, sizes.with_latent), strict=True):
-        assert np.allclose(axis.collections[0].get_offsets()[:, 0], measure("the chapter's", "standard"))
+        assert np.allclose(axis.collections[0].get_offsets()[:, 0], measure(summary.OWN_POINT, "standard"))
 
 
 def test_toys():

@@ -16,7 +16,7 @@ from matryoshka_mixing.chapters.real_activations.data import (
     WIDTHS,
 )
 from matryoshka_mixing.chapters.real_activations.experiments import MAPPED, POINTS
-from matryoshka_mixing.chapters.real_activations.summary import BARE, DROP, Map, Results
+from matryoshka_mixing.chapters.real_activations.summary import BARE, DROP, OWN_POINT, Map, Results
 from matryoshka_mixing.chapters.real_activations.toys import Toys
 
 COLOUR = {kind: figures.colour(kind, 4) for kind in KINDS}
@@ -65,8 +65,9 @@ def draw_recalls(found: Results) -> Figure:
 
 def draw_map(found: Map) -> Figure:
     """Other sizes, a line a point: mixing with the equation's marks, pairs absorbed, children with a latent."""
-    figure, axes = figures.grid(3, 3, (3.4, 3.6), sharey=True)
-    for i, point in enumerate(POINTS):
+    figure, axes = figures.grid(3, 3, (3.4, 2.8), sharey=True)
+    points = (OWN_POINT, *POINTS)
+    for i, point in enumerate(points):
         for kind in MAPPED:
             cosines = found.cosines(point, kind)
             up = i + (-0.18 if kind == STANDARD else 0.18) + np.linspace(-0.1, 0.1, len(cosines))
@@ -77,8 +78,8 @@ def draw_map(found: Map) -> Figure:
                 label = "the equation" if i == 0 else None
                 says = found.cosines(point, kind, "predicted")
                 axes[0].scatter(says, up, 60, color="black", marker="|", label=label)
-    axes[0].set_yticks(range(len(POINTS)), list(POINTS))
-    axes[0].set_ylim(len(POINTS) - 0.5, -0.5)
+    axes[0].set_yticks(range(len(points)), points)
+    axes[0].set_ylim(len(points) - 0.5, -0.5)
     axes[0].axvline(0, color="0.7", linewidth=0.8)
     axes[0].set(xlabel="cosine with the commoner child")
     for axis, label in zip(axes[1:], ("share of pairs absorbed", "commoner children with a latent"), strict=True):

@@ -42,16 +42,15 @@ DIAGNOSED = ("movement", "chance", "along", "permuted", "lean", "bound", "predic
 
 MAP = HERE / "map.npz"
 POINTS = {
-    "the chapter's": BASE,
-    "K = 16": Point(k=16),
-    "magnitude 6": Point(magnitude=6.0),
     "K = 16, magnitude 6": Point(k=16, magnitude=6.0),
     "a child of .4": Point(children=(0.08, 0.4)),
     "1,024 latents": Point(widths=(32, 128, 512, 1024)),
 }
-"""Where else families were planted: one thing changed at a time, and the two that a first trial changed together."""
+"""Where else families were planted, as a first trial had done."""
 MAPPED, MAP_STEPS = (STANDARD, MATRYOSHKA), 1000
-"""What is trained at each, and for how many steps: half of the chapter's, at its own point too."""
+"""What is trained at each, and for how many steps: half of the chapter's, which take too long at so many points."""
+READ = ("cosines", "predicted", "own", "child", "places", "recall_with", "recall_without")
+"""What is kept of `Families` there."""
 
 
 def predicted_cosines(
@@ -197,7 +196,7 @@ def run_point(name: str, seed: int, steps: int = MAP_STEPS) -> dict[str, np.ndar
         sae = fit(kind, planted.rows, seed, None, steps, point)
         families = read_families(sae, planted)
         diagnosis = diagnose(sae, planted.rows, widths=point.widths, seed=seed)
-        for measure in ("cosines", "predicted", "own", "child", "places", "recall_with", "recall_without"):
+        for measure in READ:
             found[f"{kind}.{measure}"] = getattr(families, measure).numpy()
         found[f"{kind}.fvu"] = families.fvu[-1:].numpy()
         parents = families.latents[:, 0]

@@ -12,7 +12,9 @@ import numpy as np
 from matryoshka_mixing import plain
 from matryoshka_mixing.chapters.real_activations.data import KINDS, MATRYOSHKA, REMEDY, STANDARD
 from matryoshka_mixing.chapters.real_activations.experiments import (
+    MAPPED,
     POINTS,
+    READ,
     compute,
     compute_map,
     stored,
@@ -24,6 +26,7 @@ from matryoshka_mixing.parameters import Chapter, given
 DROP = 0.1
 """A recall lower by more than this beside the child counts as absorption (as in the ledger)."""
 PLANTED, BARE = "planted", "bare"
+OWN_POINT = "as above"
 OWN = 0.8
 """A child has a latent of its own where their cosine is at least this (as the ledger asks of parents)."""
 ELSEWHERE = Path(__file__).with_name("saelens.npz")
@@ -171,7 +174,11 @@ def results(chosen: Parameters) -> Results:
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """The same at other `POINTS`: all measures by name; the first axis of each is the seeds. See `run_point`."""
+    """The chapter's own point, then the others: all measures by name; the first axis of each is the seeds.
+
+    Attributes:
+        found: of `experiments.run_point` at `POINTS`; of `experiments.run` at `OWN_POINT`, without the diagnosis.
+    """
 
     found: Mapping[str, np.ndarray]
 
@@ -192,7 +199,7 @@ class Map:
         return (self.of(point, kind, "child")[..., 1] >= OWN).mean(1)
 
     def diagnosed(self, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The parents' inner latents of all points, seeds and families: true lean, found lean, whether it says so.
+        """The parents' inner latents of all `POINTS`, seeds and families: true lean, found lean, whether it says so.
 
         The true one is the sine toward both children: the length of the cosines with them.
         """
@@ -205,11 +212,12 @@ class Map:
         return true, lean, leans
 
 
-def mapped(chosen: Parameters) -> Map:
-    """The stored map, or that of seeds that are trained now."""
-    if not chosen.n_trained:
-        return Map(stored_map())
-    return Map(compute_map(_again(chosen), progress=False))
+def mapped(chosen: Parameters, own: Results) -> Map:
+    """The stored map, or that of seeds that are trained now, beside the chapter's own point."""
+    names = [(kind, name) for kind in MAPPED for name in READ]
+    first = {f"{OWN_POINT}.{kind}.{name}": own.found[f"{PLANTED}.{kind}.families.{name}"] for kind, name in names}
+    others = compute_map(_again(chosen), progress=False) if chosen.n_trained else stored_map()
+    return Map(first | others)
 
 
 def _again(chosen: Parameters) -> tuple[int, ...]:
