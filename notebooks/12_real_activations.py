@@ -189,9 +189,10 @@ claims.glue(planted_true=float(np.median(true)), planted_lean=float(np.median(le
 # {glue:text}`alarms_independent:.1%` in Matryoshka SAEs of independent features, {glue:text}`alarms_planted_standard:.0%`
 # of planted parents in standard SAEs.
 #
-# It is blind where the full reconstruction is content. A standard SAE that absorbs is at its optimum, and so is a
-# narrow SAE that mixes. It sees too little where latents fire on inputs that are not theirs: a refit can then leave
-# part of the mixing where it is.
+# It is blind where the full reconstruction is content: a standard SAE that absorbs is at its optimum, and so is a
+# narrow SAE that mixes. So it is where later latents are silent: under BatchTopK with K at the true L0 the threshold lies
+# above the children's activations, and beside a loud child the second latent dies. It sees too little where latents
+# fire on inputs that are not theirs: a refit then leaves part of the mixing where it is.
 #
 # ## SAEs of others
 #

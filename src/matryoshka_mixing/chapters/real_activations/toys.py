@@ -163,7 +163,7 @@ def toys_table(found: Mapping[str, Mapping[str, Checked]]) -> str:
     lines += ["| --- | --- | --- | --- | --- | --- |"]
     for name, kinds in found.items():
         one, control = kinds[MATRYOSHKA], kinds[STANDARD]
-        turned = f"{one.mixing.min():.2f} to {one.mixing.max():.2f}"
+        turned = f"{one.mixing.min():.2f} to {one.mixing.max():.2f}" if len(one.mixing) else "–"
         lines.append(
             f"| {name} | {len(one.mixing)} | {turned} | {one.gap:.2f} | {one.leans.sum()} | "
             f"{control.leans.sum()} of {len(control.leans)} |"
