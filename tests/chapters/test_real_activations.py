@@ -4,12 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 
-from matryoshka_mixing import claims, exchange, figures, metrics, theory
+from matryoshka_mixing import claims, exchange, metrics, theory
 from matryoshka_mixing.chapters import real_activations as chapter
 from matryoshka_mixing.chapters.real_activations import __main__ as command
 from matryoshka_mixing.chapters.real_activations import data, experiments, summary, toys
@@ -18,14 +17,6 @@ from matryoshka_mixing.sae import TRAINED, SAEConfig, random_start
 from matryoshka_mixing.training import TrainConfig, descend
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    figures.use_style()
-    yield
-    mpl.pyplot.close("all")
 
 
 @pytest.fixture(scope="module")
