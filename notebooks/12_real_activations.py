@@ -31,13 +31,14 @@
 # random orthonormal directions. Magnitudes are 4, varied by 20%, where the rows' mean square is 128.
 #
 # **SAEs.** 512 latents, BatchTopK {cite:p}`bussmann2024batchtopk` with K = 8, prefixes 32, 128 and 512, 2,000 steps of
-# 256 rows. A first trial had 1,024 latents; with half as many all seeds train again in some ten minutes of one core,
+# 256 rows. A first trial had 1,024 latents; with half as many all seeds train again in some twenty minutes of one core,
 # and the diagnosis has twice the rows a latent. A standard SAE; a Matryoshka SAE; the *remedy*: the Matryoshka SAE
-# trained on for 1,000 steps, its decoder by the full reconstruction alone; and *detached deltas* {cite:p}`chanin2025hedging`,
-# where each prefix trains its own latents alone: then the equation has one prefix, and says a larger lean. They are trained by
-# {py:func}`matryoshka_mixing.training.descend`: on dense rows and hundreds of latents a plain PyTorch loop is faster
-# than the compiled trainer, and a GPU or SAELens would be the better tool beyond this size. The stored results come
-# from `python -m matryoshka_mixing.chapters.real_activations`; `-p n_trained 5` trains again.
+# trained on for 1,000 steps, its decoder by the full reconstruction alone; and *detached deltas*
+# {cite:p}`chanin2025hedging`, where each prefix trains its own latents alone: then the equation has one prefix, and
+# says a larger lean. They are trained by {py:func}`matryoshka_mixing.training.descend`: on dense rows and hundreds of
+# latents a plain PyTorch loop is faster than the compiled trainer, and a GPU or SAELens would be the better tool beyond
+# this size. The stored results come from `python -m matryoshka_mixing.chapters.real_activations`; `-p n_trained 5`
+# trains again.
 
 # %% tags=["parameters"]
 n_trained = 0  # seeds to train again, some six minutes each; 0 shows the stored ones: a whole number from 0 to 1000
@@ -89,7 +90,8 @@ figure = chapter.draw_recalls(found)
 #
 # ## Other sizes
 #
-# A first trial had gone elsewhere too. The same there, with half the steps; this map describes, and is not in the ledger.
+# A first trial had gone elsewhere too. The same there, with half the steps; this map describes, and is not in the
+# ledger.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: the parents' latents' mean cosine with the commoner child. Middle: pairs whose child silences the parent's latent. Right: commoner children with a latent of their own (cosine of at least .8). Every point is a seed. With K = 16 and magnitude 6 the cosine is {glue:text}`map_loud:.3f` and {glue:text}`map_loud_pairs:.0%` of the standard SAE's pairs are absorbed.", "name": "fig-real-map"}, "image": {"alt": "Three panels of points, a line for each of four sizes, standard and Matryoshka SAEs side by side."}}
 sizes = chapter.mapped(p, found)
@@ -186,13 +188,13 @@ claims.glue(planted_true=float(np.median(true)), planted_lean=float(np.median(le
 # {glue:text}`planted_true:.3f`.
 #
 # False alarms: {glue:text}`alarms_standard:.1%` of the latents of the toys' standard SAEs,
-# {glue:text}`alarms_independent:.1%` in Matryoshka SAEs of independent features, {glue:text}`alarms_planted_standard:.0%`
-# of planted parents in standard SAEs.
+# {glue:text}`alarms_independent:.1%` in Matryoshka SAEs of independent features,
+# {glue:text}`alarms_planted_standard:.0%` of planted parents in standard SAEs.
 #
 # It is blind where the full reconstruction is content: a standard SAE that absorbs is at its optimum, and so is a
-# narrow SAE that mixes. So it is where later latents are silent: under BatchTopK with K at the true L0 the threshold lies
-# above the children's activations, and beside a loud child the second latent dies. It sees too little where latents
-# fire on inputs that are not theirs: a refit then leaves part of the mixing where it is.
+# narrow SAE that mixes. So it is where later latents are silent: under BatchTopK with K at the true L0 the threshold
+# lies above the children's activations, and beside a loud child the second latent dies. It sees too little where
+# latents fire on inputs that are not theirs: a refit then leaves part of the mixing where it is.
 #
 # ## SAEs of others
 #
