@@ -84,9 +84,9 @@ claims.glue(
 figure = chapter.draw_recalls(found)
 
 # %% [markdown]
-# The toys' standard SAEs absorb, and a first trial of others with 1,024 latents saw the same here. With 512 latents and
-# K = 8 there is next to nothing to improve on: the parent's latent keeps firing in every kind of SAE. Mixing does not
-# need absorption beside it.
+# The toys' standard SAEs absorb, and a first trial with 1,024 latents saw the same here. It does not come again: there
+# is next to nothing to improve on, the parent's latent keeps firing in every kind of SAE. Mixing does not need
+# absorption beside it.
 #
 # ## Other sizes
 #
@@ -191,9 +191,9 @@ true, lean, _ = sizes.diagnosed("Matryoshka")
 claims.glue(planted_true=float(np.median(true)), planted_lean=float(np.median(lean)))
 
 # %% [markdown]
-# Of the planted parents' inner latents ({numref}`fig-real-map`, all points) it finds {glue:text}`alarms_planted:.0%` in
-# Matryoshka SAEs; their median lean is {glue:text}`planted_lean:.3f`, toward their two children
-# {glue:text}`planted_true:.3f`.
+# Of the planted parents' inner latents ({numref}`fig-real-map`) it names {glue:text}`alarms_planted:.0%` in Matryoshka
+# SAEs, but it undoes only a part: their median lean is {glue:text}`planted_lean:.3f`, their length along their two
+# children {glue:text}`planted_true:.3f`.
 #
 # False alarms: {glue:text}`alarms_standard:.1%` of the latents of the toys' standard SAEs,
 # {glue:text}`alarms_independent:.1%` in Matryoshka SAEs of independent features,

@@ -82,9 +82,9 @@ def draw_map(found: Map) -> Figure:
     axes[0].set_ylim(len(points) - 0.5, -0.5)
     axes[0].axvline(0, color="0.7", linewidth=0.8)
     axes[0].set(xlabel="cosine with the commoner child")
-    for axis, label in zip(axes[1:], ("share of pairs absorbed", "commoner children with a latent"), strict=True):
+    for axis, label in zip(axes[1:], ("share of pairs absorbed", "share with a latent"), strict=True):
         axis.set(xlabel=label, xlim=(-0.05, 1.05))
-    axes[0].legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    axes[1].legend(*axes[0].get_legend_handles_labels(), fontsize=9, loc="upper right")
     return figure
 
 

@@ -140,7 +140,8 @@ def check(sae: SAE, toy: Toy, directions: torch.Tensor, seed: int) -> Checked:
 
 def check_toys(chosen: Parameters, toys: Mapping[str, Toy] = TOYS) -> dict[str, dict[str, Checked]]:
     """By toy and kind of SAE (Matryoshka and standard), from near the truth, `SEEDS` seeds each."""
-    seeds, found = range(chosen.seed, chosen.seed + SEEDS), {}
+    seeds = range(chosen.seed, chosen.seed + SEEDS)
+    found: dict[str, dict[str, Checked]] = {}
     for name, toy in toys.items():
         order = toy.tree.by_level()
         directions = features.orthonormal_dictionaries(toy.tree.n_features, D_TOY, seeds)
