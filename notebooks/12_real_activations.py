@@ -84,7 +84,7 @@ claims.glue(
 figure = chapter.draw_recalls(found)
 
 # %% [markdown]
-# The toys' standard SAEs absorb, and a first trial with 1,024 latents saw the same here. It does not come again: there
+# The toys' standard SAEs absorb, and a first trial with 1,024 latents had seen the same here. At this size there
 # is next to nothing to improve on, the parent's latent keeps firing in every kind of SAE. Mixing does not need
 # absorption beside it.
 #
@@ -93,7 +93,7 @@ figure = chapter.draw_recalls(found)
 # A first trial had gone elsewhere too. The same there, with half the steps; this map describes, and is not in the
 # ledger.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: the parents' latents' mean cosine with the commoner child. Middle: pairs whose child silences the parent's latent. Right: commoner children with a latent of their own (cosine of at least .8). Every point is a seed. With K = 16 and magnitude 6 the cosine is {glue:text}`map_loud:.3f` and {glue:text}`map_loud_pairs:.0%` of the standard SAE's pairs are absorbed.", "name": "fig-real-map"}, "image": {"alt": "Three panels of points, a line for each of four sizes, standard and Matryoshka SAEs side by side."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: the parents' latents' mean cosine with the commoner child. Middle: pairs whose child silences the parent's latent. Right: commoner children with a latent of their own (cosine of at least .8). Every point is a seed. With K = 16 and magnitude 6 {glue:text}`map_loud_pairs:.0%` of the standard SAE's pairs are absorbed.", "name": "fig-real-map"}, "image": {"alt": "Three panels of points, a line for each of four sizes, standard and Matryoshka SAEs side by side."}}
 sizes = chapter.mapped(p, found)
 loud, common, wide = "K = 16, magnitude 6", "a child of .4", "1,024 latents"
 claims.glue(
@@ -102,6 +102,7 @@ claims.glue(
     map_wide_pairs=float(np.median(sizes.absorbing(wide, "standard"))),
     map_wide_pairs_matryoshka=float(np.median(sizes.absorbing(wide, "Matryoshka"))),
     map_common_lean=float(np.median(sizes.cosines(common, "Matryoshka"))),
+    map_loud_says=float(np.median(sizes.cosines(loud, "Matryoshka", "predicted"))),
     map_loud_seeds=f"{(sizes.cosines(loud, 'Matryoshka') > 0).sum()} of {found.seeds}",
     map_common_pairs=float(np.median(sizes.absorbing(common, "standard"))),
     map_common=float(np.median(sizes.with_latent(common, "Matryoshka"))),
@@ -111,12 +112,14 @@ figure = chapter.draw_map(sizes)
 
 # %% [markdown]
 # With 1,024 latents, as in the first trial, {glue:text}`map_wide_pairs:.0%` of the standard SAE's pairs are absorbed
-# (median of seeds), and {glue:text}`map_wide_pairs_matryoshka:.0%` of the Matryoshka SAE's. With K = 16 and magnitude 6
-# there is mixing in {glue:text}`map_loud_seeds` seeds and next to no absorption; the equation's marks lie further off.
+# (median of seeds), and {glue:text}`map_wide_pairs_matryoshka:.0%` of the Matryoshka SAE's.
+#
+# With K = 16 and magnitude 6 next to nothing is absorbed, and Matryoshka SAEs mix in {glue:text}`map_loud_seeds` seeds:
+# the median lean is {glue:text}`map_loud:.3f`, by the equation {glue:text}`map_loud_says:.3f`.
 #
 # A commoner child of .4 rarely has a latent of its own: in {glue:text}`map_common:.0%` of the families in Matryoshka
-# SAEs, in {glue:text}`map_common_standard:.0%` in standard ones. It is merged into its parent's latent, whose cosine with
-# it is {glue:text}`map_common_lean:.2f`, more than the equation says, which takes the child's latent for granted.
+# SAEs, in {glue:text}`map_common_standard:.0%` in standard ones. It is merged into its parent's latent, whose cosine
+# with it is {glue:text}`map_common_lean:.2f`, more than by the equation, which takes the child's latent for granted.
 #
 # There standard SAEs do absorb, {glue:text}`map_common_pairs:.0%` of the pairs.
 #
