@@ -154,7 +154,7 @@ def test_a_part_of_the_stored_results_comes_again(stored):
 
 
 def test_training_again_gives_results_of_the_same_form(stored, monkeypatch):
-    few = data.rows()[:1500]
+    few = data.rows()[:600]
     monkeypatch.setattr(experiments, "rows", lambda: few)
     again = experiments.compute((3,), steps=3, progress=False)
     assert again.keys() == stored.found.keys()
@@ -162,10 +162,10 @@ def test_training_again_gives_results_of_the_same_form(stored, monkeypatch):
 
 
 def test_a_map_of_the_same_form(sizes, monkeypatch, tmp_path):
-    """At the widest point; a second call reads what the first has left."""
-    few = data.rows()[:1500]
+    """At one point; a second call reads what the first has left."""
+    few, name = data.rows()[:600], "K = 16, magnitude 6"
     monkeypatch.setattr(experiments, "rows", lambda: few)
-    monkeypatch.setattr(experiments, "POINTS", {"1,024 latents": experiments.POINTS["1,024 latents"]})
+    monkeypatch.setattr(experiments, "POINTS", {name: experiments.POINTS[name]})
     again = experiments.compute_map((3,), steps=3, progress=False, folder=tmp_path)
     assert again.keys() < sizes.found.keys()
     assert all(value.shape[1:] == sizes.found[key].shape[1:] for key, value in again.items())
