@@ -55,7 +55,7 @@ p = notebook.begin(globals())
 # %%
 found = chapter.results(p)
 
-# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "The parent's latent leans toward its children in Matryoshka SAEs, about as far as the equation says: toward the commoner child {glue:text}`commoner:.3f`, predicted {glue:text}`commoner_says:.3f`; the truth is 0 (medians of seeds). Each point is a seed with its own directions, firing, start and batches; the mean over eight families. With detached deltas {glue:text}`commoner_deltas:.3f`, predicted {glue:text}`deltas_say:.3f`.", "name": "fig-real-cosines"}, "image": {"alt": "Two strips of points, for the rare and the commoner child. Matryoshka SAEs lie right of zero on black marks for the equation, more so for the commoner child; standard SAEs and the remedy lie near zero; detached deltas lie furthest right."}}
+# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "The parent's latent leans toward its children in Matryoshka SAEs, about as far as the equation says: toward the commoner child {glue:text}`commoner:.3f`, predicted {glue:text}`commoner_says:.3f`; the truth is 0 (medians of seeds). Each point is a seed with its own directions, firing, start and batches; the mean over eight families.", "name": "fig-real-cosines"}, "image": {"alt": "Two strips of points, for the rare and the commoner child. Matryoshka SAEs lie right of zero on black marks for the equation, more so for the commoner child; standard SAEs and the remedy lie near zero; detached deltas lie furthest right."}}
 import numpy as np
 
 medians = {kind: np.median(found.cosines(kind), 0) for kind in chapter.KINDS}
@@ -68,18 +68,18 @@ claims.glue(
 figure = chapter.draw_cosines(found)
 
 # %% [markdown]
-# {numref}`fig-real-cosines` holds the planted parents' cosines against the equation.
+# {numref}`fig-real-cosines` holds the planted parents' cosines against the equation. Detached deltas lean more, as it
+# says: {glue:text}`commoner_deltas:.3f` toward the commoner child, predicted {glue:text}`deltas_say:.3f`.
 #
 # ## Absorption
 #
 # {glue:}`absorption-in-real-activations`
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "How much less often the parent's latent fires beside a child; every pair of a parent and a child that can be judged, of all seeds. Right of the dotted line a pair counts as absorbed: {glue:text}`absorbed_standard:.0%` of the standard SAE's, {glue:text}`absorbed_matryoshka:.0%` of the Matryoshka SAE's, {glue:text}`absorbed_remedy:.0%` of the remedy's and {glue:text}`absorbed_deltas:.0%` with detached deltas (medians of seeds).", "name": "fig-real-recall"}, "image": {"alt": "Four strips of points, one for each kind of SAE, over the loss of recall beside a child, with a dotted line at 0.1."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "How much less often the parent's latent fires beside a child; every pair of a parent and a child that can be judged, of all seeds. Right of the dotted line a pair counts as absorbed: {glue:text}`absorbed_standard:.0%` of the standard SAE's, {glue:text}`absorbed_matryoshka:.0%` of the Matryoshka SAE's and {glue:text}`absorbed_remedy:.0%` of the remedy's (medians of seeds).", "name": "fig-real-recall"}, "image": {"alt": "Four strips of points, one for each kind of SAE, over the loss of recall beside a child, with a dotted line at 0.1."}}
 claims.glue(
     absorbed_standard=float(np.median(found.absorbing("standard"))),
     absorbed_matryoshka=float(np.median(found.absorbing("Matryoshka"))),
     absorbed_remedy=float(np.median(found.absorbing("remedy"))),
-    absorbed_deltas=float(np.median(found.absorbing("detached deltas"))),
 )
 figure = chapter.draw_recalls(found)
 
