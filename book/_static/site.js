@@ -18,6 +18,9 @@ function scrollers() {
   });
 }
 
+/** TeX without the delimiters that Sphinx leaves around it. */
+const tex = (text) => text.trim().replace(/^\\[([]|\\[)\]]$/g, "");
+
 /** Set every formula; Sphinx leaves TeX between its delimiters. */
 function formulas() {
   if (typeof katex === "undefined") return;
@@ -28,13 +31,12 @@ function formulas() {
   document.querySelectorAll(".math").forEach((element) => {
     element.childNodes.forEach((node) => {
       if (node.nodeType !== Node.TEXT_NODE || !node.textContent.trim()) return;
-      const tex = node.textContent.trim().replace(/^\\[([]|\\[)\]]$/g, "");
-      const set = document.createElement("span");
+      const source = tex(node.textContent), set = document.createElement("span");
       set.className = "formula";
       const header = element.closest("th") !== null; // checkers of pages see no text in MathML, and a header needs some
       const output = header ? "html" : "htmlAndMathml";
-      katex.render(tex, set, { displayMode: element.tagName === "DIV", throwOnError: false, output });
-      if (header) set.insertAdjacentHTML("beforeend", `<span class="visually-hidden">${tex.replace(/[<&]/g, "")}</span>`);
+      katex.render(source, set, { displayMode: element.tagName === "DIV", throwOnError: false, output });
+      if (header) set.insertAdjacentHTML("beforeend", `<span class="visually-hidden">${source.replace(/[<&]/g, "")}</span>`);
       node.replaceWith(set);
     });
   });
@@ -102,8 +104,18 @@ function help() {
     pages[page] ||= fetch(page).then((answer) => answer.text()).then((text) => new DOMParser().parseFromString(text, "text/html"));
     return (await pages[page]).getElementById(decodeURIComponent(id));
   };
+  /** What a place says, as text; of an equation the formula itself. */
   const meaning = (target) => {
     if (!target) return "";
+    if (target.matches("div.math")) {
+      const formula = target.querySelector(".formula");
+      if (formula) return formula.cloneNode(true);
+      const set = document.createElement("span"); // from another page, where it still is TeX
+      if (typeof katex === "undefined") return "";
+      const source = [...target.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE).map((node) => node.textContent);
+      katex.render(tex(source.join("")), set, { displayMode: true, throwOnError: false });
+      return set;
+    }
     if (target.tagName === "DT") {
       let next = target;
       while (next && next.tagName !== "DD") next = next.nextElementSibling;
@@ -116,7 +128,7 @@ function help() {
     wanted = link;
     const words = meaning(await read(link).catch(() => null));
     if (!words || wanted !== link) return;
-    tip.textContent = words.length > 400 ? words.slice(0, 400) + "…" : words;
+    tip.replaceChildren(words.length > 400 ? words.slice(0, 400) + "…" : words);
     tip.hidden = false;
     link.setAttribute("aria-describedby", "tip");
     const box = link.getBoundingClientRect();
@@ -129,7 +141,7 @@ function help() {
     tip.hidden = true;
   };
   document.querySelectorAll("main a.reference.internal").forEach((link) => {
-    if (!link.querySelector(".std-term") && !link.closest(".citation, [id^=id]") && !/#(term-|id\d|cite)/.test(link.href)) return;
+    if (!link.querySelector(".std-term") && !link.closest(".citation, [id^=id]") && !/#(term-|id\d|cite|equation-)/.test(link.href)) return;
     if (link.querySelector(".std-term")) link.classList.add("term");
     for (const event of ["mouseenter", "focus"]) link.addEventListener(event, () => show(link));
     for (const event of ["mouseleave", "blur"]) link.addEventListener(event, hide);
