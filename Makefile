@@ -38,11 +38,13 @@ BOOK      := _config.yml _toc.yml benchmarks/. $(wildcard benchmarks/*.py benchm
 # What makes torch, NumPy and numba take the paths of another, older CPU.
 ELSEWHERE := MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Prescott \
              NUMBA_CPU_NAME=nehalem NUMBA_CPU_FEATURES=+sse4.2,+popcnt
+ONLY      ?= $(foreach name,$(NAMES),$(firstword $(subst _, ,$(name))))
+NBVAL      = $(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300
 PARALLEL   = $(MAKE) --silent --no-print-directory --jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book pdf browser notebooks executed published test elsewhere torture release-check lint format benchmark sweep serve clean distclean
+.PHONY: help book site pdf browser notebooks executed published test elsewhere torture release-check lint format benchmark sweep serve clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +53,11 @@ help: ## list the targets
 
 book: $(INSTALLED) ## run every notebook and render the site into _build/html
 	@$(PY) scripts/alone.py _build/.lock $(PARALLEL) PROFILE=$(PROFILE) published
+
+# In a folder of its own, so that `make book` does not take the copies for its own results.
+site: $(INSTALLED) ## render the committed notebooks as they are, without running them (what nbval has compared), into _build/html
+	@mkdir -p _build/committed/notebooks && cp $(NAMES:%=notebooks/%.ipynb) _build/committed/notebooks
+	@$(PY) scripts/alone.py _build/.lock $(PARALLEL) BUILD=_build/committed published
 
 pdf: book ## print the whole book into _build/html/matryoshka-mixing.pdf (needs Debian's chromium)
 	@$(PY) scripts/render.py pdf $(BUILD) _build/html
@@ -69,10 +76,10 @@ notebooks: $(INSTALLED) ## refresh the outputs of the committed notebooks
 
 test: lint ## check style and types, run the unit tests, and nbval over the committed notebooks
 	@$(PY) -m pytest -n $(JOBS) --cov=matryoshka_mixing --ignore tests/browser tests
-	@$(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300 notebooks
+	@$(NBVAL) notebooks
 
 elsewhere: $(INSTALLED) ## nbval once more, as on another CPU: other BLAS kernels, and compiled code for an old processor
-	@$(ELSEWHERE) $(PY) -m pytest --nbval --nbval-current-env -n $(JOBS) --dist loadfile --nbval-cell-timeout 300 notebooks
+	@$(ELSEWHERE) $(NBVAL) $(ONLY:%=notebooks/%_*.ipynb)
 
 torture: $(INSTALLED) ## kill, starve and crowd what `make book` does, and see that it comes right (half an hour)
 	@$(PY) scripts/torture.py

@@ -4,13 +4,26 @@ import os
 
 import hypothesis
 import jaxtyping
+import matplotlib as mpl
 import pytest
 
+from matryoshka_mixing import figures
 from matryoshka_mixing.features import family, orthonormal_dictionary
 
 # A deadline would make every property a test of how busy the machine is.
 hypothesis.settings.register_profile("untimed", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("untimed")
+
+
+mpl.use("agg")
+
+
+@pytest.fixture(autouse=True)
+def canvas():
+    """Figures have the report's style, and none outlives its test."""
+    figures.use_style()
+    yield
+    mpl.pyplot.close("all")
 
 
 @pytest.fixture

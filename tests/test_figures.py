@@ -10,14 +10,6 @@ from matryoshka_mixing import figures
 from matryoshka_mixing.metrics import Basin
 
 
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    figures.use_style()
-    yield
-    mpl.pyplot.close("all")
-
-
 def texts(figure):
     return [t.get_text() for axis in figure.axes if axis.get_visible() for t in axis.texts]
 

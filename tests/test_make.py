@@ -111,3 +111,21 @@ def test_what_no_chapter_stands_on_runs_none(file, built):
 def test_an_unknown_profile_is_refused(built):
     result = make(built, "book", "PROFILE=no")
     assert result.returncode == 2 and "choose one of: full quick report" in result.stderr
+
+
+def test_the_site_of_the_committed_notebooks_runs_none(built):
+    for name in ALL:
+        copied = built / f"_build/committed/notebooks/{name}.ipynb"
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.touch()
+    result = make(built, "published", "BUILD=_build/committed")
+    assert "render.py build _build/committed" in result.stdout and "execute.py" not in result.stdout
+    copying = make(built, "site").stdout
+    assert all(f"notebooks/{name}.ipynb" in copying for name in ALL)
+
+
+def test_what_is_run_as_on_another_cpu_can_be_chosen(built):
+    chosen = make(built, "elsewhere", "ONLY=01 10").stdout
+    assert "notebooks/01_*.ipynb notebooks/10_*.ipynb" in chosen and "notebooks/02" not in chosen
+    everything = make(built, "elsewhere").stdout
+    assert all(f"notebooks/{name[:2]}_*.ipynb" in everything for name in ALL)

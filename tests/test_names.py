@@ -31,13 +31,6 @@ NAMES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def style():
-    mpl.use("agg")
-    yield
-    mpl.pyplot.close("all")
-
-
 def tree_of(name):
     leaves = FeatureTree(0.4, id=name), FeatureTree(0.4, id="other")
     return FeatureTree(1.0, (FeatureTree(0.3, leaves, True, id=name),), is_read_out=False)

@@ -6,14 +6,11 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pages
 import pydata_sphinx_theme
 import pytest
 from fontTools.ttLib import TTFont
-
-from matryoshka_mixing import figures
 
 PAGE = """<html><head><script defer src="../_static/scripts/fontawesome.js?digest=1"></script>
 <script src="../searchindex.js"></script></head><body><img src="logo.svg"><main><img alt="first" src="a.png">
@@ -22,8 +19,6 @@ PAGE = """<html><head><script defer src="../_static/scripts/fontawesome.js?diges
 
 @pytest.fixture
 def drawing():
-    mpl.use("agg")
-    figures.use_style()
     figure, axis = plt.subplots(figsize=(4, 3))
     axis.plot([0, 1], [0, 1], marker="o", mec="white")
     axis.set(xlabel="a label", title="<title>")

@@ -4,7 +4,6 @@ import importlib.util
 import io
 from pathlib import Path
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import nbval.plugin
 import numpy as np
@@ -27,7 +26,6 @@ def said():
 
 
 def drawing(values, label="a label"):
-    mpl.use("agg")
     figures.use_style()
     figure = figures.heatmaps({label: np.array([values])}, [f"f{i}" for i in range(len(values))])
     file = io.BytesIO()

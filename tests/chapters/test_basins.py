@@ -4,13 +4,12 @@ import itertools
 from dataclasses import replace
 
 import allowed
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 
-from matryoshka_mixing import claims, figures, metrics, theory
+from matryoshka_mixing import claims, metrics, theory
 from matryoshka_mixing.chapters import basins
 from matryoshka_mixing.features import family, orthonormal_dictionaries
 from matryoshka_mixing.metrics import OUTCOMES
@@ -18,14 +17,6 @@ from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, Trained, train
 
 TINY = {"n_seeds": 2, "n_sweep_seeds": 2, "n_steps": 3, "n_grid": 3, "batch_size": 5, "d_model": 4}
-
-
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    figures.use_style()
-    yield
-    mpl.pyplot.close("all")
 
 
 @pytest.fixture(scope="module")

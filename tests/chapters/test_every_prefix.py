@@ -2,7 +2,6 @@ import math
 import re
 from dataclasses import replace
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
@@ -49,14 +48,6 @@ LACKS = {
     "always on": {"strangers"},
 }
 """What no number can be had of."""
-
-
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    figures.use_style()
-    yield
-    mpl.pyplot.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -1,26 +1,16 @@
 import math
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matryoshka_mixing import figures
 from matryoshka_mixing.chapters import firing_rates as chapter
 from matryoshka_mixing.chapters.firing_rates import Moves, Parameters, Rates, Wider, curve, predicted
 from matryoshka_mixing.theory import matryoshka_ratio
 
 TINY = Parameters(n_seeds=8, n_sweep_seeds=2, n_grid=3, n_steps=500)
-
-
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    figures.use_style()
-    yield
-    mpl.pyplot.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,12 @@ import math
 from dataclasses import replace
 
 import allowed
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 
-from matryoshka_mixing import figures, metrics, theory
+from matryoshka_mixing import metrics, theory
 from matryoshka_mixing.chapters.how_far import Parameters, data, drawing, expectation, experiments
 from matryoshka_mixing.features import FeatureTree, family, orthonormal_dictionary, overlapping
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
@@ -53,14 +52,6 @@ def study():
     explored = {name: experiments.explore(factor, TINY) for name, factor in factors.items()}
     theories = {name: expectation.expected(factor) for name, factor in factors.items() if factor.covered}
     return base, explored, theories
-
-
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    figures.use_style()
-    yield
-    mpl.pyplot.close("all")
 
 
 # Parameters and set-up

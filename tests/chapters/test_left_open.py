@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import allowed
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
@@ -15,13 +14,6 @@ from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import TrainConfig, descend
 
 P = chapter.Parameters(n_seeds=12, n_sweep_seeds=2, n_steps=400, n_grid=3, batch_size=50, d_model=8)
-
-
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    yield
-    mpl.pyplot.close("all")
 
 
 def tensor(values):

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import jupytext
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -567,14 +566,13 @@ def test_the_most_awkward_values_run_through():
 
 @pytest.fixture
 def axes():
-    """Takes a figure and returns its axes; the figure is drawn, and closed in the end."""
+    """Takes a figure and returns its axes; the figure is drawn."""
 
     def drawn_axes(figure):
         figure.draw_without_rendering()
         return [axis for axis in figure.axes if axis.get_visible()]
 
-    yield drawn_axes
-    plt.close("all")
+    return drawn_axes
 
 
 def numbers(axis):

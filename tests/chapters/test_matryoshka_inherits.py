@@ -3,7 +3,6 @@ import re
 from dataclasses import replace
 
 import allowed
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
@@ -16,13 +15,6 @@ from matryoshka_mixing.features import family
 P = chapter.Parameters(n_seeds=6, n_sweep_seeds=2, n_steps=400, n_grid=3, batch_size=50, d_model=6)
 SETUP = chapter.set_up(P)
 NAN = float("nan")
-
-
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    yield
-    mpl.pyplot.close("all")
 
 
 @pytest.fixture(scope="module")

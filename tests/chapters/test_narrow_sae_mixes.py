@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import allowed
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
@@ -14,13 +13,6 @@ from matryoshka_mixing.features import without_hierarchy
 P = chapter.Parameters(n_seeds=6, n_sweep_seeds=2, n_steps=300, n_grid=3, batch_size=50, d_model=6)
 SETUP = chapter.set_up(P)
 NAN = float("nan")
-
-
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    yield
-    mpl.pyplot.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import matplotlib as mpl
 import pytest
 import torch
 
@@ -99,7 +98,5 @@ def test_the_walk_starts_at_the_parent_and_is_lowest_at_the_prediction():
 
 
 def test_a_walk_is_drawn_relative_to_its_start():
-    mpl.use("agg")
     axis = _shared.draw_walk(tensor([0.0, 1.0]), {"a": tensor([4.0, 1.0])}).axes[0]
     assert axis.lines[0].get_ydata().tolist() == [1, 0.25]
-    mpl.pyplot.close("all")

@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import allowed
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
@@ -11,13 +10,6 @@ from matryoshka_mixing import claims
 from matryoshka_mixing.chapters import published_toys as chapter
 
 P = chapter.Parameters(n_seeds=6, n_sweep_seeds=2, n_steps=600, n_grid=5, batch_size=50, d_model=6)
-
-
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    yield
-    mpl.pyplot.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,15 @@
 import json
 import math
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 
-from matryoshka_mixing import claims, exchange, figures, metrics, theory
+from matryoshka_mixing import claims, exchange, metrics, theory
 from matryoshka_mixing.chapters import real_activations as chapter
 from matryoshka_mixing.chapters.real_activations import data, experiments, summary
 from matryoshka_mixing.sae import TRAINED, SAEConfig, random_start
 from matryoshka_mixing.training import TrainConfig, descend
-
-
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    figures.use_style()
-    yield
-    mpl.pyplot.close("all")
 
 
 @pytest.fixture(scope="module")

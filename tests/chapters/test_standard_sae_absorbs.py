@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import allowed
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
@@ -14,13 +13,6 @@ P = chapter.Parameters(n_seeds=5, n_sweep_seeds=2, n_steps=400, n_grid=3, l1=0.1
 SETUP = chapter.set_up(P)
 FIRST = SETUP.directions(SETUP.seeds[:1])[0]
 HALF = 2**-0.5
-
-
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    yield
-    mpl.pyplot.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,13 @@
 from dataclasses import replace
 
 import allowed
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matryoshka_mixing import claims, figures, metrics, theory
+from matryoshka_mixing import claims, metrics, theory
 from matryoshka_mixing.chapters import topk
 from matryoshka_mixing.chapters.topk import NEAR, RANDOM
 from matryoshka_mixing.features import family, orthonormal_dictionaries, twenty_feature_tree
@@ -21,14 +20,6 @@ TINY = {"n_seeds": 9, "n_sweep_seeds": 2, "n_steps": 3, "n_grid": 4, "batch_size
 family_cases = st.integers(2, 7).flatmap(
     lambda n: st.tuples(st.just(n), st.floats(0.001, 0.999 / n), st.floats(0.01, 100))
 )
-
-
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    figures.use_style()
-    yield
-    mpl.pyplot.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import allowed
 import jupytext
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
@@ -33,13 +32,6 @@ from matryoshka_mixing.sae import SAE, SAEConfig, random_start
 NOTEBOOK = Path(__file__).parents[2] / "notebooks/11_what_cures_it.py"
 P = chapter.Parameters(n_seeds=3, n_steps=40, d_model=6, remedy="OrtSAE")
 TINY = {name: replace(toy, training=replace(toy.training, steps=4)) for name, toy in toys.toys().items()}
-
-
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    yield
-    mpl.pyplot.close("all")
 
 
 def drawn(*shape, seed=0):

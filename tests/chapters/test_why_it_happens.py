@@ -38,13 +38,6 @@ def main_runs(setup):
     return setup.fit(setup.near), setup.fit(setup.random)
 
 
-@pytest.fixture(autouse=True)
-def canvas():
-    mpl.use("agg")
-    yield
-    mpl.pyplot.close("all")
-
-
 def as_run(setup, sae):
     """SAEs with one axis, the seeds, as if they had been trained."""
     dictionary = setup.directions[: len(sae), : setup.tree.n_features]
