@@ -53,7 +53,7 @@ def test_only_chapters_are_looked_at():
 
 
 def test_everyday_senses_are_no_terms():
-    assert terms.found("A live page, in terms of what it states, recovers and warms.", set()) == []
+    assert terms.found("A live page, in terms of what it says, recovers and warms.", set()) == []
 
 
 def test_every_term_stands_in_the_glossary():

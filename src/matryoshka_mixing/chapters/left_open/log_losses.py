@@ -253,9 +253,10 @@ def draw(found: Found) -> Figure:
     arms = {form: found.arms[form, RANDOM] for form in FORMS if (form, RANDOM) in found.arms}
     right = {form: arm.lost[arm.live] for form, arm in arms.items()}
     for axis, values in zip(axes, (left, right), strict=True):
+        axis.axvline(0, color="0.6", lw=0.8, zorder=0)
         for i, (form, seeds) in enumerate(values.items()):
             up = i + jitter.uniform(-0.25, 0.25, len(seeds))
-            axis.scatter(seeds, up, s=14, alpha=0.45, lw=0, color=COLOURS[FORMS.index(form)])
+            axis.scatter(seeds, up, s=14, alpha=0.45, lw=0, color=COLOURS[0])
             if len(seeds):
                 axis.plot([float(seeds.mean())] * 2, [i - 0.38, i + 0.38], color="black", lw=2)
         axis.set_yticks(range(len(values)), list(values))
