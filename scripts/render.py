@@ -240,7 +240,9 @@ def with_glued_numbers(cell, handed):
         files[f"{name[1]}.csv"] = handed[match[2]]
         return f"{match[1].rstrip()} {{download}}`Numbers </numbers/{name[1]}.csv>`\n{match[3]}"
 
-    cell["source"] = GLUED_FIGURE.sub(led, "".join(cell["source"]))
+    prose = "".join(cell["source"])
+    if GLUED_FIGURE.search(prose):
+        cell["source"] = GLUED_FIGURE.sub(led, prose)
     return files
 
 

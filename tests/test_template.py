@@ -217,7 +217,9 @@ def test_the_numbers_behind_a_figure_are_a_click_away(pages):
 def test_so_are_those_of_a_figure_that_stands_in_prose(options):
     output = hand("b") | {"data": {"application/papermill.record/text/csv": ["panel\n", "1\n"]}}
     handed = render.handed_numbers([{"cell_type": "markdown"}, {"cell_type": "code", "outputs": [hand("a"), output]}])
-    cell = {"source": [f"Text.\n\n```{{glue:figure}} b\n{options}What it shows.\n```\n\n```{{glue:figure}} a\n", "A.\n```"]}
+    cell = {
+        "source": [f"Text.\n\n```{{glue:figure}} b\n{options}What it shows.\n```\n\n```{{glue:figure}} a\n", "A.\n```"]
+    }
     assert render.with_glued_numbers(cell, handed) == {"fig-b.csv": "panel\n1\n"}
     assert "What it shows. {download}`Numbers </numbers/fig-b.csv>`\n```\n\n" in cell["source"]
     assert cell["source"].endswith("```{glue:figure} a\nA.\n```"), "one without numbers stays as it is"

@@ -298,7 +298,9 @@ def cosine_maps(panels: Mapping[str, Mapping], quantity: str, line: str = "theor
             axis.plot(x, y, color="black", lw=2, label=name or line)
             if name:
                 end = min(x[-1], edges[0][-1]), y[-1]
-                axis.annotate(name, end, (3, 0), textcoords="offset points", fontsize=9, va="center", annotation_clip=False)
+                axis.annotate(
+                    name, end, (3, 0), textcoords="offset points", fontsize=9, va="center", annotation_clip=False
+                )
         axis.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]], xlabel=panel["xlabel"], ylabel=panel["ylabel"])
         if "mark" in panel:
             place, text = panel["mark"]

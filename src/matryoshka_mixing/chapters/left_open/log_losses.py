@@ -254,7 +254,7 @@ def draw(found: Found) -> Figure:
     right = {form: arm.lost[arm.live] for form, arm in arms.items()}
     for axis, values in zip(axes, (left, right), strict=True):
         axis.axvline(0, color="0.6", lw=0.8, zorder=0)
-        for i, (form, seeds) in enumerate(values.items()):
+        for i, seeds in enumerate(values.values()):
             up = i + jitter.uniform(-0.25, 0.25, len(seeds))
             axis.scatter(seeds, up, s=14, alpha=0.45, lw=0, color=COLOURS[0])
             if len(seeds):

@@ -89,7 +89,15 @@ def draw_limits(found: Limits) -> Figure:
     spare = {"label": "with a spare latent, widths 1 and 4", "x": np.ones(1), "points": found.spare[None]}
     label = "first latent's cosine with a child"
     figure = figures.theory_and_experiment(
-        [{"xlabel": "weight of the inner prefix", "ylabel": label, "log": True, "series": [series, spare], "named": False}]
+        [
+            {
+                "xlabel": "weight of the inner prefix",
+                "ylabel": label,
+                "log": True,
+                "series": [series, spare],
+                "named": False,
+            }
+        ]
     )
     axis = figure.axes[0]
     axis.axhline(found.narrow, color="black", lw=1.4, ls="--")
