@@ -28,6 +28,7 @@ import yaml
 
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 TRACEBACK = re.compile(r'class="output traceback|Traceback \(most recent call last\)')
+RAW_TABLE = re.compile(r"<p>\|[^<]*\|")
 LOADED = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(?!data:)([^"?#]+)')
 EXPLORABLE = re.compile(r'<div class="explorable".*?<script type="application/json">(.*?)</script>', re.DOTALL)
 PDF = "matryoshka-mixing.pdf"
@@ -63,6 +64,8 @@ def problems(site, pages):
         text = html.read_text()
         if TRACEBACK.search(text):
             found.append(f"{html}: the page shows a traceback")
+        if RAW_TABLE.search(text):
+            found.append(f"{html}: the page shows the source of a table")
         for url in LOADED.findall(text):
             if OUTSIDE.match(url):
                 found.append(f"{html}: loads {url} from outside")
@@ -129,7 +132,7 @@ def bar(source, chapter):
             about = functools.reduce(lambda where, step: getattr(where, step, None), path, rooms[name])
             if about is not None and about.__doc__:
                 words = re.split(r"[.:;] ", " ".join(about.__doc__.split("\n\n")[0].split()))[0].rstrip(".:")
-                small = words[0] if words[:2].isupper() else words[0].lower()
+                small = words[0] if re.match("[A-Z][A-Z0-9]", words) else words[0].lower()
                 return f"Code: {small}{words[1:]}".replace("`", "")
     return "Code"
 

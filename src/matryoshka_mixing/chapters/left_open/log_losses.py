@@ -246,7 +246,7 @@ def interval(rise: tuple[float, float, float]) -> str:
 
 
 def draw(found: Found) -> Figure:
-    """Left: the parent's cosine with its children from near the truth. Right: what is lost from random starts."""
+    """The parent's cosine with its children from near the truth, and what is lost from random starts."""
     figure, axes = figures.grid(2, 2, (5.2, 3.2))
     jitter = np.random.default_rng(0)
     left = {form: found.arms[form, NEAR].mixing for form in FORMS}
