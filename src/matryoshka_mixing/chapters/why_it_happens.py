@@ -324,7 +324,7 @@ def draw_doses(
 
 
 def dose_explorable(setup: Setup, factors: Float[Tensor, " doses"], near: Run) -> str:
-    """The picture that a reader moves: both mixings against the factor, with seeds of median loss that keep A4 as dots."""
+    """The picture that a reader moves: both mixings against the factor, with seeds of median loss as dots."""
     seeds, each = middle(near.loss), torch.arange(len(factors))
     mixed = near.cosines[each, seeds][:, [0, 1], [1, 2]]
     mixed[~near.keeps_a4()[each, seeds], 1] = NAN
