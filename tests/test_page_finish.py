@@ -67,6 +67,13 @@ def test_only_icons_that_are_shown_stay():
     assert pages.used_icons(sheet, {"fa-bars"}) == '.a{b:c}.fa-bars:before,.fa-navicon:before{content:"1"}'
 
 
+def test_rules_for_classes_that_are_nowhere_go():
+    sheet = "@media print{.a .b{c:d}.e{f:g}}a:hover,.e{h:i}.a-b{j:k}@font-face{l:m}.e.a{n:o}"
+    assert pages.used_rules(sheet, {"a", "b"}) == "@media print{.a .b{c:d}}a:hover,.e{h:i}@font-face{l:m}"
+    for sheet in (".a:not(.e,.f):has(> :is(.g)) .b{c:d}", "html{a:b}"):
+        assert pages.used_rules(sheet, {"a", "b"}) == sheet
+
+
 def test_the_font_of_icons_keeps_only_what_is_named(tmp_path):
     theme = Path(pydata_sphinx_theme.__file__).parent / "theme/pydata_sphinx_theme/static"
     shutil.copytree(theme / "vendor/fontawesome/webfonts", tmp_path / "fonts")
