@@ -162,9 +162,9 @@ def draw_floor(found: Floor) -> Figure:
     axis.set_xticks(found.latents)
     place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9}
     axis.annotate("clean features", (found.latents[1], found.clean[1]), (10, 4), color=COLOURS[1], **place)
-    axis.annotate("best of the random seeds", (found.latents[1], found.least[1]), (10, 3), color=COLOURS[0], **place)
-    lower = "no SAE can be lower (line)"
-    axis.annotate(lower, (found.latents[2], found.bound[2]), (-10, -6), ha="right", va="top", **place)
+    below = place | {"ha": "right", "va": "top"}
+    axis.annotate("line: no SAE can be lower", (found.latents[2], found.bound[2]), (-10, -6), **below)
+    axis.annotate("best of the random seeds", (found.latents[2], found.bound[2]), (-10, -19), color=COLOURS[0], **below)
     return figure
 
 
