@@ -40,6 +40,11 @@ def test_a_page_gets_lighter_once_and_for_all():
     assert guarded.count("Content-Security-Policy") == 1 and pages.guarded(guarded) == guarded
 
 
+def test_references_have_no_roles_that_screen_readers_stumble_on():
+    page = '<div role="list" class="citation-list"><div class="citation" role="doc-biblioentry"><ul role="list">'
+    assert pages.lighter(page, "x") == '<div class="citation-list"><div class="citation"><ul role="list">'
+
+
 def test_a_vector_figure_moves_into_its_page(drawing, tmp_path):
     (tmp_path / "_images").mkdir()
     (tmp_path / "_images/x.svg").write_text(drawing)

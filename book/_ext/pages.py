@@ -26,6 +26,9 @@ OPTIONAL = {
 }
 DOWNLOAD = re.compile(r'<a href="([^"]*_sources/[^"]*/([^"/]+\.(?:ipynb|md)))"')
 
+# Of a list of references: a role that is no longer one, and a list without items.
+OLD_ROLES = re.compile(r' role="doc-biblioentry"| role="list"(?= class="citation-list")')
+
 EMPTY_HEADER = re.compile(r"<th\b[^>]*>\s*(?:<p>\s*</p>)?\s*</th>")
 
 # Icons: the style sheet of the theme names some two thousand.
@@ -65,7 +68,7 @@ def lighter(page, name):
     for mark, loaded in OPTIONAL.items():
         if mark not in page:
             page = loaded.sub("", page)
-    page = EMPTY_HEADER.sub("<td></td>", page)
+    page = OLD_ROLES.sub("", EMPTY_HEADER.sub("<td></td>", page))
     page = re.sub(r'<div id="pst-primary-sidebar"(?! role)', r'\g<0> role="region" aria-label="Book"', page)
     page = page.replace(
         '<summary><span class="toctree-toggle"', '<summary aria-label="Pages below"><span class="toctree-toggle"'
