@@ -40,6 +40,12 @@ def test_a_page_gets_lighter_once_and_for_all():
     assert guarded.count("Content-Security-Policy") == 1 and pages.guarded(guarded) == guarded
 
 
+@pytest.mark.parametrize("nothing", ["", " <p></p>\n", "&nbsp;", "\xa0"])
+def test_an_empty_header_of_a_table_is_a_cell(nothing):
+    page = f'<th class="blank level0">{nothing}</th><th>a</th>'
+    assert pages.lighter(page, "x") == "<td></td><th>a</th>"
+
+
 def test_references_have_no_roles_that_screen_readers_stumble_on():
     page = '<div role="list" class="citation-list"><div class="citation" role="doc-biblioentry"><ul role="list">'
     assert pages.lighter(page, "x") == '<div class="citation-list"><div class="citation"><ul role="list">'

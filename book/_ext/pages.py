@@ -29,7 +29,7 @@ DOWNLOAD = re.compile(r'<a href="([^"]*_sources/[^"]*/([^"/]+\.(?:ipynb|md)))"')
 # Of a list of references: a role that is no longer one, and a list without items.
 OLD_ROLES = re.compile(r' role="doc-biblioentry"| role="list"(?= class="citation-list")')
 
-EMPTY_HEADER = re.compile(r"<th\b[^>]*>\s*(?:<p>\s*</p>)?\s*</th>")
+EMPTY_HEADER = re.compile(r"<th\b[^>]*>(?:\s|&nbsp;|\xa0)*(?:<p>\s*</p>)?\s*</th>")
 
 # Icons: the style sheet of the theme names some two thousand.
 ICON = re.compile(r"\bfa-[a-z0-9-]+")

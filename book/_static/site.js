@@ -6,15 +6,16 @@ document.addEventListener("DOMContentLoaded", () => {
   verdictFilter();
   help();
   scrollers();
-  addEventListener("resize", scrollers);
 });
 
 /** A box that scrolls must be reachable by keyboard, and only such a box. */
 function scrollers() {
   const boxes = ".figure-box, .pst-scrollable-table-container, .verdict-box, .output.text_html, div.math, .highlight pre";
+  const look = (box) => (box.scrollWidth > box.clientWidth ? (box.tabIndex = 0) : box.removeAttribute("tabindex"));
+  const watch = new ResizeObserver((seen) => seen.forEach(({ target }) => look(target)));
   document.querySelectorAll(boxes).forEach((box) => {
-    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
-    else box.removeAttribute("tabindex");
+    look(box);
+    watch.observe(box);
   });
 }
 

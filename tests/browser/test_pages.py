@@ -43,6 +43,8 @@ WEIGHT = """() => {
 # Figures whose caption does not lead to the numbers behind them.
 NO_NUMBERS = """() => [...document.querySelectorAll('main figure:has(> figcaption)')].filter((figure) =>
     !figure.closest('.explorable') && !figure.querySelector('figcaption a.download')).map((figure) => figure.id)"""
+# The page has answered to its new size: that comes with the next frame.
+SETTLED = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
 # What axe-core need not walk through: a figure is one picture with one description to whoever cannot see it; tokens of
 # code that is folded; of the API's many entries, which are written alike, all but some.
 THINNED = """() => {
@@ -96,6 +98,7 @@ def test_page(tab, address, path):
         if (smallest := page.evaluate(FIGURE_TEXT)) and smallest[0] < SMALLEST - 0.05:
             wrong.append(f"at {width}: text of {smallest[0]:.1f} px: {smallest[1]}")
     page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+    page.evaluate(SETTLED)
     page.evaluate(THINNED)
     page.evaluate(AXE)
     wrong += violations(page, rules={rule: {"enabled": False} for rule in COLOURS})
