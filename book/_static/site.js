@@ -132,7 +132,12 @@ function help() {
     tip.replaceChildren(words.length > 400 ? words.slice(0, 400) + "…" : words);
     tip.hidden = false;
     link.setAttribute("aria-describedby", "tip");
-    const box = link.getBoundingClientRect();
+    place();
+  };
+  /** Beside its link, also while the page scrolls: it does when the focus comes to a link further down. */
+  const place = () => {
+    if (!wanted || tip.hidden) return;
+    const box = wanted.getBoundingClientRect();
     tip.style.left = Math.max(8, Math.min(box.left, innerWidth - tip.offsetWidth - 8)) + "px";
     tip.style.top = (box.bottom + tip.offsetHeight + 8 < innerHeight ? box.bottom + 4 : box.top - tip.offsetHeight - 4) + "px";
   };
@@ -148,5 +153,5 @@ function help() {
     for (const event of ["mouseleave", "blur"]) link.addEventListener(event, hide);
   });
   addEventListener("keydown", (event) => event.key === "Escape" && hide());
-  addEventListener("scroll", hide, { passive: true });
+  addEventListener("scroll", place, { passive: true });
 }

@@ -124,7 +124,7 @@ def test_terms_equations_and_citations_say_what_they_stand_for(open_page):
     page, heard = open_page("notebooks/03_matryoshka_inherits")
     tip = page.locator("#tip")
     for link, says in [
-        ("main a.term", "unit of an SAE|no room|latents than"), ("main a[href^='#equation-']", "β"),
+        ("main a.term", "unit of an SAE|no room|latents than"), ("main a.reference[href^='#equation-']", "β"),
         ("main a[href*='references.html#']", "20[0-9][0-9]"),
     ]:  # fmt: skip
         page.locator(link).first.focus()
