@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +26,42 @@ COSTS = design.ROOT / "book/sweep_costs.md"
 FIGURES = design.ROOT / "book/_static"
 INK = {"supported": 2, "refuted": 3, "mixed": 1, "inconclusive": 7}
 """Each verdict's place in `figures.COLOURS`."""
+WORDS = {
+    "parent_probability": "parent's probability",
+    "child_probability": "child's probability",
+    "child_magnitude": "child's magnitude",
+    "inner_weight": "inner prefix's weight",
+    "l1": "L1 penalty",
+    "d_model": "input's dimension",
+    "start_noise": "noise of near starts",
+    "batch_size": "batch size",
+}
+"""What the page calls the parameters that sweeps move."""
+WHY_NONE = {
+    "06_every_prefix": "what could move is the tree, a file; the numbers of this chapter are the size of its run",
+    "08_topk": "not run, at three seconds of one core each; the design is `sweeps/topk_screen.yml`",
+    "09_basins": "not run, at five seconds of one core each; the design is `sweeps/basins_screen.yml`",
+    "10_how_far": "the chapter is a sweep itself, over all that its family can be",
+    "11_what_cures_it": "its verdicts stand on a stored run of an hour, all remedies on all toys",
+    "12_real_activations": "its verdicts stand on stored runs of real activations, two minutes a seed",
+    "13_left_open": "not run, at nine seconds of one core each; the design is `sweeps/open_screen.yml`",
+    "14_published_toys": "not run, at five seconds of one core each; the design is `sweeps/published_screen.yml`",
+}
+"""Why a chapter has no stored sweep."""
 
 
-def key_metric(claim: str) -> str:
-    """The metric that stands for a claim on a map: its first decisive one."""
-    return next(c.metric for c in claims.load()[claim].criteria if c.role == "decisive")
+ledger = functools.cache(claims.load)
+"""The claims, read once."""
+
+
+def words(name: str) -> str:
+    """A parameter's name as the page writes it."""
+    return WORDS.get(name, name.replace("_", " "))
+
+
+def key(claim: str) -> claims.Criterion:
+    """The criterion that stands for a claim on a map: its first decisive one."""
+    return next(c for c in ledger()[claim].criteria if c.role == "decisive")
 
 
 @dataclass(frozen=True)
@@ -42,7 +74,8 @@ class Found:
         varied: the parameters that the sweep moves, in the chapter's order.
         home: the chapter's own values of these.
         runs: a row for each run, with all parameters, `verdict`, `key` (the value of the claim's first decisive
-            metric) and `why` (the criteria that were not met).
+            metric), `core` (whether all decisive criteria and controls are met) and `why` (the first criterion that is
+            not met and how many others are not, in words).
 
     Raises:
         ValueError: if the table holds no verdict on the claim.
@@ -66,16 +99,22 @@ class Found:
         known = design.parameters_of(chapter)
         runs = rows.drop_duplicates("run").set_index("run")
         metrics = rows.pivot(index="run", columns="metric", values="value")
-        missed = rows[rows["outcome"] != "met"].groupby("run")["metric"].agg(", ".join)
-        runs = runs.assign(key=metrics[key_metric(claim)], why=missed.reindex(runs.index).fillna(""))
+        missed = rows[rows["outcome"] != "met"]
+        core = ~runs.index.isin(missed.loc[missed["role"] != "supporting", "run"])
+        why = missed.groupby("run")["metric"].agg(lambda missing: _told(claim, list(missing)))
+        runs = runs.assign(key=metrics[key(claim).metric], core=core, why=why.reindex(runs.index).fillna(""))
         varied = tuple(name for name in known.described() if runs[name].nunique() > 1)
         return cls(claim, chapter, varied, {name: getattr(known(), name) for name in varied}, runs)
 
     @property
+    def here(self) -> pd.DataFrame:
+        """The run at the chapter's own values of all that is varied, if there is one: one row, or none."""
+        return self.runs[(self.runs[list(self.varied)] == pd.Series(self.home)).all(axis=1)]
+
+    @property
     def at_home(self) -> str | None:
-        """The verdict at the chapter's own values of all that is varied, if there is such a run."""
-        here = self.runs[(self.runs[list(self.varied)] == pd.Series(self.home)).all(axis=1)]
-        return None if here.empty else here["verdict"].iloc[0]
+        """The verdict there."""
+        return None if self.here.empty else self.here["verdict"].iloc[0]
 
     def along(self, name: str) -> pd.DataFrame:
         """The runs in which no other varied parameter has left home, in the order of this one's values."""
@@ -94,14 +133,14 @@ class Found:
 
         Returns:
             By parameter: `changed`, the share of its values away from home at which the verdict is not that at home,
-            and `span`, how far the key number moves over all of its values.
+            `turned` and `tried`, their numbers, and `span`, how far the key number moves over all of its values.
         """
         rows = {}
         for name in self.varied:
             line = self.along(name)
             away = line[line[name] != self.home[name]]
-            span = line["key"].max() - line["key"].min()
-            rows[name] = {"changed": (away["verdict"] != self.at_home).mean(), "span": span}
+            turned, span = int((away["verdict"] != self.at_home).sum()), line["key"].max() - line["key"].min()
+            rows[name] = {"changed": turned / len(away), "turned": turned, "tried": len(away), "span": span}
         return pd.DataFrame(rows).T.sort_values(["changed", "span"], ascending=False, kind="stable")
 
     def reach(self, name: str) -> dict[str, float | None]:
@@ -151,6 +190,12 @@ def _place(values: pd.Series, of: pd.Series) -> pd.Series:
     return np.log(of / low) / np.log(high / low) if _log(values) else (of - low) / (high - low)
 
 
+def _told(claim: str, missing: Sequence[str]) -> str:
+    """The first criterion that is not met, in the ledger's words, and how many others are not."""
+    first, *others = [c for c in ledger()[claim].criteria if c.metric in missing]
+    return f"“{first.says}”" + (f" and {len(others)} more" if others else "")
+
+
 # Figures
 
 
@@ -159,7 +204,13 @@ def _cell(axis: Axes, x: float, y: float, verdict: str, text: str = "", home: bo
     axis.add_patch(mpl.patches.Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, color=colour, alpha=0.45, lw=0))
     if home:
         axis.add_patch(mpl.patches.Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, fill=False, ec="black", lw=1.8))
-    axis.text(x, y, f"{claims.BADGES[verdict]}\n{text}" if text else claims.BADGES[verdict], ha="center", va="center")
+    shown = f"{claims.BADGES[verdict]}\n{text}" if text else claims.BADGES[verdict]
+    axis.text(x, y, shown, ha="center", va="center", fontsize=9)
+
+
+def _short(value: float) -> str:
+    """A number for a cell: two digits; nothing for none, 0 for what is as good as that."""
+    return "" if pd.isna(value) else "0" if abs(value) < 1e-5 else f"{value:.2g}"
 
 
 def _key(figure: Figure, verdicts: Sequence[str]) -> None:
@@ -178,31 +229,48 @@ def draw_map(found: Found) -> Figure:
     """Verdict and key number over the plane of the two varied parameters."""
     x, y = found.varied
     columns, rows = sorted(found.runs[x].unique()), sorted(found.runs[y].unique())
-    figure, (axis,) = figures.grid(1, 1, (1.05 * len(columns) + 1.6, 0.72 * len(rows) + 1.5))
+    figure, (axis,) = figures.grid(1, 1, (0.78 * len(columns) + 1.2, 0.56 * len(rows) + 1.3))
     for _, run in found.runs.iterrows():
         place, home = (columns.index(run[x]), rows.index(run[y])), all(run[n] == found.home[n] for n in (x, y))
-        _cell(axis, *place, run["verdict"], "" if pd.isna(run["key"]) else claims.number(run["key"]), home)
-    axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5), xlabel=x, ylabel=y)
+        _cell(axis, *place, run["verdict"], _short(run["key"]), home)
+    axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5), xlabel=words(x), ylabel=words(y))
     axis.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     axis.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
     _key(figure, found.runs["verdict"])
     return figure
 
 
+ACROSS = 22
+"""How many cells of the overview stand side by side at most."""
+
+
+def _in_rows(names: Sequence[str], wide: Mapping[str, int]) -> list[list[str]]:
+    """The parameters in rows of at most `ACROSS` cells, in order."""
+    rows: list[list[str]] = [[]]
+    for name in names:
+        if rows[-1] and sum(wide[other] + 1 for other in [*rows[-1], name]) > ACROSS:
+            rows.append([])
+        rows[-1].append(name)
+    return rows
+
+
 def draw_overview(screens: Sequence[Found]) -> Figure:
-    """Claims by parameters: the verdict at each value of each parameter, moved alone."""
-    names = list(dict.fromkeys(name for found in screens for name in found.varied))
-    most = max(len(found.along(name)) for found in screens for name in found.varied)
-    figure, axes = figures.grid(len(names), 3, (0.62 * most, 0.62 * len(screens) + 1.0), sharey=True)
-    for axis, name in zip(axes, names, strict=True):
-        values = sorted({value for found in screens if name in found.varied for value in found.along(name)[name]})
-        for row, found in enumerate(screens):
-            if name in found.varied:
-                for _, run in found.along(name).iterrows():
-                    _cell(axis, values.index(run[name]), row, run["verdict"], home=run[name] == found.home[name])
-        axis.set(xlim=(-0.5, most - 0.5), ylim=(len(screens) - 0.5, -0.5))
-        axis.set_title(name, fontsize=10, loc="left")
-        axis.set_xticks(range(len(values)), [f"{value:g}" for value in values], fontsize=9)
+    """Claims by parameters: the verdicts at each parameter's values, from low to high, moved alone."""
+    moved = {name for found in screens for name in found.varied}
+    names = [name for name in WORDS if name in moved] + sorted(moved - set(WORDS))
+    wide = {name: max(len(found.along(name)) for found in screens if name in found.varied) for name in names}
+    rows = _in_rows(names, wide)
+    figure, axes = figures.grid(len(rows), 1, (8.6, 0.29 * len(screens) + 0.6))
+    for axis, row in zip(axes, rows, strict=True):
+        left = 0
+        for name in row:
+            axis.text(left - 0.4, -0.75, words(name), fontsize=9, va="bottom")
+            for y, found in enumerate(screens):
+                line = found.along(name) if name in found.varied else found.runs[:0]
+                for x, (_, run) in enumerate(line.iterrows(), left):
+                    _cell(axis, x, y, run["verdict"], home=run[name] == found.home[name])
+            left += wide[name] + 1
+        axis.set(xlim=(-0.5, ACROSS), ylim=(len(screens) - 0.5, -1.6), xticks=[])
         axis.set_yticks(range(len(screens)), [found.claim for found in screens], fontsize=9)
         axis.tick_params(length=0)
         for side in axis.spines.values():
@@ -215,12 +283,12 @@ def draw_overview(screens: Sequence[Found]) -> Figure:
 
 
 def stored(kind: str) -> Iterator[tuple[str, Found]]:
-    """The stored sweeps whose names end like this, claim by claim: the sweep's name, and what it found."""
-    for path in sorted(STORED.glob(f"*_{kind}.csv")):
-        table = pd.read_csv(path, keep_default_na=True)
-        for claim in claims.load():
+    """The stored sweeps whose names end like this, claim by claim in the book's order: their names, what they found."""
+    tables = {path.stem: pd.read_csv(path, keep_default_na=True) for path in sorted(STORED.glob(f"*_{kind}.csv"))}
+    for name, table in sorted(tables.items(), key=lambda item: item[1]["chapter"].iloc[0]):
+        for claim in ledger():
             if claim in set(table["claim"]):
-                yield path.stem, Found.of(table, claim)
+                yield name, Found.of(table, claim)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -228,21 +296,38 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
+def _reach(found: Found, name: str) -> str:
+    """How far one parameter can move alone, such as `(0.02) 0.1–0.4 (0.5)`: in brackets where the verdict changes."""
+    if name not in found.varied:
+        return ""
+    far = found.reach(name)
+    span = f"{far['low']:g}–{far['high']:g}" if far["low"] != far["high"] else f"{far['low']:g}"
+    before, after = (f"({far[side]:g})" if far[side] is not None else "" for side in ("below", "above"))
+    return " ".join(part for part in (before, span, after) if part)
+
+
 def reach_table(screens: Sequence[Found]) -> str:
-    """Parameters by claims: how far each can move alone before the verdict changes."""
-    rows = []
-    for name in dict.fromkeys(name for found in screens for name in found.varied):
-        cells = []
-        for found in screens:
-            if name not in found.varied:
-                cells.append("")
-                continue
-            far = found.reach(name)
-            turns = [f"{far[side]:g}" for side in ("below", "above") if far[side] is not None]
-            span = f"{far['low']:g} to {far['high']:g}" if far["low"] != far["high"] else f"{far['low']:g} only"
-            cells.append(span + (f"; turns at {' and '.join(turns)}" if turns else ""))
-        rows.append([f"`{name}`", *cells])
-    return _table(["parameter", *(f"`{found.claim}`: *{found.at_home}*" for found in screens)], rows)
+    """Claims by parameters: how far each can move alone before the verdict changes."""
+    names = [name for name in WORDS if any(name in found.varied for found in screens)]
+    rows = [[f"`{f.claim}`: *{f.at_home}*", *(_reach(f, name) for name in names)] for f in screens]
+    return _table(["claim", *(words(name) for name in names)], rows)
+
+
+def plane_of(screen: Found, planes: Sequence[Found]) -> Found | None:
+    """The map of a claim: of those that there are, the one over what the screening puts first.
+
+    None too where runs of this size decide nothing at home: there is nothing that could flip.
+    """
+    if screen.at_home == "inconclusive":
+        return None
+    order = list(screen.screened().index)
+    own = [plane for plane in planes if plane.claim == screen.claim]
+    return min(own, key=lambda plane: sorted(order.index(name) for name in plane.varied), default=None)
+
+
+def moved(found: Found, run: pd.Series) -> str:
+    """What of a run is not the chapter's own, in words."""
+    return ", ".join(f"{words(name)} {run[name]:g}" for name in found.varied if run[name] != found.home[name])
 
 
 def flip_lines(found: Found) -> str:
@@ -250,9 +335,9 @@ def flip_lines(found: Found) -> str:
     run = found.flip()
     if run is None:
         return f"In all {len(found.runs)} runs the verdict is *{found.at_home}*: no run flips it."
-    moved = ", ".join(f"`{name}` {run[name]:g}" for name in found.varied if run[name] != found.home[name])
+    reason = f"; not met: {run['why']}" if run["why"] else ""
     return (
-        f"The nearest run with another verdict has {moved}: *{run['verdict']}*, since `{run['why']}` is not met.\n\n"
+        f"The nearest run with another verdict, {moved(found, run)}, is *{run['verdict']}*{reason}.\n\n"
         f"```bash\n{found.command(run)}\n```"
     )
 
@@ -268,12 +353,101 @@ def share_line(found: Found, random: bool = False) -> str:
     return "; ".join(parts)
 
 
+def core_line(found: Found) -> str:
+    """In how many mixed runs the claim itself holds, and only support for it is missing; empty where in none."""
+    mixed = found.runs[found.runs["verdict"] == "mixed"]
+    if not mixed["core"].any():
+        return ""
+    return (
+        f" In {mixed['core'].sum()} of the {len(mixed)} mixed runs all that is decisive is met, and what fails is a "
+        "supporting criterion, such as a closed form that does not know of the parameter."
+    )
+
+
+def screen_line(screen: Found) -> str:
+    """What the screening found, in one sentence: how often each parameter changes the verdict."""
+    order = screen.screened()
+    turns = [
+        f"{words(str(name))} (at {row['turned']:g} of {row['tried']:g} values)"
+        for name, row in order.iterrows()
+        if row["turned"]
+    ]
+    runs = f"In the screening, {len(screen.runs)} runs that move one parameter each"
+    if not turns:
+        return f"{runs}, none changes the verdict; what moves the number most is the {words(str(order.index[0]))}."
+    others = "; no other does" if len(turns) < len(order) else ""
+    return f"{runs}, the verdict changes with {', '.join(turns)}{others}."
+
+
 def command_line(found: Found) -> str:
     """The parameters that all runs of a sweep share and that differ from the chapter's own."""
     known = design.parameters_of(found.chapter)()
     fixed = [f"{n} {found.runs[n].iloc[0]:g}" for n in type(known).described() if n not in found.varied
              and found.runs[n].iloc[0] != getattr(known, n)]  # fmt: skip
     return ", ".join(fixed)
+
+
+def section(screen: Found, plane: Found | None, spaces: Sequence[Found]) -> str:
+    """What the sweeps found about one claim."""
+    parts = [f"### {ledger()[screen.claim].title}\n", f"`{screen.claim}`. {screen_line(screen)}"]
+    if screen.at_home == "inconclusive":
+        why = screen.here["why"].iloc[0]
+        parts.append(f"At the chapter's own values runs of this size decide nothing (not met: {why}): no map.\n")
+    elif plane is None:
+        cost = f"It has no map. A run took {screen.runs['cpu_seconds'].median():.1f} seconds of one core."
+        parts.append(f"{cost}\n\n{flip_lines(screen)}\n")
+    else:
+        x, y = plane.varied
+        first = list(screen.screened().index[:2])
+        which = "the two that matter most" if set(first) == {x, y} else "on a grid shared with other claims"
+        parts.append(f"""{{numref}}`fig-where-{plane.claim}` crosses {words(x)} and {words(y)}, {which}.
+
+```{{figure}} _static/where-{plane.claim}.svg
+:name: fig-where-{plane.claim}
+:alt: A plane of {words(x)} and {words(y)} with one cell a run, coloured and signed by verdict; a number stands in each.
+
+The verdict on `{plane.claim}` over {words(x)} and {words(y)}. The number (a median where there are seeds) is that of
+“{key(plane.claim).says}”. All else is the chapter's own, but {command_line(plane)}.
+```
+
+On this grid: {share_line(plane)}.{core_line(plane)}
+
+{flip_lines(plane)}
+""")  # fmt: skip
+    for space in spaces:
+        if space.claim == screen.claim:
+            ranges = ", ".join(f"{words(n)} {space.runs[n].min():g} to {space.runs[n].max():g}" for n in space.varied)
+            shares = share_line(space, random=True)
+            parts.append(f"Over the space of all of them ({len(space.runs)} random runs; {ranges}): {shares}.\n")
+    return "\n".join(parts)
+
+
+def summary(screens: Sequence[Found], chosen: Mapping[str, Found | None]) -> str:
+    """A row a claim: the verdict at home, what matters most, the share of the map, the nearest flip."""
+    rows = []
+    for screen in screens:
+        plane = chosen[screen.claim]
+        where = plane or screen
+        run = where.flip()
+        share = "" if plane is None else f"{plane.share()[0]} of {plane.share()[1]}"
+        over = "no map" if plane is None else " × ".join(map(words, plane.varied))
+        if screen.at_home == "inconclusive":
+            flip = ""
+        else:
+            flip = "none found" if run is None else f"{moved(where, run)}: *{run['verdict']}*"
+        rows.append([f"`{screen.claim}`", f"*{screen.at_home}*", over, share, flip])
+    return _table(["claim", "at the chapter's own values", "map over", "supported in", "nearest other verdict"], rows)
+
+
+def without(screens: Sequence[Found]) -> str:
+    """The tested claims that no stored sweep moves, and why."""
+    swept = {found.claim for found in screens}
+    rows = [
+        [f"`{name}`", f"{{doc}}`../notebooks/{claim.notebook}`", WHY_NONE.get(claim.notebook, "not swept yet")]
+        for name, claim in ledger().items()
+        if claim.notebook and name not in swept
+    ]
+    return _table(["claim", "chapter", "why there is no sweep"], rows)
 
 
 NOTHING = """\
@@ -284,10 +458,6 @@ No sweep is stored with this copy. {doc}`sweeps` says how to run one; put its ta
 """
 
 
-FEW = """
-It is a small sample of that space: some chapters, one parameter at a time; no interactions without a map."""
-
-
 def page() -> str:
     """The page in MyST Markdown, from the stored tables alone."""
     if not any(stored("screen")):
@@ -296,63 +466,54 @@ def page() -> str:
     names = list(dict.fromkeys(name for name, _ in [*screens, *planes, *spaces]))
     total = sum(len(pd.read_csv(STORED / f"{name}.csv")["run"].unique()) for name in names)
     overview = [found for _, found in screens]
-    few = FEW if total < 1000 else ""
+    chosen = {found.claim: plane_of(found, [plane for _, plane in planes]) for found in overview}
     parts = [f"""# Where it holds
 
-A verdict holds at one set of parameters. This page moves them: {total} runs of whole notebooks, each judged by the same
-thresholds as the chapter. It is written by `python sweeps/maps.py` from the tables in `sweeps/stored`, which
-`make sweep` gathered ({{doc}}`sweeps` says how, and what a thousand runs cost). The runs are smaller than the chapters'
-own, so a share of seeds is more often undecided, and the verdict then *inconclusive*.{few}
+A verdict holds at one set of parameters. This page moves them: {total:,} runs of whole notebooks, each judged by the
+same thresholds as its chapter. {{doc}}`sweeps` says how to run such sweeps, and what they cost. To be that many, the
+runs are smaller than the chapters' own. So a share of seeds is more often undecided, and the verdict *inconclusive*,
+also where a chapter with its many seeds decides.
+
+First each parameter was moved alone, to three other values: a screening. Then the two that matter most were crossed on
+a grid. *Matter most* means that the verdict changes at the largest share of the values tried, and among equals that the
+number behind the verdict moves farthest. Claims of one chapter share its runs, and may share a map.
+
+{summary(overview, chosen)}
+
+*Nearest* is measured on the axes of the map, each from 0 to 1 over its values (on a log scale where they span a factor
+above 20 and none is 0).
 
 ## How far each parameter can move
 
-Each parameter was moved alone, from the chapter's own values. {{numref}}`fig-where-overview` shows every run.
+{{numref}}`fig-where-overview` shows every run of the screenings.
 
 ```{{figure}} _static/where-overview.svg
 :name: fig-where-overview
-:alt: One panel for each parameter, with a row for each claim and a cell for each value, coloured and signed by verdict.
+:alt: A row for each claim, a group of cells for each parameter, from its lowest value up, with the verdict's sign.
 
-The verdict on each claim at each value of each parameter, moved alone. Empty: not a parameter of that chapter, or not
-tried.
+Claims by parameters: the verdict at each value of a parameter moved alone, from the lowest on the left to the highest.
+Empty: not a parameter of that chapter.
 ```
 
 {reach_table(overview)}
 
-Values up to which the verdict stays, as far as was tried, and the first at which it turns.
+In numbers: the values up to which the verdict stays, as far as was tried; in brackets the first at which it changes.
+
+## Claim by claim
 """]  # fmt: skip
-    for _, found in planes:
-        screen = next((other for _, other in screens if other.claim == found.claim), None)
-        parts.append(f"## {claims.load()[found.claim].title}\n")
-        if screen:
-            rows = [
-                [f"`{n}`", f"{row['changed']:.0%}", f"{row['span']:.3g}"] for n, row in screen.screened().iterrows()
-            ]
-            head = ["parameter, alone", "values at which the verdict changes", "how far the key number moves"]
-            parts.append(f"The screening ({len(screen.runs)} runs):\n\n{_table(head, rows)}\n")
-        x, y = found.varied
-        parts.append(f"""Two of them are crossed in {{numref}}`fig-where-{found.claim}`.
+    parts += [section(found, chosen[found.claim], [space for _, space in spaces]) for found in overview]
+    parts.append(f"## Claims that no sweep moves\n\n{without(overview)}\n")
+    parts.append(f"""## How to make it again
 
-```{{figure}} _static/where-{found.claim}.svg
-:name: fig-where-{found.claim}
-:alt: A plane of {x} and {y} with one cell a run, coloured and signed by verdict; the key number stands in each.
-
-The verdict on `{found.claim}` over `{x}` and `{y}`, and its key number, `{key_metric(found.claim)}` (a median).
-All else is the chapter's own, but {command_line(found)}.
+```bash
+for sweep in {" ".join(names)}; do
+    make sweep SWEEP=$sweep && cp _build/sweeps/$sweep/table.csv sweeps/stored/$sweep.csv
+done
+python sweeps/maps.py
 ```
 
-On this plane: {share_line(found)}.
-
-{flip_lines(found)}
-""")  # fmt: skip
-        for _, space in spaces:
-            if space.claim == found.claim:
-                ranges = ", ".join(f"`{n}` {space.runs[n].min():g} to {space.runs[n].max():g}" for n in space.varied)
-                shares = share_line(space, random=True)
-                parts.append(f"Over the space of all of them ({len(space.runs)} random runs; {ranges}): {shares}.\n")
-    commands = "\n".join(
-        f"make sweep SWEEP={name} && cp _build/sweeps/{name}/table.csv sweeps/stored/{name}.csv" for name in names
-    )
-    parts.append(f"## How to make it again\n\n```bash\n{commands}\npython sweeps/maps.py\n```\n")
+The last line writes this page and its figures from the tables in `sweeps/stored`, in which every number is found.
+""")
     return "\n".join(parts)
 
 
@@ -360,15 +521,17 @@ def costs() -> str:
     """What a run costs, by stored sweep, in MyST Markdown."""
     if not any(STORED.glob("*.csv")):
         return "No sweep is stored with this copy.\n"
-    rows = []
+    rows, every = [], []
     for path in sorted(STORED.glob("*.csv")):
         runs = pd.read_csv(path).query("status == 'done'").drop_duplicates("run")
         seconds, memory = runs["cpu_seconds"], runs["memory_mb"]
-        spans = [f"{v.median():.0f} ({v.min():.0f}–{v.max():.0f})" for v in (seconds, memory)]
+        spans = [f"{v.median():.{n}f} ({v.min():.{n}f}–{v.max():.{n}f})" for v, n in ((seconds, 1), (memory, 0))]
         size = f"{runs['n_seeds'].iloc[0]} seeds, {runs['n_steps'].iloc[0]:,} steps"
         rows.append([f"`{path.stem}`", size, len(runs), *spans, f"{1000 * seconds.median() / 3600:.1f}"])
+        every.append(seconds)
     head = ["sweep", "a run's size", "runs", "seconds on one core", "memory, MB", "hours on one core for a thousand"]
-    return _table(head, rows) + "\n"
+    seconds = pd.concat(every)
+    return f"{_table(head, rows)}\n\nIn all {len(seconds):,} runs, {seconds.sum() / 60:.0f} minutes of one core.\n"
 
 
 def main() -> None:
@@ -378,7 +541,8 @@ def main() -> None:
     mpl.rcParams |= {"svg.hashsalt": "where it holds", "svg.fonttype": "none"}
     screens = [found for _, found in stored("screen")]
     drawn = {"where-overview": draw_overview(screens)} if screens else {}
-    drawn |= {f"where-{found.claim}": draw_map(found) for _, found in stored("map")}
+    planes = [found for _, found in stored("map")]
+    drawn |= {f"where-{s.claim}": draw_map(plane) for s in screens if (plane := plane_of(s, planes))}
     for name, figure in drawn.items():
         draft = FIGURES / f".{name}.partial"
         figure.savefig(draft, format="svg", metadata={"Date": None})

@@ -1,13 +1,14 @@
 """Run one chapter's notebook at one point of a sweep, and keep its verdicts and printed numbers, but no figures.
 
 The cells run as papermill would run them, with the same parameters checked by the same chapter, but in a process of
-their own instead of a Jupyter kernel, and what they draw is not rendered: kernel, imports and rendering are most of the
-cost of a small run. On one machine the imports are shared too: `--serve CHAPTER` imports once, and forks a process for
-each run that comes over its socket, whose address stands in SWEEP_SERVER. Without one a run is done here, as on a
-cluster.
+their own instead of a Jupyter kernel, and nothing is drawn: kernel, imports and figures are most of the cost of a small
+run. On one machine the imports are shared too: `--serve CHAPTER` imports once, loads the compiled code, and forks a
+process for each run that comes over its socket, whose address stands in SWEEP_SERVER. Without one a run is done here,
+as on a cluster.
 """
 
 import argparse
+import ast
 import contextlib
 import io
 import json
@@ -19,6 +20,15 @@ import time
 from pathlib import Path
 
 SCRIPTS = str(Path(__file__).resolve().parent.parent / "scripts")
+
+
+def undrawn(cell):
+    """The cell's source without the figure that it ends with: whatever a verdict needs is computed before it."""
+    if "figure" not in cell.metadata.get("mystnb", {}):
+        return cell.source
+    *_, last = ast.parse(cell.source).body
+    drawn = isinstance(last, ast.Assign) and ast.unparse(last.targets[0]) == "figure"
+    return "\n".join(cell.source.splitlines()[: last.lineno - 1]) if drawn else cell.source
 
 
 def execute(source, output, profile):
@@ -34,7 +44,6 @@ def execute(source, output, profile):
     import yaml
     from IPython.core.displayhook import CapturingDisplayHook
     from IPython.core.displaypub import CapturingDisplayPublisher
-    from IPython.core.interactiveshell import InteractiveShell
 
     sys.path.insert(0, SCRIPTS)
     import execute as papermill_run
@@ -45,13 +54,13 @@ def execute(source, output, profile):
     log.unlink(missing_ok=True)
     notebook = jupytext.read(source)
     declared = papermill_run.declared_parameters(notebook)
-    shell = InteractiveShell.instance(user_ns={"__name__": "__main__"})
+    shell = bare_shell()
     shell.display_pub = CapturingDisplayPublisher()
     shell.display_trap.hook = CapturingDisplayHook(shell, shell.display_pub.outputs)
     for number, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
         shell.display_pub.outputs.clear()
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            result = shell.run_cell(cell.source)
+            result = shell.run_cell(undrawn(cell))
         cell.execution_count = number + 1
         cell.outputs = [
             nbformat.v4.new_output("display_data", data=shown["data"], metadata=shown["metadata"])
@@ -71,6 +80,15 @@ def execute(source, output, profile):
     spent = {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - computed, "memory_mb": most}
     notebook.metadata["cost"] = {name: round(value, 2) for name, value in spent.items()}
     papermill_run.write(notebook, output)
+
+
+def bare_shell():
+    """IPython's shell of this process, without a history, which would open a file for each run."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    without = Config({"HistoryManager": {"enabled": False}})
+    return InteractiveShell.instance(user_ns={"__name__": "__main__"}, config=without)
 
 
 def attempt(source, output, profile):
@@ -94,7 +112,7 @@ def serve(chapter):
     sys.path.insert(0, SCRIPTS)
     for name in ("execute", "IPython.core.interactiveshell", f"matryoshka_mixing.chapters.{chapter.split('_', 1)[1]}"):
         importlib.import_module(name)
-    importlib.import_module("matryoshka_mixing.figures").use_style()
+    warm_up()
     address = Path(server.getsockname())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     server.settimeout(1)
@@ -109,6 +127,22 @@ def serve(chapter):
         link.close()
     address.unlink()
     address.parent.rmdir()
+
+
+def warm_up():
+    """Do once what every run would do first: the shell, the style, the compiled trainer, the schema of notebooks."""
+    import nbformat
+
+    from matryoshka_mixing import features, figures, sae, training
+
+    bare_shell()
+    figures.use_style()
+    nbformat.validate(nbformat.v4.new_notebook())
+    config, family = sae.SAEConfig(3, widths=(1, 3)), features.family(0.3, 0.4)
+    directions = features.orthonormal_dictionaries(3, 3, [0])
+    setting, start = training.Setting(config, family.states(), directions), sae.random_start(config, [0])
+    for batch_size in (None, 1):
+        training.train(setting, start, training.TrainConfig(1, batch_size=batch_size))
 
 
 def _answer(link):

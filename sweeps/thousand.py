@@ -242,6 +242,7 @@ def page() -> str:
     return TEXT.format(
         checks="\n".join(lines), arms="\n".join(arms), weak=weak,
         samples=f"{samples:,}", steps=cost["steps"], firings=FIRINGS, noise=NOISE,
+        random=10 * cost["seconds"][ARMS[0].name] / 60,
         features=f"{tree.n_features:,}", l0=f"{float(tree.firing_probabilities().sum()):.1f}",
         widths=", ".join(f"{width:,}" for width in WIDTHS), **on_paper(cost["seconds"][ARMS[0].name] / samples),
     )  # fmt: skip
@@ -285,7 +286,8 @@ random in 768 dimensions, so that no two are orthogonal. On average {l0} feature
 BatchTopK SAEs with K at that number and without biases, {samples} samples each in {steps} steps. Latents are sorted by
 rate, and start within {noise:g} of the truth (relative to its length): the question is where the solution lies, not
 whether random starts find it ({{doc}}`../notebooks/09_basins` is on that). A Matryoshka SAE of 1,000 latents has
-prefixes of {widths}; narrower ones have the first of these. The control has one prefix, the full width.
+prefixes of {widths}; narrower ones have the first of these. The control has one prefix, the full width. No SAE was
+trained from a random start: with ten times the steps it would take {random:.0f} minutes of one core.
 
 Theory takes each family by itself, as if all directions were orthogonal, and knows nothing but rates and ranks: which
 features fire together how often, and which prefix first holds the latent of each. Thresholds were fixed before the run.

@@ -17,7 +17,7 @@ from matryoshka_mixing import claims
 
 HOME = {"child_probability": 0.4, "l1": 0.0}
 STORED = sorted(maps.STORED.glob("*.csv"))
-KEY = maps.key_metric("mse-reason")
+KEY = maps.key("mse-reason")
 
 
 def table(verdicts, sweep="mine", claim="mse-reason"):
@@ -27,7 +27,8 @@ def table(verdicts, sweep="mine", claim="mse-reason"):
         rows.append(
             {"sweep": sweep, "run": f"r{i}", "chapter": "02_narrow_sae_mixes", "status": "done", "n_seeds": 64}
             | {"child_probability": q, "l1": l1, "n_children": 2, "claim": claim, "verdict": verdict}
-            | {"metric": KEY, "value": q, "outcome": "met" if verdict == "supported" else "failed"}
+            | {"metric": KEY.metric, "role": "decisive", "value": q}
+            | {"outcome": "met" if verdict == "supported" else "failed"}
         )
     known = {"parent_probability": 0.3, "d_model": 20, "n_sweep_seeds": 2, "seed": 0, "start_noise": 0.5}
     known |= {"n_steps": 600, "batch_size": 200, "n_grid": 3}
@@ -47,7 +48,9 @@ def star():
 
 def test_what_varies_and_the_verdict_at_home_are_read_from_the_table(star):
     assert star.varied == ("child_probability", "l1") and star.home == HOME and star.at_home == "supported"
-    assert list(star.runs["key"]) == [q for q, _ in STAR] and list(star.runs["why"][:3]) == ["", KEY, ""]
+    assert list(star.runs["key"]) == [q for q, _ in STAR]
+    assert list(star.runs["why"][:3]) == ["", f"“{KEY.says}”", ""]
+    assert list(star.runs["core"][:3]) == [True, False, True]
     with pytest.raises(ValueError, match=r"no verdict on topk-too; it has \['mse-reason'\]"):
         maps.Found.of(table(STAR), "topk-too")
 
@@ -63,13 +66,15 @@ def test_the_screening_puts_first_what_changes_the_verdict_most_often_and_then_w
     found = star.screened()
     assert list(found.index) == ["child_probability", "l1"]
     assert list(found["changed"]) == pytest.approx([1 / 3, 1 / 3]) and list(found["span"]) == pytest.approx([0.48, 0])
+    line = maps.screen_line(star)
+    assert "7 runs" in line and "with child's probability (at 1 of 3 values), L1 penalty (at 1 of 3 values)." in line
 
 
 def test_the_nearest_flip_its_reason_and_its_command(star):
     run = star.flip()
     assert (run["l1"], run["verdict"]) == (0.1, "mixed"), "a tenth of the way, the other nine tenths and more"
     lines = maps.flip_lines(star)
-    assert f"`l1` 0.1: *mixed*, since `{KEY}` is not met" in lines and "`child_probability`" not in lines
+    assert f"verdict, L1 penalty 0.1, is *mixed*; not met: “{KEY.says}”." in lines
     command = "papermill notebooks/02_narrow_sae_mixes.ipynb out.ipynb -p l1 0.1 -p n_seeds 64 -p n_steps 600"
     assert f"{command} -p n_sweep_seeds" not in lines and "-p l1 0.1 -p n_seeds 64 -p n_sweep_seeds 2" in lines
 
@@ -94,6 +99,33 @@ def test_the_share_comes_with_its_interval(star):
     )
 
 
+def test_a_mixed_run_of_which_only_support_is_missing_is_told_apart(star):
+    assert maps.core_line(star) == ""
+    rows = table(STAR)
+    rows.loc[rows["verdict"] == "mixed", "role"] = "supporting"
+    assert maps.core_line(maps.Found.of(rows, "mse-reason")).startswith(" In 1 of the 1 mixed runs all that is")
+
+
+def test_a_claim_gets_the_map_over_what_its_screening_puts_first(star):
+    def wider(points, d_model):
+        rows = table(points)
+        return rows.assign(run=rows["run"] + f"-{d_model}", d_model=d_model)
+
+    fits = maps.Found.of(table({(q, l1): "mixed" for q in (0.2, 0.4) for l1 in (0.0, 0.1)}), "mse-reason")
+    line = {(q, 0.0): "mixed" for q in (0.2, 0.4)}
+    other = maps.Found.of(pd.concat([wider(line, 20), wider(line, 50)]), "mse-reason")
+    screen = maps.Found.of(pd.concat([table(STAR), wider({(0.4, 0.0): "supported"}, 50)]), "mse-reason")
+    assert other.varied == ("child_probability", "d_model") and len(screen.varied) == 3
+    assert maps.plane_of(screen, [other, fits]) is fits and maps.plane_of(screen, [other]) is other
+    assert maps.plane_of(screen, []) is None
+    undecided = maps.Found.of(table(dict.fromkeys(STAR, "inconclusive")), "mse-reason")
+    assert maps.plane_of(undecided, [fits]) is None, "nothing could flip"
+
+
+def test_how_far_each_parameter_can_move_stands_in_one_cell(star):
+    assert maps.reach_table([star]).splitlines()[2] == "| `mse-reason`: *supported* | (0.02) 0.1–0.5 | 0–0.01 (0.1) |"
+
+
 def words(figure):
     return [text.get_text() for axis in figure.axes for text in axis.texts]
 
@@ -102,19 +134,26 @@ def test_the_map_shows_each_run_with_its_sign_and_number_and_frames_the_home():
     plane = {(q, l1): "supported" if q > 0.1 else "refuted" for q in (0.05, 0.2, 0.4) for l1 in (0.0, 0.1)}
     figure = maps.draw_map(maps.Found.of(table(plane), "mse-reason"))
     (axis,) = figure.axes
-    assert sorted(words(figure)) == sorted(["✗\n0.050"] * 2 + ["✓\n0.200"] * 2 + ["✓\n0.400"] * 2)
+    assert sorted(words(figure)) == sorted(["✗\n0.05"] * 2 + ["✓\n0.2"] * 2 + ["✓\n0.4"] * 2)
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0.05", "0.2", "0.4"]
     framed = [patch.get_xy() for patch in axis.patches if not patch.get_fill()]
     assert framed == [pytest.approx((2 - 0.46, 0 - 0.42))]
     plt.close(figure)
 
 
-def test_the_overview_has_a_panel_a_parameter_and_a_row_a_claim(star):
+def test_the_overview_has_a_row_a_claim_and_a_group_a_parameter_from_low_to_high(star):
     other = maps.Found.of(table(dict.fromkeys(STAR, "inconclusive"), claim="mse-reason"), "mse-reason")
     figure = maps.draw_overview([star, other])
-    assert [axis.get_title(loc="left") for axis in figure.axes] == ["child_probability", "l1"]
-    assert words(figure) == list("✗✓✓✓????✓✓±✓????")
+    assert words(figure) == ["child's probability", *"✗✓✓✓????", "L1 penalty", *"✓✓±✓????"]
+    (axis,) = figure.axes
+    assert [text.get_position()[0] for text in axis.texts[1:5]] == [0, 1, 2, 3]
+    framed = [patch.get_xy()[0] for patch in axis.patches if not patch.get_fill()]
+    assert framed == pytest.approx([2 - 0.46, 2 - 0.46, 5 - 0.46, 5 - 0.46])
     plt.close(figure)
+
+
+def test_parameters_that_do_not_fit_side_by_side_get_a_row_of_their_own():
+    assert maps._in_rows(["a", "b", "c"], {"a": 10, "b": 11, "c": 2}) == [["a"], ["b", "c"]]
 
 
 def test_without_a_stored_sweep_the_page_says_so(monkeypatch, tmp_path):
@@ -138,13 +177,20 @@ def test_a_stored_table_belongs_to_the_sweep_file_beside_it(path):
     assert set(found["run"]) == set(maps.design.load(path.parent.with_name(f"{path.stem}.yml")).runs)
 
 
-@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
-def test_the_two_parameters_of_a_map_are_those_that_the_screening_puts_first(path):
-    if not path.stem.endswith("_map"):
-        pytest.skip("no map")
-    claim = next(found for name, found in maps.stored("map") if name == path.stem)
-    screen = next(found for _, found in maps.stored("screen") if found.claim == claim.claim)
-    assert set(claim.varied) == set(screen.screened().index[:2])
+@pytest.mark.parametrize("path", [p for p in STORED if p.stem.endswith("_map")], ids=lambda path: path.stem)
+def test_a_map_crosses_the_two_parameters_that_some_claims_screening_puts_first(path):
+    screens = {found.claim: found for _, found in maps.stored("screen")}
+    crossed = [found for name, found in maps.stored("map") if name == path.stem]
+    assert any(set(found.varied) == set(screens[found.claim].screened().index[:2]) for found in crossed)
+    assert all(found.at_home == screens[found.claim].at_home for found in crossed), "the same run"
+
+
+def test_every_tested_claim_is_on_the_page_or_it_is_said_why_not():
+    swept, page = {found.claim for _, found in maps.stored("screen")}, maps.page()
+    for name, claim in claims.load().items():
+        if claim.notebook:
+            assert name in swept or claim.notebook in maps.WHY_NONE, name
+            assert f"`{name}`" in page
 
 
 @pytest.mark.parametrize("path", STORED[:1], ids=lambda path: path.stem)

@@ -96,7 +96,7 @@ def remedied(
     config: TrainConfig,
     after: TrainConfig | None = None,
     *,
-    rounds: int = 3,
+    rounds: int = 8,
     threads: int = 1,
 ) -> Stages:
     """Train every setting with the remedy, in three stages.
@@ -122,7 +122,7 @@ def remedied(
     return Stages(plain, split, settle(settings, split, after, rounds, threads=threads))
 
 
-def settle(settings: Sequence[Setting], sae: SAE, config: TrainConfig, rounds: int = 3, *, threads: int = 1) -> SAE:
+def settle(settings: Sequence[Setting], sae: SAE, config: TrainConfig, rounds: int = 8, *, threads: int = 1) -> SAE:
     """The last stage: the decoder by least squares, and the encoder alone by the prefixes' loss, in turn.
 
     Args:

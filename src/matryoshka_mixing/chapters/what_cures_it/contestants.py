@@ -21,8 +21,10 @@ BY_AUTOGRAD = (
     "gated by input",
 )  # fmt: skip
 """Remedies that the compiled trainer does not know."""
-STAGES = 2.0
-"""Steps of a remedy that the compiled trainer knows, in stages; ours takes one more in all (our default)."""
+STAGES, OURS = losses.STAGES, 3.0
+"""Steps in stages, of all remedies but some by autograd, and of ours (our default)."""
+ROUNDS = 3
+"""Of settling, in all rows of ours: those that were judged. The package's default is 8 since."""
 DEEPEST = 4
 """Steps of matching pursuit: no input of a toy holds many more features."""
 K_FACTORS = (0.6, 0.8, 1.0, 1.25, 1.6)
@@ -56,6 +58,14 @@ class Contestant:
     def slow(self) -> bool:
         """Whether it is trained by autograd, and so takes a hundred times as long a step."""
         return self.name in BY_AUTOGRAD
+
+    def stages(self, case: Case) -> float:
+        """How many times the toy's steps it takes."""
+        if self.name == "gated by input":
+            return max(losses.stages(case), 1 + losses.FEWER)
+        if self.name == "right L0":
+            return right_l0_stages(case)
+        return losses.stages(case) if self.slow else OURS if self.group == "ours" else STAGES
 
 
 def standard(case: Case) -> SAE:
@@ -109,14 +119,20 @@ def spare(case: Case) -> SAE:
 def right_l0(case: Case) -> SAE:
     """Standard SAEs over K (or the penalty); of each seed that whose decoder rows have the smallest mean |cosine|."""
     base = one_prefix(case.plain)
-    runs = [
-        case.fit(replace(base, k=min(base.k * factor, base.d_sae)) if base.k else replace(base, l1=base.l1 * factor))
+    others = [
+        replace(base, k=min(base.k * factor, base.d_sae)) if base.k else replace(base, l1=base.l1 * factor)
         for factor in K_FACTORS
     ]
+    runs = [case.fit(other, stages=right_l0_stages(case)) for other in others]
     best = torch.stack([mean_cosine(run) for run in runs]).argmin(0)
     picked = SAE.stack([run.with_config(base) for run in runs])
     parameters = {name: value[best, torch.arange(len(best))] for name, value in picked.parameters.items()}
     return SAE(**parameters, config=base)
+
+
+def right_l0_stages(case: Case) -> float:
+    """Steps of each of its SAEs: as many as the other remedies have, on samples half as many."""
+    return STAGES / 2 if case.toy.sampled else STAGES
 
 
 def mean_cosine(sae: SAE) -> Tensor:
@@ -130,7 +146,7 @@ def by_autograd(objective: Callable[..., losses.Objective]) -> Callable[..., SAE
     """A remedy that descends an objective of the case's plain SAE."""
 
     def fit(case: Case, *value: float) -> SAE:
-        return losses.fit(case, objective(case.plain, *value, losses.batches(case)))
+        return losses.fit(case, objective(case.plain, *value, losses.batches(case)), losses.stages(case))
 
     return fit
 
@@ -139,20 +155,22 @@ def on_standard(objective: Callable[..., losses.Objective]) -> Callable[..., SAE
     """The same of the SAE without Matryoshka."""
 
     def fit(case: Case, *value: float) -> SAE:
-        return losses.fit(case, objective(one_prefix(case.plain), *value, losses.batches(case)))
+        alone = objective(one_prefix(case.plain), *value, losses.batches(case))
+        return losses.fit(case, alone, losses.stages(case))
 
     return fit
 
 
 def gated(case: Case) -> SAE:
     """Plain first, then the decoder gated by input."""
-    settled = case.fit(case.plain)
-    return losses.fit(case, losses.gated(case.plain, losses.batches(case)), settled.reshape(len(settled)), taken=1)
+    settled, left = case.fit(case.plain), contestants()["gated by input"].stages(case) - 1
+    return losses.fit(case, losses.gated(case.plain, losses.batches(case)), left, settled.reshape(len(settled)))
 
 
 def pursuit(case: Case) -> SAE:
     """Matching pursuit; what is returned has unit rows, and its encoder is to be left out of account."""
-    found = losses.fit(case, losses.matching_pursuit(DEEPEST, losses.batches(case)))
+    alone = losses.matching_pursuit(DEEPEST, losses.batches(case))
+    found = losses.fit(case, alone, losses.stages(case))
     return replace(found, W_dec=normalize(found.W_dec, dim=-1), config=one_prefix(case.plain))
 
 
@@ -175,7 +193,7 @@ def second_stage(case: Case) -> SAE:
 def ours(case: Case) -> SAE:
     """The remedy: plain, split, settled."""
     training = replace(case.toy.training, seed=case.seeds[0])
-    return remedy.remedied(case.setting(case.plain), case.start(), training).settled[0]
+    return remedy.remedied(case.setting(case.plain), case.start(), training, rounds=ROUNDS).settled[0]
 
 
 @lru_cache
@@ -198,13 +216,20 @@ def contestants() -> Mapping[str, Contestant]:
         Contestant(
             "detached deltas",
             "published",
-            r"earlier blocks stop-gradiented",
+            "earlier blocks stop-gradiented",
             "chanin2025hedging",
             "",
             by_autograd(losses.deltas),
         ),
         Contestant("log loss", "idea", r"$\sum_m \log L_m$", "", "", by_autograd(losses.logarithm)),
-        Contestant("unsquared inner loss", "idea", r"inner $E\|x - x_m\|$", "", "", by_autograd(losses.unsquared)),
+        Contestant(
+            "unsquared inner loss",
+            "idea",
+            r"inner $E\lVert x - x_m\rVert$",
+            "",
+            "",
+            by_autograd(losses.unsquared),
+        ),
         Contestant(
             "OrtSAE",
             "published",
@@ -217,7 +242,7 @@ def contestants() -> Mapping[str, Contestant]:
         Contestant(
             "C2R",
             "published",
-            r"$+\lambda\,\mathrm{mean}_k \cos^2 (\|a_k\| + \|a_j\|)$",
+            r"$+\gamma\,\mathrm{mean}_k \cos^2 (\lVert a_k\rVert + \lVert a_j\rVert)$",
             "jin2026c2r",
             "a search",
             on_standard(losses.c2r),
@@ -234,13 +259,15 @@ def contestants() -> Mapping[str, Contestant]:
         Contestant(
             "availability",
             "idea",
-            r"$+\sum_k (1/c_k - 1)\, E a_k^2 \|d_k\|^2$",
+            r"$+\sum_k (1/c_k - 1)\, E a_k^2 \lVert d_k\rVert^2$",
             "",
             "a search",
             by_autograd(losses.availability),
             (0.9, 0.5, 0.1),
         ),
-        Contestant("right L0", "published", r"K of least mean $|\cos|$", "chanin2025sparse", "a search", right_l0),
+        Contestant(
+            "right L0", "published", r"K of least mean $\lvert\cos\rvert$", "chanin2025sparse", "a search", right_l0
+        ),
         Contestant("wider inner prefix", "earlier chapters", "one latent more inside", "", "", wider),
         Contestant("spare latents", "earlier chapters", "half as many again", "", "more latents", spare),
         Contestant("refit of plain", "relative", "decoder refitted at the end", "", "a solve", refitted),

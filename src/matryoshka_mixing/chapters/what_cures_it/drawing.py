@@ -13,7 +13,17 @@ from scipy.optimize import linear_sum_assignment
 
 from matryoshka_mixing import figures
 from matryoshka_mixing.chapters.what_cures_it.contestants import contestants
-from matryoshka_mixing.chapters.what_cures_it.page import NEAR, OURS, PLAIN, RANDOM, STANDARD, Page, Stored, Theory
+from matryoshka_mixing.chapters.what_cures_it.page import (
+    NEAR,
+    OURS,
+    PLAIN,
+    RANDOM,
+    STANDARD,
+    Page,
+    Stored,
+    Theory,
+    walk,
+)
 from matryoshka_mixing.figures import COLOURS, MARKERS, SEQUENTIAL
 
 GROUPS = ("baseline", "published", "idea", "earlier chapters", "relative", "ours")
@@ -28,6 +38,8 @@ COLUMN = 0.74
 def frontier(stored: Stored, activation: str = "relu", toy: str | None = None) -> Figure:
     """Mixing against absorption, a point a remedy: random starts and starts near the truth.
 
+    Over all toys, dots on a line are balanced weights with every base that was tried, on the seeds of the trials.
+
     Args:
         stored: the stored run.
         activation: one of `toys.ACTIVATIONS`.
@@ -40,6 +52,8 @@ def frontier(stored: Stored, activation: str = "relu", toy: str | None = None) -
         for name, some in contestants().items():
             size = 110 if some.group == "ours" else 34
             axis.scatter(x[name], y[name], s=size, lw=0.6, edgecolor="white", zorder=3, **LOOK[some.group])
+        if toy is None:
+            axis.plot(*walk(stored, kind, activation).T, ".:", color=LOOK["published"]["color"], ms=4, lw=1, zorder=1)
         _labels(axis, list(contestants()), x.to_numpy(), y.to_numpy())
         axis.set(title=title, xlabel="largest mixing (cosine)", xlim=(-0.04, 1.1), ylim=(-0.05, 1.07))
     axes[0].set_ylabel("absorption")

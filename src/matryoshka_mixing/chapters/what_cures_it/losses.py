@@ -28,13 +28,11 @@ EPSILON = 1e-4
 
 STAGES, FEWER = 2.0, 0.25
 """Steps of a remedy by autograd, in stages: as many as the others take, or an eighth, since a step takes so long."""
-SAME_STEPS = "three levels"
-"""The toy on which it takes as many, with ReLU (our default): with an eighth none leaves a random seed clean there."""
 
 
 def stages(case: Case) -> float:
-    """`STAGES` on `SAME_STEPS` with ReLU; `FEWER` elsewhere."""
-    return STAGES if case.toy.name == SAME_STEPS and case.activation == "relu" else FEWER
+    """`STAGES` on exact states with ReLU, `FEWER` on samples and with BatchTopK."""
+    return FEWER if case.toy.sampled or case.activation == "batchtopk" else STAGES
 
 
 def batches(case: Case) -> Callable[[], Rows]:
@@ -47,10 +45,47 @@ def batches(case: Case) -> Callable[[], Rows]:
 
     def drawn() -> Rows:
         number = len(case.dictionary)
-        acts = tree.sample(number * size, generator).reshape(number, size, -1)
-        return acts @ case.dictionary, acts.new_full((number, size), 1 / size)
+        acts, probs = merged(tree.sample(number * size, generator).reshape(number, size, -1))
+        return acts @ case.dictionary, probs
 
     return drawn
+
+
+def merged(
+    acts: Float[Tensor, "instances rows features"],
+) -> tuple[Float[Tensor, "instances kinds features"], Float[Tensor, "instances kinds"]]:
+    """Each instance's different rows and their shares; rows of share 0 fill up those that have fewer kinds.
+
+    The same loss from a third of the rows: in a batch of a tree most inputs come several times.
+    """
+    instances, rows, features = acts.shape
+    mixed = acts @ torch.rand(features, dtype=acts.dtype, generator=torch.Generator().manual_seed(0))
+    ordered, places = mixed.sort(-1)
+    first = torch.ones_like(places)
+    first[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).long()
+    kind = first.cumsum(-1) - 1
+    shape = instances, int(kind.max()) + 1
+    probs = acts.new_zeros(shape).scatter_add_(-1, kind, acts.new_full((instances, rows), 1 / rows))
+    which = places.new_zeros(shape).scatter_(-1, kind, places)
+    return acts.gather(1, which.unsqueeze(-1).expand(*shape, features)), probs
+
+
+def terms(sae: SAE, config: SAEConfig, x: Tensor, probs: Tensor) -> Float[Tensor, "instances prefixes rows"]:
+    """Error and penalty of each prefix on each input, as `SAE.loss` has them; ReLU latents are computed once."""
+    chosen = sae.with_config(config)
+    if config.activation != "relu":
+        errors = chosen.errors(x, config.widths, probs)
+        return errors + config.l1 * chosen.penalties(x, config.widths, probs) if config.l1 else errors
+    acts = chosen.encode(x, probs)
+    sizes = config.l1 * acts * sae.W_dec.norm(dim=-1).unsqueeze(-2)
+    each = [(x - chosen.decode(acts, m)).square().sum(-1) + sizes[..., :m].sum(-1) for m in config.widths]
+    return torch.stack(each, -2)
+
+
+def total(sae: SAE, config: SAEConfig, x: Tensor, probs: Tensor) -> Float[Tensor, " instances"]:
+    """The loss of an SAE of this configuration, `SAE.loss`."""
+    weights = x.new_tensor(config.weights)
+    return (weights * (probs.unsqueeze(-2) * terms(sae, config, x, probs)).sum(-1)).sum(-1)
 
 
 def neighbours(sae: SAE) -> tuple[Float[Tensor, "*instances d_sae"], Tensor]:
@@ -65,7 +100,7 @@ def ortsae(config: SAEConfig, weight: float, rows: Callable[[], Rows]) -> Object
     """OrtSAE: loss + weight * mean over k of max(0, max over j != k of cos(d_k, d_j))^2 (arXiv 2509.22033)."""
 
     def loss(sae: SAE) -> Tensor:
-        return sae.loss(*rows(), config) + weight * neighbours(sae)[0].square().mean(-1)
+        return total(sae, config, *rows()) + weight * neighbours(sae)[0].square().mean(-1)
 
     return loss
 
@@ -84,7 +119,7 @@ def c2r(config: SAEConfig, weight: float, rows: Callable[[], Rows]) -> Objective
         norms = ((probs.unsqueeze(-1) * acts.square()).sum(-2) + 1e-12).sqrt()
         value, index = neighbours(sae)
         both = norms + norms.gather(-1, index)
-        return sae.loss(x, probs, config) + weight * (value.square() * both).mean(-1)
+        return total(sae, config, x, probs) + weight * (value.square() * both).mean(-1)
 
     return loss
 
@@ -111,8 +146,7 @@ def logarithm(config: SAEConfig, rows: Callable[[], Rows]) -> Objective:
 
     def loss(sae: SAE) -> Tensor:
         x, probs = rows()
-        chosen = sae.with_config(config)
-        each = chosen.errors(x, config.widths, probs) + config.l1 * chosen.penalties(x, config.widths, probs)
+        each = terms(sae, config, x, probs)
         power = (probs * x.square().sum(-1)).sum(-1)
         losses = (probs.unsqueeze(-2) * each).sum(-1)
         return (torch.tensor(config.weights) * (losses + EPSILON * power.unsqueeze(-1)).log()).sum(-1)
@@ -149,7 +183,7 @@ def availability(config: SAEConfig, least: float, rows: Callable[[], Rows]) -> O
         x, probs = rows()
         acts = sae.with_config(one).encode(x, probs)
         spread = (probs.unsqueeze(-1) * acts.square()).sum(-2) * sae.W_dec.square().sum(-1)
-        return sae.loss(x, probs, one) + ((1 / keep - 1) * spread).sum(-1)
+        return total(sae, one, x, probs) + ((1 / keep - 1) * spread).sum(-1)
 
     return loss
 
@@ -163,12 +197,11 @@ def gated(config: SAEConfig, rows: Callable[[], Rows]) -> Objective:
 
     def loss(sae: SAE) -> tuple[Tensor, Tensor]:
         x, probs = rows()
-        chosen = sae.with_config(config)
-        fires = chosen.encode(x, probs).detach() > SILENT
+        fires = sae.with_config(config).encode(x, probs).detach() > SILENT
         inside = torch.stack([~fires[..., width:].any(-1) for width in config.widths], -2).to(x)
-        each = chosen.errors(x, config.widths, probs) + config.l1 * chosen.penalties(x, config.widths, probs)
         weights = torch.tensor(config.weights)
-        return sae.loss(x, probs, config), (weights * (probs.unsqueeze(-2) * inside * each).sum(-1)).sum(-1)
+        each = weights.unsqueeze(-1) * probs.unsqueeze(-2) * terms(sae, config, x, probs)
+        return each.sum((-1, -2)), (inside * each).sum((-1, -2))
 
     return loss
 
@@ -200,17 +233,17 @@ def matching_pursuit(steps: int, rows: Callable[[], Rows]) -> Objective:
     return loss
 
 
-def fit(case: Case, objective: Objective, start: SAE | None = None, taken: float = 0.0) -> SAE:
-    """Descend an objective from the case's start, with its biases as the plain SAE has them.
+def fit(case: Case, objective: Objective, stages: float, start: SAE | None = None) -> SAE:
+    """Descend an objective for so many stages' steps, with its biases as the plain SAE has them.
 
     Args:
         case: what to train on.
         objective: what to descend.
+        stages: how many times the toy's steps to take.
         start: initial parameters; None: those of the case.
-        taken: stages that came before, and count.
     """
     config = case.plain
     start = case.start() if start is None else start
     toy: TrainConfig = case.toy.training
-    training = replace(toy, steps=round(max(FEWER, stages(case) - taken) * toy.steps), records=1)
+    training = replace(toy, steps=round(stages * toy.steps), records=1)
     return descend(objective, start, training, held={} if config.decoder_bias else {"b_dec": ...}).sae

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from matryoshka_mixing import figures, metrics, plain, remedy
-from matryoshka_mixing.chapters.what_cures_it import contestants, fixed_point, losses, switching
+from matryoshka_mixing.chapters.what_cures_it import contestants, fixed_point, switching
 from matryoshka_mixing.chapters.what_cures_it.measures import best_of, measure
 from matryoshka_mixing.chapters.what_cures_it.stored import NAMES, STORED
 from matryoshka_mixing.chapters.what_cures_it.toys import ACTIVATIONS, KINDS, Case, Parameters, chosen, toys
@@ -24,7 +24,8 @@ from matryoshka_mixing.training import Setting, TrainConfig, train
 
 RANDOM, NEAR = range(2)
 """Places of the two kinds of start."""
-OURS, PLAIN, STANDARD = "ours", "plain Matryoshka", "standard"
+OURS, PLAIN, STANDARD, BALANCED = "ours", "plain Matryoshka", "standard", "balanced weights"
+CALLED, WHERE = {"relu": "ReLU", "batchtopk": "BatchTopK"}, ("random starts", "near the truth")
 ENCODER, DECODER = {"W_enc": ..., "b_enc": ...}, {"W_dec": ..., "b_dec": ...}
 """What is held still where the other goes on alone."""
 BEST = 8
@@ -42,7 +43,11 @@ class Stored:
         prefixes: likewise the FVU of each prefix.
         prefixes_l0: likewise how many of each prefix's latents fire.
         values: likewise the chosen free numbers, NaN for remedies without.
+        stages: likewise how many times the toy's steps each remedy took.
+        tried: by toy and activation, what each free number gave on other seeds, shape (numbers, kinds, 4), in the order
+            of `settings` and with the measures of `stored.tried`.
         switching: by toy, shape (variants, seeds, measures), in the order of `switching.VARIANTS`.
+        rounds: by toy, shape (variants, seeds, measures), in the order of `switching.DECIDED`.
         more: of ours on twenty features, further random seeds, shape (seeds, measures).
         costs: of a step of each remedy in plain PyTorch, in units of plain Matryoshka's.
         compiled_costs: the same in our compiled trainer, of plain, every and random prefixes.
@@ -54,7 +59,10 @@ class Stored:
     prefixes: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds seeds prefixes"]]
     prefixes_l0: Mapping[tuple[str, str], Float[np.ndarray, "remedies kinds its_seeds its_prefixes"]]
     values: Mapping[tuple[str, str], Float[np.ndarray, " remedies"]]
+    stages: Mapping[tuple[str, str], Float[np.ndarray, " remedies"]]
+    tried: Mapping[tuple[str, str], Float[np.ndarray, "settings kinds 4"]]
     switching: Mapping[str, Float[np.ndarray, "variants varied_seeds measures"]]
+    rounds: Mapping[str, Float[np.ndarray, "two fresh_seeds measures"]]
     more: Float[np.ndarray, "further_seeds measures"]
     costs: Float[np.ndarray, " timed"]
     compiled_costs: Float[np.ndarray, " three"]
@@ -65,9 +73,9 @@ class Stored:
         data = plain.read_arrays(path, {"remedies": ()})
         keys = [tuple(key.split("/")) for key in data if "/" in key]
         toys = list(dict.fromkeys(key[0] for key in keys))
-        found, prefixes, prefixes_l0, values = [
+        found, prefixes, prefixes_l0, values, stages, tried = [
             {(toy, act): data[f"{toy}/{act}/{what}"] for toy, act, part in keys if part == what}
-            for what in ("measures", "prefixes", "prefixes_l0", "values")
+            for what in ("measures", "prefixes", "prefixes_l0", "values", "stages", "tried")
         ]
         remedies = data["remedies"].tolist()
         wanted = len(remedies), len(KINDS), len(NAMES)
@@ -77,10 +85,12 @@ class Stored:
                 f"{wanted[:2]}, any, {wanted[2]}. Compute the file again."
             )
         varied = {toy: data[key] for toy in switching.TOYS if (key := f"switching, {toy}") in data}
+        rounds = {toy: data[key] for toy in toys if (key := f"rounds, {toy}") in data}
         more = [data[key] for key in data if key.startswith("more seeds")]
         costs, compiled = (data.get(name, np.zeros(0)) for name in ("costs", "compiled_costs"))
         seeds = np.concatenate([np.zeros((0, len(NAMES))), *more])
-        return cls(remedies, toys, found, prefixes, prefixes_l0, values, varied, seeds, costs, compiled)
+        of_all = found, prefixes, prefixes_l0, values, stages, tried
+        return cls(remedies, toys, *of_all, varied, rounds, seeds, costs, compiled)
 
     def seeds(self, name: str, toy: str, measure: str, kind: int = RANDOM, activation: str = "relu") -> np.ndarray:
         """One measure of every seed."""
@@ -111,9 +121,15 @@ class Stored:
         return best_of(self.seeds(name, toy, measure, RANDOM, activation), loss, BEST)
 
 
-def as_html(table: pd.DataFrame, name: str) -> str:
+def settings() -> list[tuple[str, float]]:
+    """Every remedy with a free number, with every number that was tried."""
+    return [(name, value) for name, some in contestants.contestants().items() for value in some.values]
+
+
+def as_html(table: pd.DataFrame, name: str, caption: str = "") -> str:
     """A table of two digits for the page; its `name` stands in the place of a number drawn at random."""
-    return table.style.format(precision=2, na_rep="no value").set_uuid(name).to_html()
+    style = table.style.format(precision=2, na_rep="no value").set_uuid(name)
+    return (style.set_caption(caption) if caption else style).to_html()
 
 
 def _mean(values: np.ndarray) -> float:
@@ -159,13 +175,69 @@ def by_prefix(stored: Stored, toy: str, activation: str = "relu", kind: int = RA
     return pd.DataFrame(found, index=stored.remedies)
 
 
+def all_prefixes(stored: Stored, kind: int = RANDOM) -> str:
+    """`by_prefix` of every toy and activation, one table below the other."""
+    return "".join(
+        as_html(by_prefix(stored, toy, act, kind), f"prefixes-{act}-{i}", f"{toy}, {CALLED[act]}")
+        for act in ACTIVATIONS
+        for i, toy in enumerate(stored.toys)
+    )
+
+
+def other_tables(stored: Stored) -> str:
+    """`table` near the truth, and of BatchTopK from both kinds of start, one below the other."""
+    which = [(act, kind) for act in ACTIVATIONS for kind in (RANDOM, NEAR)][1:]
+    return "".join(
+        as_html(table(stored, act, kind), f"table-{act}-{kind}", f"{CALLED[act]}, {WHERE[kind]}") for act, kind in which
+    )
+
+
+def by_toy(stored: Stored, activation: str = "relu") -> str:
+    """Mixing and absorption of every remedy on every toy, for both kinds of start: means over seeds."""
+    found = ""
+    for kind in (RANDOM, NEAR):
+        both = {name: stored.means(name, kind, activation) for name in ("mixing", "absorption")}
+        found += as_html(pd.concat(both, axis=1), f"toys-{activation}-{kind}", f"{CALLED[activation]}, {WHERE[kind]}")
+    return found
+
+
+def steps(stored: Stored, activation: str = "relu") -> pd.DataFrame:
+    """How many training steps each remedy took, one row a remedy and one column a toy."""
+    each = {toy: stored.stages[toy, activation] * toys()[toy].training.steps for toy in stored.toys}
+    return pd.DataFrame(each, index=stored.remedies).round().astype(int)
+
+
+def tries(stored: Stored, activation: str = "relu") -> pd.DataFrame:
+    """What every free number gave on the seeds on which it was chosen: means over toys, one row a remedy and number."""
+    every = np.stack([stored.tried[toy, activation] for toy in stored.toys])
+    found = {
+        (WHERE[kind], name): np.nanmean(every[:, :, kind, i], 0)
+        for kind in (RANDOM, NEAR)
+        for name, i in (("mixing", 0), ("absorption", 1), ("clean seeds", 3))
+    }
+    return pd.DataFrame(found, index=[f"{name}, {value:g}" for name, value in settings()])
+
+
+def walk(stored: Stored, kind: int, activation: str = "relu") -> Float[np.ndarray, "bases 2"]:
+    """Mixing and absorption of balanced weights, from the lightest inner prefixes to the heaviest: means over toys."""
+    rows = [i for i, (name, _) in enumerate(settings()) if name == BALANCED]
+    every = np.stack([stored.tried[toy, activation][rows, kind, :2] for toy in stored.toys])
+    return np.nanmean(every, 0)
+
+
+def fresh_rounds(stored: Stored) -> pd.DataFrame:
+    """Share of clean seeds with three and with eight rounds of settling, one column a toy; seeds of their own."""
+    columns = {toy: found[..., NAMES.index("clean")].mean(1) for toy, found in stored.rounds.items()}
+    return pd.DataFrame(columns, index=list(switching.DECIDED))
+
+
 def chosen_numbers(stored: Stored, activation: str = "relu") -> pd.DataFrame:
     """The free number that was best on other seeds, one row a remedy that has one and one column a toy."""
     columns = {toy: pd.Series(stored.values[toy, activation], stored.remedies) for toy in stored.toys}
     return pd.DataFrame(columns).dropna()
 
 
-def unequal(stored: Stored, names: Sequence[str] = (PLAIN, "balanced weights", OURS)) -> pd.DataFrame:
+def unequal(stored: Stored, names: Sequence[str] = (PLAIN, BALANCED, OURS)) -> pd.DataFrame:
     """What remedies do to three children of .1, .3 and .5: means over seeds near the truth."""
     keys = {"parent to child": "parent_to_child", "child to sibling": "child_to_sibling",
             "child to parent": "child_to_parent", "absorption": "absorption", "clean seeds": "clean"}  # fmt: skip
@@ -190,7 +262,7 @@ def switched(stored: Stored) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Page:
-    """The run on the page: standard, plain, our remedy, and the remedy that the reader chose.
+    """The run on the page: plain, our remedy, and the remedy that the reader chose.
 
     Attributes:
         p: the chapter's parameters.
@@ -216,7 +288,7 @@ class Page:
             for kind, n in zip(KINDS, (p.n_seeds, max(1, p.n_seeds // 6)), strict=True)
         ]  # fmt: skip
         saes, found, listed = {}, {}, contestants.contestants()
-        for name in dict.fromkeys((STANDARD, PLAIN, OURS, p.remedy)):
+        for name in dict.fromkeys((PLAIN, OURS, p.remedy)):
             some = listed[name]
             both = [some.fit(case, *some.values[len(some.values) // 2 :][:1]) for case in cases]
             pairs = zip(cases, both, strict=True)
@@ -363,10 +435,13 @@ def package_gradient(p: Parameters, x: Tensor, *parameters: Tensor) -> list[Tens
     ]
 
 
-def best_slow(stored: Stored) -> float:
-    """The largest share of clean random seeds of a remedy by autograd, on the toy where all take as many steps."""
-    slow = [name for name in contestants.BY_AUTOGRAD if contestants.contestants()[name].group != "relative"]
-    return float(stored.means("clean")[losses.SAME_STEPS].loc[slow].max())
+def package_fit(p: Parameters, x: Tensor, *parameters: Tensor) -> Tensor:
+    """The reconstruction by `remedy.refit`'s decoder for these parameters, without the decoder bias, which is held."""
+    config = SAEConfig(p.d_model, chosen(p).widths, l1=p.l1, decoder_bias=False)
+    W_enc, b_enc, W_dec, b_dec = (value.detach() for value in parameters)
+    sae = SAE(W_enc, b_enc, W_dec, b_dec, config)
+    acts = sae.encode(x)
+    return acts @ remedy.refit(sae, x).W_dec
 
 
 def measured_published(stored: Stored) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from matryoshka_mixing import plain
-from matryoshka_mixing.chapters.what_cures_it import contestants, costs, losses, switching
+from matryoshka_mixing.chapters.what_cures_it import contestants, costs, switching
 from matryoshka_mixing.chapters.what_cures_it.contestants import Contestant
 from matryoshka_mixing.chapters.what_cures_it.measures import measure
 from matryoshka_mixing.chapters.what_cures_it.toys import ACTIVATIONS, KINDS, Case, Toy, toys
@@ -27,10 +27,12 @@ FEWER = 30
 """Seeds of a toy with sampled batches."""
 MORE = range(11_032, 11_194), range(11_194, 11_402)
 """Further random seeds of ours on twenty features: 30 had left its share undecided, and 192 as well."""
+FRESH = range(12_000, 12_064)
+"""Seeds on which the number of rounds of settling was decided (the ledger's history has the rule)."""
+TRIAL = 0.25
+"""Stages with which `tried` trains a remedy by autograd."""
 CHOSEN = {"OrtSAE": 0.1, "C2R": 0.1, "availability": 0.9}
-"""Free numbers of remedies by autograd on toys where choosing would take hours: those of three features with ReLU."""
-TRIAL = 0.125
-"""Share of the steps with which `choose` tries a remedy by autograd."""
+"""Free numbers of remedies by autograd where they have fewer steps: the best on three features with ReLU."""
 NAMES = (
     "parent_to_child", "child_to_sibling", "child_to_parent", "mixing", "absorption", "silent", "unjudged",
     "recovered95", "recovered99", "dead", "missing", "clean", "fvu", "l0", "loss",
@@ -38,11 +40,49 @@ NAMES = (
 """The measures that are stored for every seed, in this order; the FVU of each prefix comes beside them."""
 
 
-def score(case: Case, contestant: Contestant, value: float) -> float:
-    """How far an SAE is from the truth: the larger of mixing and absorption, the mean over all seeds and starts."""
-    found = measure(case, contestant.fit(case, value), contestant.name == "matching pursuit")
-    worse = np.fmax(np.nan_to_num(found["mixing"], nan=1.0), np.nan_to_num(found["absorption"], nan=1.0))
-    return float(worse.mean())
+def tried(toy: Toy, activation: str, seeds: range = TUNING) -> dict[tuple[str, float], np.ndarray]:
+    """What every free number of every remedy gave on seeds that are not reported.
+
+    Remedies by autograd are tried with fewer steps, and only where they then have as many as the others.
+
+    Returns:
+        By name and number, for each kind of start: mixing, absorption, the larger of the two, which a seed without a
+        value counts as 1, and the share of clean seeds; means over seeds. NaN for what is not tried.
+    """
+    case = Case.of(toy, activation, seeds[:4] if toy.sampled else seeds)
+    found = {}
+    for name, some in contestants.contestants().items():
+        steps = max(1, round(toy.training.steps * (TRIAL / some.stages(case) if some.slow else 1)))
+        own = replace(case, toy=replace(toy, training=replace(toy.training, steps=steps)))
+        for value in some.values:
+            if some.slow and some.stages(case) < contestants.STAGES:
+                found[name, value] = np.full((len(KINDS), 4), np.nan, dtype=np.float32)
+                continue
+            each = measure(own, some.fit(own, value), name == "matching pursuit")
+            mixing, absorption = each["mixing"], each["absorption"]
+            larger = np.fmax(np.nan_to_num(mixing, nan=1.0), np.nan_to_num(absorption, nan=1.0))
+            means = [_mean(mixing), _mean(absorption), larger.mean(1), each["clean"].mean(1)]
+            found[name, value] = np.stack(means, -1).astype(np.float32)
+    return found
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """The mean over seeds of those values that are numbers; NaN where none is."""
+    known = ~np.isnan(values)
+    return np.where(known.any(1), np.nan_to_num(values).sum(1) / np.maximum(known.sum(1), 1), np.nan)
+
+
+def choose(found: Mapping[tuple[str, float], np.ndarray]) -> dict[str, float]:
+    """Of what `tried` gave, each remedy's number with the least of mixing or absorption; NaN for those without one.
+
+    `CHOSEN` where nothing was tried.
+    """
+    best: dict[str, float] = {}
+    for name, some in contestants.contestants().items():
+        scores = {value: float(found[name, value][:, 2].mean()) for value in some.values}
+        known = {value: score for value, score in scores.items() if not np.isnan(score)}
+        best[name] = min(known, key=lambda value: known[value], default=CHOSEN.get(name, float("nan")))
+    return best
 
 
 def run(case: Case, contestant: Contestant, value: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -61,25 +101,8 @@ def part(toy: Toy, activation: str, values: dict[str, float], seeds: range = SEE
         name: np.stack(arrays).astype(np.float32)
         for name, arrays in zip(("measures", "prefixes", "prefixes_l0"), zip(*runs, strict=True), strict=True)
     }
-    return found | {"values": np.array([values[name] for name in listed])}
-
-
-def choose(toy: Toy, activation: str, seeds: range = TUNING) -> dict[str, float]:
-    """The free number of every remedy with the best score on a toy; NaN for those without.
-
-    Those by autograd are tried with fewer steps, on exact states with ReLU; elsewhere they are `CHOSEN`.
-    """
-    case = Case.of(toy, activation, seeds[:4] if toy.sampled else seeds)
-    steps = max(1, round(TRIAL * toy.training.steps))
-    short = Case.of(replace(toy, training=replace(toy.training, steps=steps)), activation, seeds)
-
-    def best(name: str, some: Contestant) -> float:
-        if some.slow and losses.stages(case) < losses.STAGES:
-            return CHOSEN.get(name, float("nan"))
-        tried = short if some.slow else case
-        return min(some.values, key=lambda value: score(tried, some, value), default=float("nan"))
-
-    return {name: best(name, some) for name, some in contestants.contestants().items()}
+    rest = {"values": [values[name] for name in listed], "stages": [some.stages(case) for some in listed.values()]}
+    return found | {name: np.array(numbers) for name, numbers in rest.items()}
 
 
 def more(toy: Toy, seeds: range) -> np.ndarray:
@@ -96,7 +119,9 @@ def parts() -> dict[str, Callable[[], dict[str, np.ndarray]]]:
         return {f"{prefix}/{key}": array for key, array in arrays.items()}
 
     def all_remedies(toy: Toy, activation: str) -> dict[str, np.ndarray]:
-        return named(f"{toy.name}/{activation}", part(toy, activation, choose(toy, activation)))
+        numbers = tried(toy, activation)
+        run = part(toy, activation, choose(numbers)) | {"tried": np.stack(list(numbers.values()))}
+        return named(f"{toy.name}/{activation}", run)
 
     for name, toy in toys().items():
         for activation in ACTIVATIONS:
@@ -105,9 +130,15 @@ def parts() -> dict[str, Callable[[], dict[str, np.ndarray]]]:
     def variants(toy: Toy, name: str) -> dict[str, np.ndarray]:
         return {name: switching.run(toy, SEEDS[:FEWER] if toy.sampled else SEEDS, NAMES)}
 
+    def rounds(toy: Toy, name: str) -> dict[str, np.ndarray]:
+        seeds = FRESH[:FEWER] if toy.sampled else FRESH
+        return {name: switching.run(toy, seeds, NAMES, switching.DECIDED)}
+
     def further(seeds: range, name: str) -> dict[str, np.ndarray]:
         return {name: more(toys()["twenty features"], seeds)}
 
+    for name, toy in toys().items():
+        found[f"rounds, {name}"] = partial(rounds, toy, f"rounds, {name}")
     for name in switching.TOYS:
         found[f"switching, {name}"] = partial(variants, toys()[name], f"switching, {name}")
     for seeds in MORE:
@@ -116,7 +147,10 @@ def parts() -> dict[str, Callable[[], dict[str, np.ndarray]]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m matryoshka_mixing.chapters.what_cures_it.stored [--output FILE]`: about an hour on one core."""
+    """`python -m matryoshka_mixing.chapters.what_cures_it.stored [--output FILE]`: about an hour on one core.
+
+    Parts that are done are kept in a folder beside the file, where a later call finds them; delete it to begin anew.
+    """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument(
         "--output", type=Path, default=Path("remedies.npz"), help="file to write (default: %(default)s)"

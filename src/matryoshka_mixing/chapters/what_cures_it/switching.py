@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from matryoshka_mixing import remedy
+from matryoshka_mixing.chapters.what_cures_it.contestants import ROUNDS
 from matryoshka_mixing.chapters.what_cures_it.measures import measure
 from matryoshka_mixing.chapters.what_cures_it.toys import KINDS, Case, Toy
 from matryoshka_mixing.sae import SAE, SAEConfig
@@ -25,7 +26,7 @@ class How:
 
     Attributes:
         before: stages of plain training; what is left of `STAGES` is shared by the second stage and the settling.
-        lr: learning rate after the switch, in units of that before.
+        slower: by what the learning rate is divided after the switch.
         parts: in so many equal parts the decoder's loss goes from that of the prefixes to the full one; 1: at once.
         light: whether the full reconstruction weighs as much as one prefix, in place of all together.
         bias: whether the decoder bias is trained.
@@ -35,20 +36,20 @@ class How:
     """
 
     before: float = 1.0
-    lr: float = 1 / 3
+    slower: float = 3.0
     parts: int = 1
     light: bool = False
     bias: bool = False
     penalty: bool = True
     second: bool = True
-    rounds: int = 3
+    rounds: int = ROUNDS
 
     def fit(self, case: Case) -> SAE:
         """Train a case."""
         plain = replace(case.plain, decoder_bias=self.bias)
         sae = case.fit(plain, stages=self.before) if self.before else case.start(plain)
         after = plain if self.penalty else replace(plain, l1=0.0)
-        left, rate = (STAGES - self.before) / 2, case.toy.training.lr * self.lr
+        left, rate = (STAGES - self.before) / 2, case.toy.training.lr / self.slower
         for part in range(self.parts if self.second else 0):
             config = self._toward(after, (part + 1) / self.parts)
             sae = case.fit(config, sae.reshape(len(sae)), stages=left / self.parts, lr=rate)
@@ -69,8 +70,8 @@ VARIANTS: Mapping[str, How] = {
     "after a quarter of the plain steps": How(before=0.25),
     "after twice as many": How(before=2.0),
     "gradually, in 8 parts": How(parts=8),
-    "learning rate as before": How(lr=1.0),
-    "a tenth of it": How(lr=0.1),
+    "learning rate as before": How(slower=1.0),
+    "a tenth of it": How(slower=10.0),
     "a light full reconstruction": How(light=True),
     "with a decoder bias": How(bias=True),
     "no penalty after the switch": How(penalty=False),
@@ -81,8 +82,14 @@ VARIANTS: Mapping[str, How] = {
 """By name, ours first."""
 
 
-def run(toy: Toy, seeds: range, names: Sequence[str]) -> Float[np.ndarray, "variants seeds measures"]:
+DECIDED = {"three rounds": How(rounds=3), "eight rounds": How(rounds=8)}
+"""What is decided on seeds of its own: how often decoder and encoder are settled in turn."""
+
+
+def run(
+    toy: Toy, seeds: range, names: Sequence[str], variants: Mapping[str, How] = VARIANTS
+) -> Float[np.ndarray, "variants seeds measures"]:
     """Those measures of every variant on a toy, from random starts, with ReLU."""
     case = Case.of(toy, "relu", seeds, kinds=KINDS[:1])
-    found = [measure(case, how.fit(case)) for how in VARIANTS.values()]
+    found = [measure(case, how.fit(case)) for how in variants.values()]
     return np.stack([np.stack([some[name][0] for name in names], -1) for some in found]).astype(np.float32)
