@@ -398,12 +398,13 @@ measures it anew in about {results["minutes"]:.0f} minutes.
 
 {verdict_table(results)}
 
-```{{figure}} speed-rates.png
+```{{figure}} speed-rates.svg
 :name: fig-speed-rates
 :alt: Training steps of one SAE per second against the number of SAEs at once, on logarithmic axes, one panel for each
   problem, one line for each batch size, ours solid and JAX dotted.
 
 Training steps of one SAE per second, on one core in double precision: ours (solid) and JAX (dotted).
+{{download}}`Numbers <speed-rates.csv>`
 ```
 
 ## Training steps per second
@@ -475,7 +476,9 @@ def write(source: Path, folder: Path) -> None:
         return
     results = json.loads(source.read_text())
     figures.use_style()
-    rate_figure(results).savefig(folder / "speed-rates.png")
+    drawn = rate_figure(results)
+    drawn.savefig(folder / "speed-rates.svg", metadata={"Date": None})
+    (folder / "speed-rates.csv").write_text(figures.numbers(drawn))
     plt.close("all")
     (folder / "speed.md").write_text(page(results))
 

@@ -8,8 +8,8 @@
 # {glue:}`magnitude-skew`
 #
 # In short: how much louder the child is decides, not who is learned first. From random starts the parent is absorbed in
-# {glue:text}`n_absorbed` of {glue:text}`n_live` live seeds, from {term}`near the truth` in {glue:text}`gentle_tally`
-# (without absorption: none).
+# {glue:text}`n_absorbed` of {glue:text}`n_live` live seeds, from {term}`near the truth` in {glue:text}`gentle_tally`;
+# where nothing is absorbed it is none.
 
 # %% [markdown]
 # ## What was predicted

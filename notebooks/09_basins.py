@@ -68,7 +68,7 @@ p = notebook.begin(globals())
 toy = chapter.Toy.of(p)
 
 # %% [markdown]
-# A seed draws everything: the dictionary and the start (why that matters is told below). The main run:
+# A seed draws everything: the dictionary and the start (why that matters: {doc}`09_basins_details`). The main run:
 # {glue:text}`n_basin_seeds` random seeds (unit encoder directions, the decoder a tenth of them) for the Matryoshka SAE
 # with the penalty. A quarter of them for it without the penalty and for the standard SAE with and without; a sixth
 # with a decoder bias; and the reference, started near the truth.
@@ -296,7 +296,7 @@ claims.glue(live_end=float(main.reading.all_live.double().mean()))
 # - **What dies in the outer prefix is cured by extra latents**, in a single run: with {glue:text}`most_extra`, too few
 #   are live in {glue:text}`few_wide:.0%`. They do nothing for a first prefix of a single latent (dead in
 #   {glue:text}`dead_wide:.0%`). A decoder bias does, at the price of complements.
-# - **A learning rate that is too high costs latents.** See the table above.
+# - **A learning rate that is too high costs latents** ({doc}`09_basins_details`).
 #
 # ## The verdict
 #

@@ -29,11 +29,14 @@ import yaml
 
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 TRACEBACK = re.compile(r'class="output traceback|Traceback \(most recent call last\)')
+RAW_TABLE = re.compile(r"<p>\|[^<]*\|")
 LOADED = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(?!data:)([^"?#]+)')
 EXPLORABLE = re.compile(r'<div class="explorable".*?<script type="application/json">(.*?)</script>', re.DOTALL)
 PDF = "matryoshka-mixing.pdf"
 TRAINED = "03_matryoshka_inherits"
 OUTSIDE = re.compile(r"(?:https?:)?//")
+GLUED_FIGURE = re.compile(r"(```\{glue:figure\} (\w+)\n.*?\n)(```)", re.DOTALL)
+NAME = re.compile(r"^:?name: *(\S+)$", re.MULTILINE)
 
 
 def toc_pages(entry):
@@ -62,6 +65,8 @@ def problems(site, pages):
         text = html.read_text()
         if TRACEBACK.search(text):
             found.append(f"{html}: the page shows a traceback")
+        if RAW_TABLE.search(text):
+            found.append(f"{html}: the page shows the source of a table")
         for url in LOADED.findall(text):
             if OUTSIDE.match(url):
                 found.append(f"{html}: loads {url} from outside")
@@ -128,7 +133,7 @@ def bar(source, chapter):
             about = functools.reduce(lambda where, step: getattr(where, step, None), path, rooms[name])
             if about is not None and about.__doc__:
                 words = re.split(r"[.:;] ", " ".join(about.__doc__.split("\n\n")[0].split()))[0].rstrip(".:")
-                small = words[0] if words[:2].isupper() else words[0].lower()
+                small = words[0] if re.match("[A-Z][A-Z0-9]", words) else words[0].lower()
                 return f"Code: {small}{words[1:]}".replace("`", "")
     return "Code"
 
@@ -161,17 +166,23 @@ def is_glued(output):
 def decisive_first(cells):
     """Return the `cells` with the decisive figure, if one is tagged so, before everything but the claim.
 
-    The notebook has it where it is drawn. What a reader should see first cannot be drawn first.
+    The notebook has it where it is drawn, since nothing can be drawn first; the caption leads there.
     """
     cells = [*cells]
     for place, cell in enumerate(cells):
         if "decisive" in tags(cell):
             about = cell["metadata"]
             says = {key: words for key, words in about["mystnb"].items() if key == "code_prompt_show"}
-            first = without_glue(cell) | {"id": "decisive", "metadata": about | {"tags": ["remove-input"]}}
+            figure = about["mystnb"]["figure"]
+            name = f"{figure['name']}-code"
+            figure = figure | {"caption": f"{figure['caption']} {{ref}}`Code <{name}>`"}
+            shown = about["mystnb"] | {"figure": figure}
+            first = without_glue(cell) | {"id": "decisive"}
+            first["metadata"] = about | {"mystnb": shown, "tags": ["remove-input"]}
             rest = [output for output in cell["outputs"] if is_glued(output)]
+            target = {"cell_type": "markdown", "id": "code", "metadata": {}, "source": f"({name})="}
             cells[place] = cell | {"metadata": about | {"mystnb": says}, "outputs": rest}
-            return [cells[0], first, *cells[1:]]
+            return [cells[0], first, *cells[1:place], target, *cells[place:]]
     return cells
 
 
@@ -183,8 +194,9 @@ def pages_of(notebook, chapter):
     """
     read, pages = json.loads(notebook.read_text()), {}
     with_bars(read["cells"], chapter)
+    handed = handed_numbers(read["cells"])
     for cell in read["cells"]:
-        pages |= with_numbers(cell)
+        pages |= with_numbers(cell) if cell["cell_type"] == "code" else with_glued_numbers(cell, handed)
     kept = [cell for cell in read["cells"] if "details" not in tags(cell)]
     more = [cell for cell in read["cells"] if "details" in tags(cell)]
     found = {notebook.name: decisive_first(kept)}
@@ -212,6 +224,30 @@ def with_numbers(cell):
         return {}
     about["caption"] += f" {{download}}`Numbers </numbers/{about['name']}.csv>`"
     return {f"{about['name']}.csv": "".join(tables[-1])}
+
+
+def handed_numbers(cells):
+    """Return the numbers behind each figure that a notebook hands to its prose, as CSV by the figure's name."""
+    kind = "application/papermill.record/text/csv"
+    outputs = [output for cell in cells for output in cell.get("outputs", []) if kind in output.get("data", {})]
+    return {output["metadata"]["scrapbook"]["name"]: "".join(output["data"][kind]) for output in outputs}
+
+
+def with_glued_numbers(cell, handed):
+    """Let the captions of figures that stand in prose lead to the numbers behind them; return their files."""
+    files = {}
+
+    def led(match):
+        name = NAME.search(match[1])
+        if match[2] not in handed or not name:
+            return match[0]
+        files[f"{name[1]}.csv"] = handed[match[2]]
+        return f"{match[1].rstrip()} {{download}}`Numbers </numbers/{name[1]}.csv>`\n{match[3]}"
+
+    prose = "".join(cell["source"])
+    if GLUED_FIGURE.search(prose):
+        cell["source"] = GLUED_FIGURE.sub(led, prose)
+    return files
 
 
 def without_glue(cell):

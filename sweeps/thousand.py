@@ -300,7 +300,7 @@ An edge is judged where its child fires at least {firings} times in training, as
 :alt: A panel for each SAE, a point for each edge, found against predicted cosine; on the line both are equal.
 
 The cosine of a parent's latent with its child, for every judged edge: what theory expects, and what was found (less the
-overlap of the two true directions). On the line both are equal.
+overlap of the two true directions). On the line both are equal. {{download}}`Numbers <_static/thousand.csv>`
 ```
 
 | SAE | edges | theory, median | found, median | median distance | correlation | recall drops | seconds |
@@ -335,8 +335,10 @@ def write() -> None:
     figures.use_style()
     mpl.rcParams |= {"svg.hashsalt": "a thousand features", "svg.fonttype": "none"}
     draft = FIGURE.with_name(f".{FIGURE.name}.partial")
-    draw(judged()).savefig(draft, format="svg", metadata={"Date": None})
+    drawn = draw(judged())
+    drawn.savefig(draft, format="svg", metadata={"Date": None})
     draft.replace(FIGURE)
+    FIGURE.with_suffix(".csv").write_text(figures.numbers(drawn), encoding="utf-8")
     draft = PAGE.with_name(f".{PAGE.name}.partial")
     draft.write_text(page(), encoding="utf-8")
     draft.replace(PAGE)

@@ -290,8 +290,9 @@ def test_the_page_is_written_with_its_figure_or_says_that_there_is_nothing(resul
     assert "No comparison with SAELens" in (tmp_path / "agreement.md").read_text()
     (tmp_path / "results.json").write_text(json.dumps(results))
     page.write(tmp_path / "results.json", tmp_path)
-    assert (tmp_path / "speed-rates.png").read_bytes()[:4] == b"\x89PNG"
-    assert "speed-rates.png" in (tmp_path / "speed.md").read_text()
+    assert "SAEs at once</text>" in (tmp_path / "speed-rates.svg").read_text(), "text is text"
+    assert (tmp_path / "speed-rates.csv").read_text().startswith("panel,series,x,y,value\n")
+    assert "speed-rates.svg" in (tmp_path / "speed.md").read_text()
 
 
 def test_the_stored_comparison_with_saelens_is_within_its_tolerance_and_could_fail():

@@ -120,6 +120,7 @@ def test_a_missing_page_is_caught(site):
     [
         ('<div class="output traceback highlight"></div>', "shows a traceback"),
         ("<pre>Traceback (most recent call last):</pre>", "shows a traceback"),
+        ("<p>| a | b |\n| - | - |</p>", "shows the source of a table"),
         ('<script async src="https://example.org/x.js"></script>', "from outside"),
         ('<link rel="stylesheet" href="//example.org/x.css">', "from outside"),
         ('<img alt="A line." src="../_images/lost.png">', "which is not there"),

@@ -32,8 +32,9 @@ def test_cells_without_a_value_are_blank_and_warn_of_nothing():
     for quantity in ("cosine", "activation"):
         assert texts(figures.heatmaps({"a": nothing}, ["x", "y"], quantity=quantity)) == []
     plane = {"x": [1, 2], "y": [1, 2], "values": np.full((2, 2), np.nan), "xlabel": "x", "ylabel": "y"}
-    panel = figures.cosine_maps({"a": plane | {"lines": [("theory", [1, 2], [1, 2])]}}, "cosine").axes[0].collections[0]
-    assert panel.get_clim() == (-1, 1)
+    figure = figures.cosine_maps({"a": plane | {"lines": [("at its end", [1, 2], [1, 2])]}}, "cosine")
+    assert figure.axes[0].collections[0].get_clim() == (-1, 1) and texts(figure) == ["at its end"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["theory"]
 
 
 def test_rounding_never_shows_a_signed_zero_or_its_noise():
@@ -132,6 +133,14 @@ def test_names_at_the_ends_of_lines_do_not_cover_each_other():
     places = {text.get_text(): text.xy[1] * 100 + text.get_position()[1] for text in axis.texts}
     assert places["b"] - places["a"] >= 12.5 and (places["a"] + places["b"]) / 2 == pytest.approx(50.5, abs=0.2)
     assert places["c"] == 90 and places["d"] == 50, "they stay where there is room"
+
+
+def test_names_of_lines_that_end_low_keep_off_the_numbers_of_the_axis_whatever_its_scale():
+    axis = mpl.pyplot.subplots()[1]
+    axis.set(ylim=(1, 100), yscale="log")
+    figures.end_labels(axis, [("middle", 1.0, 10.0, "k"), ("low, and of two lines", 2.0, 1.0, "k")], 100.0)
+    shifts = {text.get_text(): text.get_position()[1] for text in axis.texts}
+    assert shifts["middle"] == 0 and shifts["low, and of two\nlines"] == 7
 
 
 def test_what_a_reader_moves_carries_its_data_and_nothing_from_outside():

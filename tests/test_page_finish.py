@@ -40,6 +40,17 @@ def test_a_page_gets_lighter_once_and_for_all():
     assert guarded.count("Content-Security-Policy") == 1 and pages.guarded(guarded) == guarded
 
 
+@pytest.mark.parametrize("nothing", ["", " <p></p>\n", "&nbsp;", "\xa0"])
+def test_an_empty_header_of_a_table_is_a_cell(nothing):
+    page = f'<th class="blank level0">{nothing}</th><th>a</th>'
+    assert pages.lighter(page, "x") == "<td></td><th>a</th>"
+
+
+def test_references_have_no_roles_that_screen_readers_stumble_on():
+    page = '<div role="list" class="citation-list"><div class="citation" role="doc-biblioentry"><ul role="list">'
+    assert pages.lighter(page, "x") == '<div class="citation-list"><div class="citation"><ul role="list">'
+
+
 def test_a_vector_figure_moves_into_its_page(drawing, tmp_path):
     (tmp_path / "_images").mkdir()
     (tmp_path / "_images/x.svg").write_text(drawing)
@@ -65,6 +76,13 @@ def test_a_figure_that_is_too_heavy_or_elsewhere_stays_outside(drawing, tmp_path
 def test_only_icons_that_are_shown_stay():
     sheet = '.a{b:c}.fa-bars:before,.fa-navicon:before{content:"1"}.fa-xmark:before{content:"2"}'
     assert pages.used_icons(sheet, {"fa-bars"}) == '.a{b:c}.fa-bars:before,.fa-navicon:before{content:"1"}'
+
+
+def test_rules_for_classes_that_are_nowhere_go():
+    sheet = "@media print{.a .b{c:d}.e{f:g}}a:hover,.e{h:i}.a-b{j:k}@font-face{l:m}.e.a{n:o}"
+    assert pages.used_rules(sheet, {"a", "b"}) == "@media print{.a .b{c:d}}a:hover,.e{h:i}@font-face{l:m}"
+    for sheet in (".a:not(.e,.f):has(> :is(.g)) .b{c:d}", "html{a:b}"):
+        assert pages.used_rules(sheet, {"a", "b"}) == sheet
 
 
 def test_the_font_of_icons_keeps_only_what_is_named(tmp_path):

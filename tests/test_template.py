@@ -191,10 +191,12 @@ def names(cell):
 
 
 def test_the_decisive_figure_comes_first_and_once(pages):
-    first, figure, setup, drawing, glue = json.loads(pages["03_x.ipynb"])["cells"]
+    first, figure, setup, target, drawing, glue = json.loads(pages["03_x.ipynb"])["cells"]
     assert "Claim" in "".join(first["source"]) and "Setup" in "".join(setup["source"])
     assert figure["metadata"]["tags"] == ["remove-input"] and len(figure["outputs"]) == 1
     assert figure["metadata"]["mystnb"]["figure"]["name"] == "fig-a"
+    assert figure["metadata"]["mystnb"]["figure"]["caption"].endswith("{ref}`Code <fig-a-code>`")
+    assert target["source"] == "(fig-a-code)=", "the caption leads to the code"
     assert "figure" not in drawing["metadata"]["mystnb"] and drawing["outputs"] == []
     assert "the loss along the walk" in drawing["metadata"]["mystnb"]["code_prompt_show"]
     assert names(glue) == ["a", "b"], "whatever is handed to the prose is there once"
@@ -209,6 +211,18 @@ def test_details_have_a_page_of_their_own(pages):
 def test_the_numbers_behind_a_figure_are_a_click_away(pages):
     assert pages["fig-a.csv"] == "panel,series\n"
     assert "{download}`Numbers </numbers/fig-a.csv>`" in pages["03_x.ipynb"]
+
+
+@pytest.mark.parametrize("options", ["---\nname: fig-b\nalt: x\n---\n", ":name: fig-b\n\n"])
+def test_so_are_those_of_a_figure_that_stands_in_prose(options):
+    output = hand("b") | {"data": {"application/papermill.record/text/csv": ["panel\n", "1\n"]}}
+    handed = render.handed_numbers([{"cell_type": "markdown"}, {"cell_type": "code", "outputs": [hand("a"), output]}])
+    cell = {
+        "source": [f"Text.\n\n```{{glue:figure}} b\n{options}What it shows.\n```\n\n```{{glue:figure}} a\n", "A.\n```"]
+    }
+    assert render.with_glued_numbers(cell, handed) == {"fig-b.csv": "panel\n1\n"}
+    assert "What it shows. {download}`Numbers </numbers/fig-b.csv>`\n```\n\n" in cell["source"]
+    assert cell["source"].endswith("```{glue:figure} a\nA.\n```"), "one without numbers stays as it is"
 
 
 # What those numbers are

@@ -69,4 +69,4 @@ def test_what_is_stored_is_whole_and_theory_comes_again(tree):
 
 def test_the_page_is_what_the_stored_edges_give():
     assert thousand.PAGE.read_text(encoding="utf-8") == thousand.page(), "run: python sweeps/thousand.py"
-    assert thousand.FIGURE.is_file()
+    assert thousand.FIGURE.is_file() and thousand.FIGURE.with_suffix(".csv").is_file()

@@ -26,11 +26,20 @@ OPTIONAL = {
 }
 DOWNLOAD = re.compile(r'<a href="([^"]*_sources/[^"]*/([^"/]+\.(?:ipynb|md)))"')
 
-EMPTY_HEADER = re.compile(r"<th\b[^>]*>\s*(?:<p>\s*</p>)?\s*</th>")
+# Of a list of references: a role that is no longer one, and a list without items.
+OLD_ROLES = re.compile(r' role="doc-biblioentry"| role="list"(?= class="citation-list")')
+
+EMPTY_HEADER = re.compile(r"<th\b[^>]*>(?:\s|&nbsp;|\xa0)*(?:<p>\s*</p>)?\s*</th>")
 
 # Icons: the style sheet of the theme names some two thousand.
 ICON = re.compile(r"\bfa-[a-z0-9-]+")
 ICON_RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"[^"]*"\}')
+
+# Rules of a style sheet for classes that are on no page
+RULE = re.compile(r"([^{}@;]+)\{[^{}]*\}")
+CLASS = re.compile(r"\.(-?[_a-zA-Z][\w-]*)")
+CONDITION = re.compile(r":(?:not|is|where|has)\([^()]*\)")
+WORD = re.compile(r"[A-Za-z_][\w-]+")
 
 # Figures
 VECTOR = re.compile(r'<img\b([^>]*)\bsrc="([^"]*_images/[^"]+\.svg)"([^>]*)>')
@@ -59,7 +68,7 @@ def lighter(page, name):
     for mark, loaded in OPTIONAL.items():
         if mark not in page:
             page = loaded.sub("", page)
-    page = EMPTY_HEADER.sub("<td></td>", page)
+    page = OLD_ROLES.sub("", EMPTY_HEADER.sub("<td></td>", page))
     page = re.sub(r'<div id="pst-primary-sidebar"(?! role)', r'\g<0> role="region" aria-label="Book"', page)
     page = page.replace(
         '<summary><span class="toctree-toggle"', '<summary aria-label="Pages below"><span class="toctree-toggle"'
@@ -116,6 +125,17 @@ def used_icons(sheet, icons):
         return match[0] if any(name in icons for name in names) else ""
 
     return ICON_RULE.sub(kept, sheet)
+
+
+def used_rules(sheet, words):
+    """Return a style sheet without the rules that need a class which is in no page and no script: not among `words`."""
+
+    def kept(match):
+        plain = CONDITION.sub("", CONDITION.sub("", match[1]))  # what must not be there, or may be, decides nothing
+        selectors = plain.split(",")
+        return match[0] if any(all(name in words for name in CLASS.findall(each)) for each in selectors) else ""
+
+    return RULE.sub(kept, sheet)
 
 
 def smaller_font(sheet, folder):
@@ -209,7 +229,7 @@ def _describe(app, pagename, templatename, context, doctree):
 def _finish(app, exception):
     if exception or app.builder.name not in ("html", "singlehtml"):
         return
-    root, icons = Path(app.outdir), set()
+    root, icons, words = Path(app.outdir), set(), set()
     for path in root.rglob("*.html"):
         if "_static" in path.parts:
             continue
@@ -218,6 +238,7 @@ def _finish(app, exception):
         folder = root if app.builder.name == "singlehtml" else path.parent
         done = guarded(lighter(with_figures(page, folder, root), path.name))
         icons |= set(ICON.findall(done))
+        words |= {word for names in re.findall(r'\bclass="([^"]*)"', done) for word in names.split()}
         if done != page:
             path.write_text(done, encoding="utf-8")
     static = root / "_static"
@@ -226,8 +247,13 @@ def _finish(app, exception):
             icons |= set(ICON.findall(script.read_text(encoding="utf-8")))
     for waste in [*static.glob("scripts/fontawesome.*"), *static.rglob("*.map")]:
         waste.unlink(missing_ok=True)
+    for script in static.rglob("*.js"):
+        words |= set(WORD.findall(script.read_text(encoding="utf-8")))
     sheet = static / "styles/pydata-sphinx-theme.css"
     sheet.write_text(used_icons(sheet.read_text(encoding="utf-8"), icons), encoding="utf-8")
+    for rules in [sheet, *static.glob("mystnb*.css")]:
+        # A script puts the name of this class together.
+        rules.write_text(used_rules(rules.read_text(encoding="utf-8"), words | {"bs-tooltip-auto"}), encoding="utf-8")
     smaller_font(sheet, static / "vendor/fontawesome/webfonts")
     for path in root.glob("_sources/notebooks/*.ipynb"):
         # Pages show the cells in another order, some on a page of their own; a reader gets the notebook that runs.

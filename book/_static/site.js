@@ -6,17 +6,21 @@ document.addEventListener("DOMContentLoaded", () => {
   verdictFilter();
   help();
   scrollers();
-  addEventListener("resize", scrollers);
 });
 
 /** A box that scrolls must be reachable by keyboard, and only such a box. */
 function scrollers() {
   const boxes = ".figure-box, .pst-scrollable-table-container, .verdict-box, .output.text_html, div.math, .highlight pre";
+  const look = (box) => (box.scrollWidth > box.clientWidth ? (box.tabIndex = 0) : box.removeAttribute("tabindex"));
+  const watch = new ResizeObserver((seen) => seen.forEach(({ target }) => look(target)));
   document.querySelectorAll(boxes).forEach((box) => {
-    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
-    else box.removeAttribute("tabindex");
+    look(box);
+    watch.observe(box);
   });
 }
+
+/** TeX without the delimiters that Sphinx leaves around it. */
+const tex = (text) => text.trim().replace(/^\\[([]|\\[)\]]$/g, "");
 
 /** Set every formula; Sphinx leaves TeX between its delimiters. */
 function formulas() {
@@ -28,13 +32,12 @@ function formulas() {
   document.querySelectorAll(".math").forEach((element) => {
     element.childNodes.forEach((node) => {
       if (node.nodeType !== Node.TEXT_NODE || !node.textContent.trim()) return;
-      const tex = node.textContent.trim().replace(/^\\[([]|\\[)\]]$/g, "");
-      const set = document.createElement("span");
+      const source = tex(node.textContent), set = document.createElement("span");
       set.className = "formula";
       const header = element.closest("th") !== null; // checkers of pages see no text in MathML, and a header needs some
       const output = header ? "html" : "htmlAndMathml";
-      katex.render(tex, set, { displayMode: element.tagName === "DIV", throwOnError: false, output });
-      if (header) set.insertAdjacentHTML("beforeend", `<span class="visually-hidden">${tex.replace(/[<&]/g, "")}</span>`);
+      katex.render(source, set, { displayMode: element.tagName === "DIV", throwOnError: false, output });
+      if (header) set.insertAdjacentHTML("beforeend", `<span class="visually-hidden">${source.replace(/[<&]/g, "")}</span>`);
       node.replaceWith(set);
     });
   });
@@ -102,8 +105,18 @@ function help() {
     pages[page] ||= fetch(page).then((answer) => answer.text()).then((text) => new DOMParser().parseFromString(text, "text/html"));
     return (await pages[page]).getElementById(decodeURIComponent(id));
   };
+  /** What a place says, as text; of an equation the formula itself. */
   const meaning = (target) => {
     if (!target) return "";
+    if (target.matches("div.math")) {
+      const formula = target.querySelector(".formula");
+      if (formula) return formula.cloneNode(true);
+      const set = document.createElement("span"); // from another page, where it still is TeX
+      if (typeof katex === "undefined") return "";
+      const source = [...target.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE).map((node) => node.textContent);
+      katex.render(tex(source.join("")), set, { displayMode: true, throwOnError: false });
+      return set;
+    }
     if (target.tagName === "DT") {
       let next = target;
       while (next && next.tagName !== "DD") next = next.nextElementSibling;
@@ -116,10 +129,15 @@ function help() {
     wanted = link;
     const words = meaning(await read(link).catch(() => null));
     if (!words || wanted !== link) return;
-    tip.textContent = words.length > 400 ? words.slice(0, 400) + "…" : words;
+    tip.replaceChildren(words.length > 400 ? words.slice(0, 400) + "…" : words);
     tip.hidden = false;
     link.setAttribute("aria-describedby", "tip");
-    const box = link.getBoundingClientRect();
+    place();
+  };
+  /** Beside its link, also while the page scrolls: it does when the focus comes to a link further down. */
+  const place = () => {
+    if (!wanted || tip.hidden) return;
+    const box = wanted.getBoundingClientRect();
     tip.style.left = Math.max(8, Math.min(box.left, innerWidth - tip.offsetWidth - 8)) + "px";
     tip.style.top = (box.bottom + tip.offsetHeight + 8 < innerHeight ? box.bottom + 4 : box.top - tip.offsetHeight - 4) + "px";
   };
@@ -129,11 +147,11 @@ function help() {
     tip.hidden = true;
   };
   document.querySelectorAll("main a.reference.internal").forEach((link) => {
-    if (!link.querySelector(".std-term") && !link.closest(".citation, [id^=id]") && !/#(term-|id\d|cite)/.test(link.href)) return;
+    if (!link.querySelector(".std-term") && !link.closest(".citation, [id^=id]") && !/#(term-|id\d|cite|equation-)/.test(link.href)) return;
     if (link.querySelector(".std-term")) link.classList.add("term");
     for (const event of ["mouseenter", "focus"]) link.addEventListener(event, () => show(link));
     for (const event of ["mouseleave", "blur"]) link.addEventListener(event, hide);
   });
   addEventListener("keydown", (event) => event.key === "Escape" && hide());
-  addEventListener("scroll", hide, { passive: true });
+  addEventListener("scroll", place, { passive: true });
 }

@@ -62,7 +62,8 @@ def listened(context, address):
 @pytest.fixture(scope="session")
 def tab(browser, address):
     """One page, in which one document after the other is opened, and what it complains of."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    # Without motion: a colour on its way from light to dark is none of the two.
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     context.add_init_script("localStorage.setItem('mode', 'light'); localStorage.setItem('theme', 'light')")
     yield listened(context, address)
     context.close()

@@ -109,7 +109,7 @@ def test_the_map_is_drawn_with_contours_where_theory_has_them():
     contours = [line for line in figure.axes[0].lines if line.get_color() == "black"]
     heights = [line.get_ydata()[0] for line in contours]
     assert curve(np.array(heights), 2, 1.0) == pytest.approx(chapter.CONTOURS, rel=0.01)
-    assert [t.get_text() for t in figure.axes[0].texts] == ["dense"]
+    assert [t.get_text() for t in figure.axes[0].texts] == [*map("{:g}".format, chapter.CONTOURS), "dense"]
 
 
 def test_a_rarer_child_is_mixed_in_less_and_a_rarer_family_as_much(toy):

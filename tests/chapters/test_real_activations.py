@@ -1,5 +1,8 @@
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,14 +10,23 @@ import torch
 
 from matryoshka_mixing import claims, exchange, metrics, theory
 from matryoshka_mixing.chapters import real_activations as chapter
-from matryoshka_mixing.chapters.real_activations import data, experiments, summary
+from matryoshka_mixing.chapters.real_activations import __main__ as command
+from matryoshka_mixing.chapters.real_activations import data, experiments, summary, toys
+from matryoshka_mixing.chapters.what_cures_it import losses
 from matryoshka_mixing.sae import TRAINED, SAEConfig, random_start
 from matryoshka_mixing.training import TrainConfig, descend
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def stored():
     return chapter.results(chapter.Parameters())
+
+
+@pytest.fixture(scope="module")
+def sizes(stored):
+    return chapter.mapped(chapter.Parameters(), stored)
 
 
 def test_the_rows_are_as_told():
@@ -45,7 +57,7 @@ def test_what_is_planted():
 
 @pytest.mark.parametrize("kind", data.KINDS)
 def test_the_loss_is_that_of_the_sae(kind):
-    """Value and gradients, against `SAE.loss` on the same batch."""
+    """Value and gradients, against `SAE.loss` on the same batch; detached deltas as chapter 11 writes them."""
     x, config = data.rows()[:500].double(), data.config(kind)
     sae, size = random_start(config, [1], 1.0)[0], 64
 
@@ -59,8 +71,11 @@ def test_the_loss_is_that_of_the_sae(kind):
 
     batch = x[torch.randint(len(x), (size,), generator=torch.Generator().manual_seed(5))]
     probs = torch.full((size,), 1 / size, dtype=torch.float64)
-    value, found = gradients(data.objective(x, config, size, 5))
-    other, wanted = gradients(lambda some: (some.loss(batch, probs), some.loss(batch, probs, config.for_decoder)))
+    value, found = gradients(data.objective(x, config, size, 5, detached=kind == data.DELTAS))
+    oracle = losses.deltas(config, lambda: (batch, probs))
+    if kind != data.DELTAS:
+        oracle = lambda some: (some.loss(batch, probs), some.loss(batch, probs, config.for_decoder))  # noqa: E731
+    other, wanted = gradients(oracle)
     assert torch.allclose(value, other)
     for a, b in zip(found, wanted, strict=True):
         assert torch.allclose(a, b, atol=1e-9)
@@ -82,6 +97,13 @@ def test_the_equation(monkeypatch):
         ratios = theory.unequal_ratios(0.76 * (3 - parent), pulls)
         assert torch.allclose(row, ratios / (1 + ratios.square().sum()).sqrt(), atol=1e-9)
     assert found[3].abs().max() < 1e-9 and 0 < found[1, 0] < found[0, 0]
+    alone = experiments.predicted_cosines(places[:1], detached=True)[0]  # the parent's own prefix, and no other
+    ratios = theory.unequal_ratios(0.76, torch.tensor([0.08, 0.16], dtype=torch.float64))
+    assert torch.allclose(alone, ratios / (1 + ratios.square().sum()).sqrt(), atol=1e-9) and (alone > found[0]).all()
+    point = data.Point(children=(0.08, 0.4), widths=(1, 2, 3, 4))
+    ratios = theory.unequal_ratios(4 * 0.52, torch.tensor([0.16, 0.8], dtype=torch.float64))
+    wide = experiments.predicted_cosines(places[:1], point)[0]
+    assert torch.allclose(wide, ratios / (1 + ratios.square().sum()).sqrt(), atol=1e-9)
 
 
 def test_reading_an_sae_that_is_right():
@@ -132,7 +154,7 @@ def test_a_part_of_the_stored_results_comes_again(stored):
 
 
 def test_training_again_gives_results_of_the_same_form(stored, monkeypatch):
-    few = data.rows()[:1500]
+    few = data.rows()[:600]
     monkeypatch.setattr(experiments, "rows", lambda: few)
     again = experiments.compute((3,), steps=3, progress=False)
     assert again.keys() == stored.found.keys()
@@ -143,7 +165,7 @@ def test_a_call_that_was_stopped_goes_on_and_ends_with_the_same_bits(tmp_path, m
     """What is trained stands in for it: each run draws its numbers from its seed, and is counted."""
     begun = []
 
-    def run(seed, planted, steps):
+    def run(seed, planted, *_):
         begun.append((seed, planted))
         if begun[-1:] == fatal:
             raise KeyboardInterrupt
@@ -161,6 +183,67 @@ def test_a_call_that_was_stopped_goes_on_and_ends_with_the_same_bits(tmp_path, m
     again = experiments.compute((0, 1), progress=False, folder=folders[1])
     assert begun == [(1, True), (1, False)], "what was done is not done again"
     assert again.keys() == whole.keys() and all(again[key].tobytes() == whole[key].tobytes() for key in whole)
+
+
+def test_a_map_of_the_same_form(sizes, monkeypatch, tmp_path):
+    """At one point; a second call reads what the first has left."""
+    few, name = data.rows()[:600], "K = 16, magnitude 6"
+    monkeypatch.setattr(experiments, "rows", lambda: few)
+    monkeypatch.setattr(experiments, "POINTS", {name: experiments.POINTS[name]})
+    again = experiments.compute_map((3,), steps=3, progress=False, folder=tmp_path)
+    assert again.keys() < sizes.found.keys()
+    assert all(value.shape[1:] == sizes.found[key].shape[1:] for key, value in again.items())
+    monkeypatch.setattr(experiments, "run_point", None)
+    second = experiments.compute_map((3,), steps=3, progress=False, folder=tmp_path)
+    assert all(np.array_equal(value, again[key], equal_nan=True) for key, value in second.items())
+
+
+def test_the_command_adds_to_what_is_stored(stored, tmp_path, monkeypatch, capsys):
+    """One kind alone is computed; the others stay as they are."""
+    path, asked = tmp_path / "r.npz", []
+    old = {key: value for key, value in stored.found.items() if data.DELTAS not in key}
+    experiments.store(old, path)
+
+    def compute(seeds, steps, folder, kinds):
+        asked.append((seeds, kinds))
+        return {key: value for key, value in stored.found.items() if data.DELTAS in key or key == "seeds"}
+
+    monkeypatch.setattr(command, "compute", compute)
+    monkeypatch.setattr(sys, "argv", ["x", "--only", data.DELTAS, "--output", str(path)])
+    command.main()
+    back = experiments.stored(path)
+    assert back.keys() == stored.found.keys() and asked == [(experiments.SEEDS, (data.DELTAS,))]
+    assert all(np.array_equal(value, stored.found[key], equal_nan=True) for key, value in back.items())
+    assert [one.name for one in tmp_path.iterdir()] == ["r.npz"]
+    for wrong, said in ((["--seeds", "7"], "adds to these alone"), (["map"], "not the map")):
+        monkeypatch.setattr(sys, "argv", ["x", *wrong, "--only", data.DELTAS, "--output", str(path)])
+        with pytest.raises(SystemExit):
+            command.main()
+        assert said in capsys.readouterr().err
+
+
+def test_the_map_is_whole(stored, sizes):
+    assert sizes.found["seeds"].tolist() == list(experiments.SEEDS) and experiments.MAP.stat().st_size < 1e6
+    for kind in experiments.MAPPED:
+        assert np.array_equal(sizes.cosines(summary.OWN_POINT, kind), stored.cosines(kind)[:, 1])
+        assert np.array_equal(sizes.absorbing(summary.OWN_POINT, kind), stored.absorbing(kind))
+        for point in experiments.POINTS:
+            assert sizes.of(point, kind, "cosines").shape == (5, 8, 2)
+            assert ((sizes.with_latent(point, kind) >= 0) & (sizes.with_latent(point, kind) <= 1)).all()
+
+
+def test_the_map_by_hand(monkeypatch):
+    """One seed, two families: the second one's latent is no inner one; one commoner child has no latent of its own."""
+    monkeypatch.setattr(summary, "POINTS", {"a": None})
+    found = {
+        "cosines": [[[0.3, 0.4], [0.9, 0.9]]], "child": [[[0.1, 0.9], [0.1, 0.5]]], "lean": [[0.45, np.nan]],
+        "leans": [[True, False]], "judged": [[True, False]], "recall_with": [[[0.5, 1], [1, 1]]],
+        "recall_without": [[[1, 1], [1, np.nan]]],
+    }  # fmt: skip
+    sizes = summary.Map({f"a.standard.{key}": np.array(value) for key, value in found.items()})
+    assert sizes.cosines("a", "standard") == pytest.approx([0.65]) and sizes.with_latent("a", "standard") == [0.5]
+    assert sizes.absorbing("a", "standard") == pytest.approx([1 / 3])
+    assert [x.tolist() for x in sizes.diagnosed("standard")] == [pytest.approx([0.5]), [0.45], [True]]
 
 
 def test_store_and_read(stored, tmp_path):
@@ -185,11 +268,19 @@ def test_figures_show_the_numbers(stored):
     axes = chapter.draw_cosines(stored).axes
     offsets = axes[1].collections[1].get_offsets()[:, 0]
     assert np.allclose(offsets, stored.cosines("Matryoshka")[:, 1])
-    assert len(chapter.draw_recalls(stored).axes[0].collections) == 3
+    assert len(chapter.draw_recalls(stored).axes[0].collections) == 4
     line = chapter.draw_prices(stored).axes[0].lines[2]
     assert np.allclose(line.get_ydata(), np.median(stored.of("bare", "remedy", "fvu"), 0))
+    marks = axes[1].collections[-1].get_offsets()[:, 0]
+    assert np.allclose(marks, stored.predicted(data.DELTAS)[:, 1])
     cloud = chapter.draw_diagnosis(stored).axes[1].collections[0].get_offsets()
     assert len(cloud) == int(stored.of("bare", "Matryoshka", "judged").sum())
+
+
+def test_the_map_shows_its_numbers(sizes):
+    axes = chapter.draw_map(sizes).axes
+    for axis, measure in zip(axes, (sizes.cosines, sizes.absorbing, sizes.with_latent), strict=True):
+        assert np.allclose(axis.collections[0].get_offsets()[:, 0], measure(summary.OWN_POINT, "standard"))
 
 
 def test_toys():
@@ -219,12 +310,58 @@ def test_descend_takes_the_objective():
     )
 
 
-def test_saes_of_others_are_told_as_stored(tmp_path):
-    others, _ = chapter.trained_elsewhere()
-    assert list(others) == ["BatchTopK", "Matryoshka BatchTopK"]
-    assert all(0 <= found.leaning <= found.judged <= 512 for found in others.values()), "of the inner latents"
-    each = {"judged": 4, "leaning": 1, "lean": 0.5, "predicted": 0.25}
-    seconds = {"plain loop": 0.5, "compiled trainer": 1.0, "SAELens, one": 0.75}
-    (tmp_path / "told.json").write_text(json.dumps({"diagnosis": {"one": each}, "seconds_a_step": seconds}))
-    found, cost = summary.trained_elsewhere(tmp_path / "told.json")
-    assert found["one"] == summary.Elsewhere(4, 1, 0.5, 0.25, 1.5) and cost == 2.0
+def test_toys_of_the_book(monkeypatch):
+    """Without noise the movement is the turn, but for a latent that dies; without a hierarchy next to nothing leans."""
+    monkeypatch.setattr(toys, "NOISE", 0.0)
+    some = {name: toys.TOYS[name] for name in ("three features", "a loud child", toys.INDEPENDENT)}
+    found = chapter.check_toys(chapter.Parameters(n_steps=1500), some)
+    family = found["three features"]["Matryoshka"]
+    assert len(family.mixing) == 3 and family.mixing.min() > 0.3 and family.gap < 0.02 and family.leans.all()
+    assert not found["three features"]["standard"].leans.any() and found["a loud child"]["Matryoshka"].gap > 0.1
+    for one in found[toys.INDEPENDENT].values():
+        assert len(one.leans) == 12 and one.leans.mean() < 0.2
+    lines = chapter.toys_table(found).splitlines()
+    assert lines[2].startswith("| three features | 3 | 0.") and lines[2].endswith("| 3 | 0 of 3 |") and len(lines) == 5
+
+
+def test_saes_of_others(tmp_path):
+    others = chapter.trained_elsewhere()
+    assert list(others.found) == ["BatchTopK", "Matryoshka BatchTopK"] and len(others.about["seeds"]) == 5
+    for kind, one in others.found.items():
+        assert one["lean"].shape == (5, 512) and ((others.leaning(kind) >= 0) & (others.leaning(kind) <= 1)).all()
+    assert chapter.others_table(others).count("\n") == 3
+
+
+def test_saes_of_others_by_hand(tmp_path):
+    """Of three judged latents two lean by more than chance, and one of these by too little to be told."""
+    one = {
+        "judged": [[1, 1, 1, 0]], "lean": [[0.3, 0.005, 0.1, 9]], "bound": [[0.1, 0.001, 0.2, 0]],
+        "predicted": [[0.2, 0.1, 0.6, 9]],
+    }  # fmt: skip
+    about = {"seeds": [4], "latents": 8, "k": 2, "steps": 10, "sae_lens": "6"}
+    arrays = about | {f"X.{key}": value for key, value in one.items()}
+    np.savez(tmp_path / "s.npz", **{key: np.array(value) for key, value in arrays.items()})
+    found = summary.trained_elsewhere(tmp_path / "s.npz")
+    assert found.about == about and found.leaning("X") == pytest.approx([1 / 3])
+    assert found.median("X", "predicted") == pytest.approx([0.2])
+    line = "| X | 1 | 3 (3 to 3) | 0.33 (0.33 to 0.33) | 0.100 (0.100 to 0.100) | 0.200 (0.200 to 0.200) |"
+    assert chapter.others_table(found).splitlines()[2] == line
+
+
+def test_step_costs_are_ratios_within_a_round(tmp_path):
+    seconds = {"plain loop": [0.5, 1.0], "compiled trainer": [1.0, 1.0]}
+    (tmp_path / "told.json").write_text(json.dumps({"seconds_a_step": seconds}))
+    found = summary.step_costs(tmp_path / "told.json")
+    assert list(found) == ["compiled trainer"] and found["compiled trainer"].tolist() == [2.0, 1.0]
+    assert chapter.spread(found["compiled trainer"]) == "1.5 (1.0 to 2.0)"
+    assert {"compiled trainer", "SAELens, Matryoshka BatchTopK"} <= chapter.step_costs().keys()
+
+
+def test_a_part_of_saelens_comes_again():
+    """SAELens itself trains shortly again, in the benchmark's environment; and a shorter training differs."""
+    python = ROOT / ".venv-benchmark/bin/python"
+    if not python.is_file():
+        pytest.skip("SAELens is in the benchmark's environment: make .venv-benchmark/installed")
+    check = [str(python), str(ROOT / "benchmarks/gloss_saelens.py"), "check"]
+    found = subprocess.run(check, env={"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr

@@ -708,7 +708,8 @@ def draw_histories(results: Results, arms: Sequence[str] = MAIN) -> Figure:
             axis.fill_between(steps, values.min(0), values.max(0), color=COLOURS[i], alpha=0.2, lw=0)
             axis.plot(steps, np.median(values, 0), lw=1.8, label=arm, **look)
         axis.set(xlabel="step", ylabel=ylabel, yscale="log" if ylabel == "penalty" else "linear")
-    axes[0].legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    last = np.median([results.of(arm, "l1_path")[:, -1] for arm in arms], 1)
+    figures.end_labels(axes[-1], [(arm, steps[-1], last[i], COLOURS[i]) for i, arm in enumerate(arms)])
     return figure
 
 

@@ -161,8 +161,7 @@ def draw_rates(rates: Rates, p: Parameters) -> Figure:
     for level in CONTOURS:
         reached = fine[curve(fine, p.n_children, p.inner_weight) >= level]
         if 0 < len(reached) < len(fine):
-            label = None if lines else f"theory: cosines {', '.join(map(str, CONTOURS))}"
-            lines.append((label, [1e-5, 1], [reached[0]] * 2))
+            lines.append((f"{level:g}", [1e-5, 1], [reached[0]] * 2))
     shared = {
         "x": rates.parent, "y": rates.child, "log": True, "lines": lines, "mark": (0.1, "dense"),
         "xlabel": "probability that the parent fires", "ylabel": "child's probability given the parent",
@@ -171,7 +170,7 @@ def draw_rates(rates: Rates, p: Parameters) -> Figure:
         "no biases": shared | {"values": rates.bare.numpy()},
         "with biases": shared | {"values": rates.biased.numpy()},
     }
-    return figures.cosine_maps(panels, "parent's cosine with a child")
+    return figures.cosine_maps(panels, "parent's cosine with a child", "theory's contours, with their cosines")
 
 
 @dataclass(frozen=True)

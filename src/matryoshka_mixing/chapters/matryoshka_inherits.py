@@ -216,7 +216,7 @@ def draw_sweep(found: Sweep, p: Parameters) -> Figure:
 
 
 def explorable(found: Sweep, p: Parameters) -> str:
-    """HTML that a reader moves; its dots are medians of the selective seeds from near the truth."""
+    """The picture that a reader moves, as HTML; its dots are medians of the selective seeds from near the truth."""
     split, chosen = len(found.chances), found.near.selective
     columns = [
         torch.where(chosen, found.near.cosines[i][..., 0], torch.nan)[:split].nanmedian(1).values for i in (1, 4)

@@ -324,7 +324,7 @@ def draw_doses(
 
 
 def dose_explorable(setup: Setup, factors: Float[Tensor, " doses"], near: Run) -> str:
-    """HTML that a reader moves: both mixings against the factor; dots are the seeds of median loss that keep A4."""
+    """The picture that a reader moves: both mixings against the factor, with seeds of median loss as dots."""
     seeds, each = middle(near.loss), torch.arange(len(factors))
     mixed = near.cosines[each, seeds][:, [0, 1], [1, 2]]
     mixed[~near.keeps_a4()[each, seeds], 1] = NAN
@@ -677,13 +677,13 @@ def draw_signs(unequal: LeanMap, penalty: LeanMap, inner_weight: float) -> Figur
     turn = lean_boundary(torch.linspace(0.002, 0.498, 300, dtype=torch.float64), 2, inner_weight)
 
     def panel(found: LeanMap, line: tuple, xlabel: str, ylabel: str) -> dict:
-        lines = [("theory: the sign turns", *line)]
+        lines = [(None, *line)]
         return {"x": found.x, "y": found.y, "values": found.leans, "lines": lines, "xlabel": xlabel, "ylabel": ylabel}
 
     left = panel(unequal, unequal_boundary(inner_weight), "probability of this child", "probability of its sibling")
     right = panel(penalty, turn, "probability of each child", "L1 penalty")
     panels = {"two unequal children": left, "two equal children": right}
-    return figures.cosine_maps(panels, "child's cosine with the parent")
+    return figures.cosine_maps(panels, "child's cosine with the parent", "theory: the sign turns")
 
 
 def lean_curves(setup: Setup) -> tuple[list[dict], list[float]]:

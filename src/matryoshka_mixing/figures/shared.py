@@ -273,14 +273,16 @@ def seed_strips(
     return figure
 
 
-def cosine_maps(panels: Mapping[str, Mapping], quantity: str) -> Figure:
+def cosine_maps(panels: Mapping[str, Mapping], quantity: str, line: str = "theory") -> Figure:
     """Cosines over a plane as colours, with theory's lines drawn over them.
 
     Args:
         panels: title of each panel and its `x`, `y` (cell centres, evenly spaced on the axis's scale), `values` of
-            shape (y, x) with NaN where nothing is known, `xlabel`, `ylabel`, and `lines`: for each line its label
-            (or None), its x and its y. Optional: `log` (both axes logarithmic) and `mark` (an x, and what is there).
+            shape (y, x) with NaN where nothing is known, `xlabel`, `ylabel`, and `lines`: for each line its name
+            (written at its end; None: nothing is), its x and its y. Optional: `log` (both axes logarithmic) and `mark`
+            (an x, and what is there).
         quantity: label of the colours.
+        line: what the key over the figure says of the lines.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels) + 0.6, 3.8), squeeze=False)
     highest = _highest(panel["values"] for panel in panels.values())
@@ -292,16 +294,22 @@ def cosine_maps(panels: Mapping[str, Mapping], quantity: str) -> Figure:
         drawn = axis.pcolormesh(
             *edges, np.asarray(panel["values"]), cmap=DIVERGING, vmin=-highest, vmax=highest, edgecolors="white", lw=0.3
         )
-        for label, x, y in panel["lines"]:
-            axis.plot(x, y, color="black", lw=2, label=label)
+        for name, x, y in panel["lines"]:
+            axis.plot(x, y, color="black", lw=2, label=name or line)
+            if name:
+                end = min(x[-1], edges[0][-1]), y[-1]
+                axis.annotate(
+                    name, end, (3, 0), textcoords="offset points", fontsize=9, va="center", annotation_clip=False
+                )
         axis.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]], xlabel=panel["xlabel"], ylabel=panel["ylabel"])
         if "mark" in panel:
             place, text = panel["mark"]
             axis.axvline(place, color="0.25", ls=":", lw=1.5)
             axis.annotate(text, (place, edges[1][0]), xytext=(4, 4), textcoords="offset points", fontsize=9)
         axis.set_title(title, fontsize=10)
-        axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.07), borderaxespad=0)
     figure.colorbar(drawn, ax=axes, label=quantity, pad=0.015)
+    key = mpl.lines.Line2D([], [], color="black", lw=2, label=line)
+    figure.legend(handles=[key], loc="outside upper left", fontsize=9)
     return figure
 
 

@@ -77,12 +77,14 @@ def end_labels(axis: Axes, ends: Sequence[tuple[str, float, float, Any]], height
         ends: of each line its name, the x and y of its end, and its colour.
         height: about how tall the axis is, in points.
     """
-    low, high = axis.get_ylim()
+    axis.get_ylim()  # settles the limits, which a scale that follows the data leaves open till then
     ends = sorted(ends, key=lambda end: (end[1], end[2]))
     texts = [textwrap.fill(name, 18) for name, *_ in ends]
-    wanted = [(y - low) / (high - low) * height for _, _, y, _ in ends]
+    within = axis.transData - axis.transAxes
+    wanted = [within.transform((x, y))[1] * height for _, x, y, _ in ends]
     places = list(wanted)
-    for _ in range(100):  # neighbours at the same place push each other apart
+    for _ in range(100):  # neighbours at the same place push each other apart, but not down to the axis's own numbers
+        places = [max(place, 5.5 * (1 + text.count("\n")) - 4) for place, text in zip(places, texts, strict=True)]
         for i in range(len(ends) - 1):
             tall = 11.0 * (2 + texts[i].count("\n") + texts[i + 1].count("\n")) / 2 + 2
             lack = tall - (places[i + 1] - places[i])

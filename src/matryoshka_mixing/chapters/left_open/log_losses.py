@@ -246,16 +246,17 @@ def interval(rise: tuple[float, float, float]) -> str:
 
 
 def draw(found: Found) -> Figure:
-    """Left: the parent's cosine with its children from near the truth. Right: what is lost from random starts."""
+    """The parent's cosine with its children from near the truth, and what is lost from random starts."""
     figure, axes = figures.grid(2, 2, (5.2, 3.2))
     jitter = np.random.default_rng(0)
     left = {form: found.arms[form, NEAR].mixing for form in FORMS}
     arms = {form: found.arms[form, RANDOM] for form in FORMS if (form, RANDOM) in found.arms}
     right = {form: arm.lost[arm.live] for form, arm in arms.items()}
     for axis, values in zip(axes, (left, right), strict=True):
-        for i, (form, seeds) in enumerate(values.items()):
+        axis.axvline(0, color="0.6", lw=0.8, zorder=0)
+        for i, seeds in enumerate(values.values()):
             up = i + jitter.uniform(-0.25, 0.25, len(seeds))
-            axis.scatter(seeds, up, s=14, alpha=0.45, lw=0, color=COLOURS[FORMS.index(form)])
+            axis.scatter(seeds, up, s=14, alpha=0.45, lw=0, color=COLOURS[0])
             if len(seeds):
                 axis.plot([float(seeds.mean())] * 2, [i - 0.38, i + 0.38], color="black", lw=2)
         axis.set_yticks(range(len(values)), list(values))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,12 +89,25 @@ def draw_limits(found: Limits) -> Figure:
     spare = {"label": "with a spare latent, widths 1 and 4", "x": np.ones(1), "points": found.spare[None]}
     label = "first latent's cosine with a child"
     figure = figures.theory_and_experiment(
-        [{"xlabel": "weight of the inner prefix", "ylabel": label, "log": True, "series": [series, spare]}]
+        [
+            {
+                "xlabel": "weight of the inner prefix",
+                "ylabel": label,
+                "log": True,
+                "series": [series, spare],
+                "named": False,
+            }
+        ]
     )
     axis = figure.axes[0]
     axis.axhline(found.narrow, color="black", lw=1.4, ls="--")
     axis.annotate("narrow SAE", (found.weights[0], found.narrow), xytext=(2, 4), textcoords="offset points", fontsize=9)
     axis.set_ylim(-0.01, found.narrow * 1.2)
+    figures.end_labels(axis, [(series["label"], found.weights[-1], found.theory[-1], COLOURS[0])])
+    axis.annotate(
+        "with a spare latent", (1, float(np.median(found.spare))), (-7, -9), textcoords="offset points", fontsize=9,
+        color=COLOURS[1], ha="right", va="center",
+    )  # fmt: skip
     return figure
 
 
@@ -146,7 +160,11 @@ def draw_floor(found: Floor) -> Figure:
     axis.plot(found.latents, found.least, "o", color=COLOURS[0], ms=7, label="best of the random seeds")
     axis.set(xlabel="latents", ylabel="squared error / E||x||²", ylim=(-0.01, None))
     axis.set_xticks(found.latents)
-    axis.legend(fontsize=9)
+    place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9}
+    axis.annotate("clean features", (found.latents[1], found.clean[1]), (10, 4), color=COLOURS[1], **place)
+    below = place | {"ha": "right", "va": "top"}
+    axis.annotate("line: no SAE can be lower", (found.latents[2], found.bound[2]), (-10, -6), **below)
+    axis.annotate("best of the random seeds", (found.latents[2], found.bound[2]), (-10, -19), color=COLOURS[0], **below)
     return figure
 
 

@@ -6,11 +6,21 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from matryoshka_mixing import figures
-from matryoshka_mixing.chapters.real_activations.data import CHILDREN, KINDS, MATRYOSHKA, REMEDY, STANDARD, WIDTHS
-from matryoshka_mixing.chapters.real_activations.summary import BARE, DROP, Results, Toys
+from matryoshka_mixing.chapters.real_activations.data import (
+    CHILDREN,
+    DELTAS,
+    KINDS,
+    MATRYOSHKA,
+    REMEDY,
+    STANDARD,
+    WIDTHS,
+)
+from matryoshka_mixing.chapters.real_activations.experiments import MAPPED, POINTS
+from matryoshka_mixing.chapters.real_activations.summary import BARE, DROP, OWN_POINT, Map, Results
+from matryoshka_mixing.chapters.real_activations.toys import Toys
 
-COLOUR = {STANDARD: figures.COLOURS[7], MATRYOSHKA: figures.COLOURS[0], REMEDY: figures.COLOURS[2]}
-MARK = {STANDARD: "s", MATRYOSHKA: "o", REMEDY: "D"}
+COLOUR = {kind: figures.colour(kind, 4) for kind in KINDS}
+MARK = {STANDARD: "s", MATRYOSHKA: "o", REMEDY: "D", DELTAS: "^"}
 
 
 def _strip(axis, rows: dict[str, np.ndarray]) -> None:
@@ -27,10 +37,11 @@ def draw_cosines(found: Results) -> Figure:
     figure, axes = figures.grid(2, 2, (4.4, 2.5), sharex=True, sharey=True)
     for i, (axis, q) in enumerate(zip(axes, CHILDREN, strict=True)):
         _strip(axis, {kind: found.cosines(kind)[:, i] for kind in KINDS})
-        row = KINDS.index(MATRYOSHKA)
-        says = found.predicted[:, i]
-        label = "the equation, seed by seed"
-        axis.scatter(says, row + np.linspace(-0.15, 0.15, len(says)), 90, color="black", marker="|", label=label)
+        for kind in (MATRYOSHKA, DELTAS):
+            says = found.predicted(kind)[:, i]
+            rows = KINDS.index(kind) + np.linspace(-0.15, 0.15, len(says))
+            label = "the equation, seed by seed" if kind == MATRYOSHKA else None
+            axis.scatter(says, rows, 90, color="black", marker="|", label=label)
         axis.axvline(0, color="0.7", linewidth=0.8)
         axis.set(xlabel="cosine with the child", title=f"a child of {q:g} given the parent")
     axes[0].legend(loc="upper right", fontsize=9, handletextpad=0.1)
@@ -49,6 +60,31 @@ def draw_recalls(found: Results) -> Figure:
     axes[0].set_yticks(range(len(KINDS)), KINDS)
     axes[0].set_ylim(len(KINDS) - 0.5, -0.5)
     axes[0].set(xlabel="recall of the parent without the child, less that with it")
+    return figure
+
+
+def draw_map(found: Map) -> Figure:
+    """Other sizes, a line a point: mixing with the equation's marks, pairs absorbed, children with a latent."""
+    figure, axes = figures.grid(3, 3, (3.4, 2.8), sharey=True)
+    points = (OWN_POINT, *POINTS)
+    for i, point in enumerate(points):
+        for kind in MAPPED:
+            cosines = found.cosines(point, kind)
+            up = i + (-0.18 if kind == STANDARD else 0.18) + np.linspace(-0.1, 0.1, len(cosines))
+            panels = cosines, found.absorbing(point, kind), found.with_latent(point, kind)
+            for axis, values in zip(axes, panels, strict=True):
+                axis.scatter(values, up, 18, color=COLOUR[kind], marker=MARK[kind], label=kind if i == 0 else None)
+            if kind == MATRYOSHKA:
+                label = "the equation" if i == 0 else None
+                says = found.cosines(point, kind, "predicted")
+                axes[0].scatter(says, up, 60, color="black", marker="|", label=label)
+    axes[0].set_yticks(range(len(points)), points)
+    axes[0].set_ylim(len(points) - 0.5, -0.5)
+    axes[0].axvline(0, color="0.7", linewidth=0.8)
+    axes[0].set(xlabel="cosine with the commoner child")
+    for axis, label in zip(axes[1:], ("share of pairs absorbed", "share with a latent"), strict=True):
+        axis.set(xlabel=label, xlim=(-0.05, 1.05))
+    axes[1].legend(*axes[0].get_legend_handles_labels(), fontsize=9, loc="upper right")
     return figure
 
 

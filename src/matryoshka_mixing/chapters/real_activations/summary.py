@@ -1,27 +1,38 @@
-"""What the chapter shows: results of all seeds, what the ledger asks of them, and the diagnosis on toys."""
+"""What the chapter shows: results of all seeds, what the ledger asks of them, other sizes, and SAEs of SAELens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
-from matryoshka_mixing import features, metrics, plain
+from matryoshka_mixing import plain
 from matryoshka_mixing.chapters.real_activations.data import KINDS, MATRYOSHKA, REMEDY, STANDARD
-from matryoshka_mixing.chapters.real_activations.experiments import compute, stored
-from matryoshka_mixing.diagnose import diagnose
+from matryoshka_mixing.chapters.real_activations.experiments import (
+    MAPPED,
+    POINTS,
+    READ,
+    compute,
+    compute_map,
+    stored,
+    stored_map,
+)
+from matryoshka_mixing.diagnose import LEAST
 from matryoshka_mixing.parameters import Chapter, given
-from matryoshka_mixing.sae import SAEConfig, start_near
-from matryoshka_mixing.training import Setting, TrainConfig, train
 
 DROP = 0.1
 """A recall lower by more than this beside the child counts as absorption (as in the ledger)."""
 PLANTED, BARE = "planted", "bare"
-ELSEWHERE = Path(__file__).with_name("saelens.json")
+OWN_POINT = "as above"
+OWN = 0.8
+"""A child has a latent of its own where their cosine is at least this (as the ledger asks of parents)."""
+ELSEWHERE = Path(__file__).with_name("saelens.npz")
 """What `benchmarks/gloss_saelens.py` stores: SAEs that SAELens itself trained, read and diagnosed by ours."""
+STEPS = Path(__file__).with_name("steps.json")
+"""What `benchmarks/gloss_saelens.py time` stores: how long a training step takes."""
 
 
 @dataclass(frozen=True)
@@ -29,45 +40,82 @@ class Parameters(Chapter):
     """The parameters of this chapter."""
 
     n_trained: int = given(
-        "n_trained", 0, meaning="seeds to train again, some two minutes each; 0 shows the stored ones"
+        "n_trained", 0, meaning="seeds to train again, some six minutes each; 0 shows the stored ones"
     )
     n_grid: int = given("n_grid", 9, high=99)
     n_steps: int = given("n_steps", 2000, low=50, meaning="training steps of the toys on this page")
     seed: int = given("seed", 0)
 
     def needs(self) -> tuple[float, float]:
-        """Two minutes a seed that is trained again, and the toys on the page."""
-        return self.n_trained / 30 + self.n_steps * self.n_grid * 1e-4 / 3600, 1.0
+        """Six minutes a seed that is trained again, and the toys on the page."""
+        return self.n_trained / 10 + self.n_steps * self.n_grid * 1e-4 / 3600, 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Elsewhere:
-    """The diagnosis of one SAE that SAELens trained on the bare activations.
+    """The diagnosis of SAEs that SAELens trained on the bare activations.
 
     Attributes:
-        judged: inner latents that fire often enough to be judged.
-        leaning: those of them that lean by more than chance.
-        lean, predicted: medians over the judged, as in `diagnose.Diagnosis`.
-        cost: computing seconds of a training step of this kind, in units of a plain PyTorch loop's.
+        about: how they were trained: latents, k, steps, seeds, SAELens's version.
+        found: for each kind, by SAELens's name, arrays of shape (seeds, inner latents); see `diagnose.Diagnosis`.
     """
 
-    judged: int
-    leaning: int
-    lean: float
-    predicted: float
-    cost: float
+    about: Mapping[str, Any]
+    found: Mapping[str, Mapping[str, np.ndarray]]
+
+    def leaning(self, kind: str) -> np.ndarray:
+        """Share of the judged inner latents that lean: (seeds,)."""
+        one = self.found[kind]
+        judged, leans = one["judged"] > 0, one["lean"] > np.maximum(one["bound"], LEAST)
+        return (judged & leans).sum(1) / judged.sum(1)
+
+    def median(self, kind: str, name: str) -> np.ndarray:
+        """The median of a measure over the judged inner latents: (seeds,)."""
+        one = self.found[kind]
+        return np.nanmedian(np.where(one["judged"] > 0, one[name].astype(float), np.nan), 1)
 
 
-def trained_elsewhere(path: Path = ELSEWHERE) -> tuple[dict[str, Elsewhere], float]:
-    """By SAELens's name of the kind; and the cost of a step of our compiled trainer, in the same unit."""
-    told = plain.read_json(path)
-    seconds = told["seconds_a_step"]
-    unit = seconds["plain loop"]
-    found = {}
-    for kind, each in told["diagnosis"].items():
-        cost = seconds[f"SAELens, {kind}"] / unit
-        found[kind] = Elsewhere(each["judged"], each["leaning"], each["lean"], each["predicted"], cost)
-    return found, seconds["compiled trainer"] / unit
+def trained_elsewhere(path: Path = ELSEWHERE) -> Elsewhere:
+    """What was stored of SAELens's SAEs."""
+    arrays = plain.read_arrays(path, {"seeds": []})
+    kinds = sorted(name.removesuffix(".lean") for name in arrays if name.endswith(".lean"))
+    found = {kind: {m: arrays[f"{kind}.{m}"] for m in ("judged", "lean", "bound", "predicted")} for kind in kinds}
+    names = ("latents", "k", "steps")
+    about = {name: int(arrays[name]) for name in names} | {"seeds": arrays["seeds"].tolist()}
+    return Elsewhere(about | {"sae_lens": str(arrays["sae_lens"])}, found)
+
+
+def spread(values: np.ndarray, digits: int = 1) -> str:
+    """Median and range, for prose and tables."""
+    low, middle, high = (f"{value:.{digits}f}" for value in (values.min(), np.median(values), values.max()))
+    return f"{middle} ({low} to {high})"
+
+
+def others_table(found: Elsewhere) -> str:
+    """Markdown: a line for each kind of SAE that SAELens trained, medians and ranges over seeds."""
+    lines = ["| SAELens's | SAEs | inner latents judged | share of them that lean | median lean | predicted |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    for kind, one in found.found.items():
+        judged = spread((one["judged"] > 0).sum(1), 0)
+        lean, predicted = (spread(found.median(kind, name), 3) for name in ("lean", "predicted"))
+        share = spread(found.leaning(kind), 2)
+        lines.append(f"| {kind} | {len(one['judged'])} | {judged} | {share} | {lean} | {predicted} |")
+    return "\n".join(lines)
+
+
+def step_costs(path: Path = STEPS) -> dict[str, np.ndarray]:
+    """Computing time of a training step in units of the plain PyTorch loop's in the same round: (rounds,) for each."""
+    seconds = {name: np.array(each) for name, each in plain.read_json(path)["seconds_a_step"].items()}
+    return {name: each / seconds["plain loop"] for name, each in seconds.items() if name != "plain loop"}
+
+
+def _gaps(without: np.ndarray, beside: np.ndarray) -> np.ndarray:
+    return (without - beside).reshape(len(without), -1)
+
+
+def _absorbed(gaps: np.ndarray) -> np.ndarray:
+    judged = ~np.isnan(gaps)
+    return ((gaps > DROP) & judged).sum(1) / np.maximum(judged.sum(1), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,21 +137,17 @@ class Results:
         """Mean over families of the parent's latent's cosine with the rare and commoner child: (seeds, 2)."""
         return self.of(PLANTED, kind, "families.cosines").mean(1)
 
-    @property
-    def predicted(self) -> np.ndarray:
-        """The same by the re-weighted moment, for the Matryoshka SAEs."""
-        return self.of(PLANTED, MATRYOSHKA, "families.predicted").mean(1)
+    def predicted(self, kind: str = MATRYOSHKA) -> np.ndarray:
+        """The same by the re-weighted moment, for the Matryoshka SAEs or those with detached deltas."""
+        return self.of(PLANTED, kind, "families.predicted").mean(1)
 
     def gaps(self, kind: str) -> np.ndarray:
         """Recall of the parent's latent without the child less that with it: (seeds, pairs); NaN: cannot be judged."""
-        without, beside = (self.of(PLANTED, kind, f"families.recall_{key}") for key in ("without", "with"))
-        return (without - beside).reshape(self.seeds, -1)
+        return _gaps(*(self.of(PLANTED, kind, f"families.recall_{key}") for key in ("without", "with")))
 
     def absorbing(self, kind: str) -> np.ndarray:
         """Share of the pairs that can be judged whose gap is more than `DROP`: (seeds,)."""
-        gaps = self.gaps(kind)
-        judged = ~np.isnan(gaps)
-        return ((gaps > DROP) & judged).sum(1) / np.maximum(judged.sum(1), 1)
+        return _absorbed(self.gaps(kind))
 
     def median(self, data: str, kind: str, name: str) -> np.ndarray:
         """The median of a measure of the diagnosis over the judged inner latents: (seeds,)."""
@@ -125,7 +169,59 @@ def results(chosen: Parameters) -> Results:
     """The stored results, or those of seeds that are trained now."""
     if not chosen.n_trained:
         return Results(stored())
-    return Results(compute(tuple(range(chosen.seed, chosen.seed + chosen.n_trained)), progress=False))
+    return Results(compute(_again(chosen), progress=False))
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """The chapter's own point, then the others: all measures by name; the first axis of each is the seeds.
+
+    Attributes:
+        found: of `experiments.run_point` at `POINTS`; of `experiments.run` at `OWN_POINT`, without the diagnosis.
+    """
+
+    found: Mapping[str, np.ndarray]
+
+    def of(self, point: str, kind: str, name: str) -> np.ndarray:
+        """One measure of one kind of SAE at one point."""
+        return self.found[f"{point}.{kind}.{name}"].astype(float)
+
+    def cosines(self, point: str, kind: str, name: str = "cosines") -> np.ndarray:
+        """The parent's latent's cosine with the commoner child, mean over families, or the predicted one: (seeds,)."""
+        return self.of(point, kind, name)[..., 1].mean(1)
+
+    def absorbing(self, point: str, kind: str) -> np.ndarray:
+        """Share of the pairs that can be judged whose gap is more than `DROP`: (seeds,)."""
+        return _absorbed(_gaps(*(self.of(point, kind, f"recall_{key}") for key in ("without", "with"))))
+
+    def with_latent(self, point: str, kind: str) -> np.ndarray:
+        """Share of the commoner children that have a latent of their own, by `OWN`: (seeds,)."""
+        return (self.of(point, kind, "child")[..., 1] >= OWN).mean(1)
+
+    def diagnosed(self, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The parents' inner latents of all `POINTS`, seeds and families: true lean, found lean, whether it says so.
+
+        The true one is the sine toward both children: the length of the cosines with them.
+        """
+        parts = []
+        for point in POINTS:
+            judged = self.of(point, kind, "judged") > 0
+            true = np.linalg.norm(self.of(point, kind, "cosines"), axis=-1)
+            parts.append([x[judged] for x in (true, self.of(point, kind, "lean"), self.of(point, kind, "leans") > 0)])
+        true, lean, leans = (np.concatenate(x) for x in zip(*parts, strict=True))
+        return true, lean, leans
+
+
+def mapped(chosen: Parameters, own: Results) -> Map:
+    """The stored map, or that of seeds that are trained now, beside the chapter's own point."""
+    names = [(kind, name) for kind in MAPPED for name in READ]
+    first = {f"{OWN_POINT}.{kind}.{name}": own.found[f"{PLANTED}.{kind}.families.{name}"] for kind, name in names}
+    others = compute_map(_again(chosen), progress=False) if chosen.n_trained else stored_map()
+    return Map(first | others)
+
+
+def _again(chosen: Parameters) -> tuple[int, ...]:
+    return tuple(range(chosen.seed, chosen.seed + chosen.n_trained))
 
 
 def mixing_measures(found: Results) -> dict[str, np.ndarray]:
@@ -133,7 +229,7 @@ def mixing_measures(found: Results) -> dict[str, np.ndarray]:
     full = {kind: found.of(PLANTED, kind, "fvu")[:, -1] for kind in KINDS}
     return {
         "cosine_commoner": found.cosines(MATRYOSHKA)[:, 1],
-        "theory_gap": np.abs((found.cosines(MATRYOSHKA) - found.predicted).mean(1)),
+        "theory_gap": np.abs((found.cosines(MATRYOSHKA) - found.predicted()).mean(1)),
         "standard_cosine": np.abs(found.cosines(STANDARD)[:, 1]),
         "remedy_cosine": np.abs(found.cosines(REMEDY)[:, 1]),
         "remedy_cost": full[REMEDY] - full[MATRYOSHKA],
@@ -160,48 +256,3 @@ def diagnosis_measures(found: Results) -> dict[str, np.ndarray]:
         "permuted": np.abs(found.median(BARE, MATRYOSHKA, "permuted")),
         "standard_leaning": found.leaning(BARE, STANDARD),
     }
-
-
-@dataclass(frozen=True, eq=False)
-class Toys:
-    """The diagnosis where the truth is known: one family, over the child's probability.
-
-    Attributes:
-        probabilities: of each child given the parent.
-        mixing: for each kind of SAE the sine of the angle between the parent's latent and the parent.
-        movement: for each kind the movement that the diagnosis finds, without the truth.
-    """
-
-    probabilities: np.ndarray
-    mixing: dict[str, np.ndarray]
-    movement: dict[str, np.ndarray]
-
-    def gap(self, kind: str) -> float:
-        """Largest difference of movement and mixing."""
-        return float(np.abs(self.movement[kind] - self.mixing[kind]).max())
-
-
-def diagnose_toys(chosen: Parameters) -> Toys:
-    """Train on one family over the child's probability, and diagnose on 2,000 sampled inputs."""
-    probabilities = np.linspace(0.05, 0.45, chosen.n_grid)
-    d_in, seen = 20, [chosen.seed]
-    directions = features.orthonormal_dictionaries(3, d_in, seen)
-    kinds = {
-        "Matryoshka": SAEConfig(d_in, (1, 3), encoder_bias=False, decoder_bias=False),
-        "Matryoshka, L1 and biases": SAEConfig(d_in, (1, 3), l1=0.03),
-        "standard": SAEConfig(d_in, (3,), l1=0.03, encoder_bias=False, decoder_bias=False),
-    }
-    mixing: dict[str, list[float]] = {kind: [] for kind in kinds}
-    movement: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for q in probabilities:
-        tree = features.family(0.3, float(q))
-        rows = tree.sample(2000, torch.Generator().manual_seed(chosen.seed)) @ directions[0]
-        for kind, config in kinds.items():
-            setting = Setting(config, tree.states(), directions)
-            sae = train(setting, start_near(directions, seen, 0.2), TrainConfig(chosen.n_steps)).sae[0, 0]
-            own = float(metrics.decoder_cosines(sae, directions[0])[0, 0])
-            mixing[kind].append(max(1 - own**2, 0.0) ** 0.5)
-            movement[kind].append(float(diagnose(sae, rows, widths=(1, 3), ridge=1e-9).movement[0]))
-    return Toys(
-        probabilities, *({kind: np.array(values) for kind, values in table.items()} for table in (mixing, movement))
-    )
