@@ -84,7 +84,8 @@ def limits(p: Parameters) -> Limits:
 
 def draw_limits(found: Limits) -> Figure:
     """Theory and trained SAEs over the weight, below the narrow SAE's line; the spare latent beside weight 1."""
-    series = {"label": "Matryoshka, widths 1 and 3", "x": found.weights, "points": found.trained}
+    name = "Matryoshka, widths 1 and 3"
+    series = {"label": name, "x": found.weights, "points": found.trained}
     series |= {"line_x": found.weights, "line_y": found.theory}
     spare = {"label": "with a spare latent, widths 1 and 4", "x": np.ones(1), "points": found.spare[None]}
     label = "first latent's cosine with a child"
@@ -103,7 +104,7 @@ def draw_limits(found: Limits) -> Figure:
     axis.axhline(found.narrow, color="black", lw=1.4, ls="--")
     axis.annotate("narrow SAE", (found.weights[0], found.narrow), xytext=(2, 4), textcoords="offset points", fontsize=9)
     axis.set_ylim(-0.01, found.narrow * 1.2)
-    figures.end_labels(axis, [(series["label"], found.weights[-1], found.theory[-1], COLOURS[0])])
+    figures.end_labels(axis, [(name, found.weights[-1], found.theory[-1], COLOURS[0])])
     axis.annotate(
         "with a spare latent", (1, float(np.median(found.spare))), (-7, -9), textcoords="offset points", fontsize=9,
         color=COLOURS[1], ha="right", va="center",
