@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -182,7 +183,8 @@ class Tried:
         self.part, self.parts[part] = part, []
 
     def add(self, what, tries, wrong, came):
-        """One kind of case: how often it was tried, what went wrong, what came of it in words."""
+        """One kind of case: how often it was tried, what went wrong, what came of it in words; no folder is named."""
+        wrong = [re.sub(r"(?<![\w.])/[\w./@-]*/", "…/", each) for each in wrong]
         row = {"what": what, "tries": tries, "failed": len(wrong), "outcome": came, "wrong": wrong[:5]}
         self.parts[self.part].append(row)
         print(f"[torture] {what}: {tries - len(wrong)} of {tries} right. {'; '.join(wrong[:2])[:600]}", flush=True)
