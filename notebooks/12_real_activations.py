@@ -114,8 +114,9 @@ figure = chapter.draw_map(sizes)
 # With 1,024 latents, as in the first trial, {glue:text}`map_wide_pairs:.0%` of the standard SAE's pairs are absorbed
 # (median of seeds), and {glue:text}`map_wide_pairs_matryoshka:.0%` of the Matryoshka SAE's.
 #
-# With K = 16 and magnitude 6 next to nothing is absorbed, and Matryoshka SAEs mix in {glue:text}`map_loud_seeds` seeds:
-# the median lean is {glue:text}`map_loud:.3f`, by the equation {glue:text}`map_loud_says:.3f`.
+# With K = 16 and magnitude 6 next to nothing is absorbed. In Matryoshka SAEs the parent's latent leans toward the
+# commoner child in {glue:text}`map_loud_seeds` seeds, but less than the equation says: the median is
+# {glue:text}`map_loud:.3f`, not {glue:text}`map_loud_says:.3f`.
 #
 # A commoner child of .4 rarely has a latent of its own: in {glue:text}`map_common:.0%` of the families in Matryoshka
 # SAEs, in {glue:text}`map_common_standard:.0%` in standard ones. It is merged into its parent's latent, whose cosine

@@ -180,6 +180,12 @@ class Found:
         return " ".join([f"papermill notebooks/{self.chapter}.ipynb out.ipynb", *given])
 
 
+def numbers(found: Found) -> pd.DataFrame:
+    """What a figure shows of a claim: its parameters, verdict, number and reason, a row a run."""
+    shown = found.runs[[*found.varied, "verdict", "key", "why"]]
+    return shown.sort_values(list(found.varied)).assign(claim=found.claim, metric=key(found.claim).metric)
+
+
 def _log(values: pd.Series) -> bool:
     """Whether an axis with these values is logarithmic."""
     return bool(values.min() > 0 and values.max() / values.min() > 20)
@@ -408,6 +414,7 @@ def section(screen: Found, plane: Found | None, spaces: Sequence[Found]) -> str:
 
 The verdict on `{plane.claim}` over {words(x)} and {words(y)}. The number (a median where there are seeds) is that of
 “{key(plane.claim).says}”. All else is the chapter's own, but {command_line(plane)}.
+{{download}}`Numbers <_static/where-{plane.claim}.csv>`
 ```
 
 On this grid: {share_line(plane)}.{core_line(plane)}
@@ -492,7 +499,7 @@ above 20 and none is 0).
 :alt: A row for each claim, a group of cells for each parameter, from its lowest value up, with the verdict's sign.
 
 Claims by parameters: the verdict at each value of a parameter moved alone, from the lowest on the left to the highest.
-Empty: not a parameter of that chapter.
+Empty: not a parameter of that chapter. {{download}}`Numbers <_static/where-overview.csv>`
 ```
 
 {reach_table(overview)}
@@ -542,11 +549,16 @@ def main() -> None:
     screens = [found for _, found in stored("screen")]
     drawn = {"where-overview": draw_overview(screens)} if screens else {}
     planes = [found for _, found in stored("map")]
-    drawn |= {f"where-{s.claim}": draw_map(plane) for s in screens if (plane := plane_of(s, planes))}
+    behind = {"where-overview": pd.concat([numbers(found) for found in screens])} if screens else {}
+    for found in screens:
+        if plane := plane_of(found, planes):
+            name = f"where-{found.claim}"
+            drawn[name], behind[name] = draw_map(plane), numbers(plane)
     for name, figure in drawn.items():
         draft = FIGURES / f".{name}.partial"
         figure.savefig(draft, format="svg", metadata={"Date": None})
         draft.replace(FIGURES / f"{name}.svg")
+        behind[name].to_csv(FIGURES / f"{name}.csv", index=False)
     for path, text in ((PAGE, page()), (COSTS, costs())):
         draft = path.with_name(f".{path.name}.partial")
         draft.write_text(text, encoding="utf-8")

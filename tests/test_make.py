@@ -118,8 +118,8 @@ def test_the_site_of_the_committed_notebooks_runs_none(built):
         copied = built / f"_build/committed/notebooks/{name}.ipynb"
         copied.parent.mkdir(parents=True, exist_ok=True)
         copied.touch()
-    result = make(built, "published", "BUILD=_build/committed")
-    assert "render.py build _build/committed" in result.stdout and "execute.py" not in result.stdout
+    result = make(built, "_build/committed/ledger.json", "BUILD=_build/committed")
+    assert "claims collect _build/committed/notebooks/" in result.stdout and "execute.py" not in result.stdout
     copying = make(built, "site").stdout
     assert all(f"notebooks/{name}.ipynb" in copying for name in ALL)
 

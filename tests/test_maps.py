@@ -167,8 +167,10 @@ def test_without_a_stored_sweep_the_page_says_so(monkeypatch, tmp_path):
 def test_the_page_is_what_the_stored_tables_give():
     assert maps.PAGE.read_text(encoding="utf-8") == maps.page(), "run: python sweeps/maps.py"
     assert maps.COSTS.read_text(encoding="utf-8") == maps.costs(), "run: python sweeps/maps.py"
-    for figure in re.findall(r"_static/(where-[\w-]+\.svg)", maps.page()):
-        assert (maps.FIGURES / figure).is_file()
+    for figure in re.findall(r"_static/(where-[\w-]+)\.svg", maps.page()):
+        assert (maps.FIGURES / f"{figure}.svg").is_file()
+        assert f"<_static/{figure}.csv>" in maps.page(), "the numbers behind it"
+        assert set(pd.read_csv(maps.FIGURES / f"{figure}.csv")) >= {"verdict", "key", "metric", "claim"}
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)

@@ -276,7 +276,10 @@ def test_a_case_holds_random_starts_and_then_near_ones():
     assert x.shape == (2, 50, 20) and float(probs.sum()) == pytest.approx(1)
     assert tree.plain.k == pytest.approx(1.12, abs=0.01) and tree.plain.l1 == 0
     next_rows = losses.batches(tree)
-    assert next_rows()[0].shape == (2, 200, 20) and not torch.equal(next_rows()[0], next_rows()[0])
+    x, probs = next_rows()
+    assert x.shape[::2] == (2, 20) and x.shape[1] == probs.shape[1] < 200, "200 samples, of which many are alike"
+    assert torch.allclose(probs.sum(-1), torch.ones(2).double()) and torch.allclose(200 * probs, (200 * probs).round())
+    assert (again := next_rows()[0]).shape != x.shape or not torch.equal(again, x)
 
 
 def test_weights_widths_and_spares_are_what_their_names_say(monkeypatch):
@@ -301,7 +304,9 @@ def test_the_right_l0_is_that_of_the_least_similar_rows():
     case = toys.Case.of(TINY["three features"], "batchtopk", range(2))
     picked = contestants.right_l0(case)
     base = contestants.one_prefix(case.plain)
-    each = [contestants.mean_cosine(case.fit(replace(base, k=base.k * factor))) for factor in contestants.K_FACTORS]
+    stages = contestants.right_l0_stages(case)
+    runs = [case.fit(replace(base, k=base.k * factor), stages=stages) for factor in contestants.K_FACTORS]
+    each = [contestants.mean_cosine(run) for run in runs]
     assert torch.allclose(contestants.mean_cosine(picked), torch.stack(each).amin(0))
     rows = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]]]).double()
     assert float(contestants.mean_cosine(SAE(rows.mT, rows[..., 0], rows, rows[:, 0]))) == pytest.approx(1 / 3)

@@ -709,7 +709,7 @@ def draw_histories(results: Results, arms: Sequence[str] = MAIN) -> Figure:
             axis.plot(steps, np.median(values, 0), lw=1.8, label=arm, **look)
         axis.set(xlabel="step", ylabel=ylabel, yscale="log" if ylabel == "penalty" else "linear")
     last = np.median([results.of(arm, "l1_path")[:, -1] for arm in arms], 1)
-    figures.end_labels(axes[-1], [(arm, steps[-1], last[i], COLOURS[i]) for i, arm in enumerate(arms)])
+    figures.end_labels(axes[-1], [(arm, float(steps[-1]), float(last[i]), COLOURS[i]) for i, arm in enumerate(arms)])
     return figure
 
 

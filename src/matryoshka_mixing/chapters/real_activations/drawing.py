@@ -65,7 +65,7 @@ def draw_recalls(found: Results) -> Figure:
 
 def draw_map(found: Map) -> Figure:
     """Other sizes, a line a point: mixing with the equation's marks, pairs absorbed, children with a latent."""
-    figure, axes = figures.grid(3, 3, (3.4, 2.8), sharey=True)
+    figure, axes = figures.grid(3, 3, (2.8, 2.8), sharey=True)
     points = (OWN_POINT, *POINTS)
     for i, point in enumerate(points):
         for kind in MAPPED:
@@ -82,8 +82,8 @@ def draw_map(found: Map) -> Figure:
     axes[0].set_ylim(len(points) - 0.5, -0.5)
     axes[0].axvline(0, color="0.7", linewidth=0.8)
     axes[0].set(xlabel="cosine with the commoner child")
-    for axis, label in zip(axes[1:], ("share of pairs absorbed", "share with a latent"), strict=True):
-        axis.set(xlabel=label, xlim=(-0.05, 1.05))
+    for axis, label in zip(axes[1:], ("pairs absorbed", "with a latent"), strict=True):
+        axis.set(xlabel=label, xlim=(-0.05, 1.05), xticks=[0, 0.5, 1], xticklabels=["0", ".5", "1"])
     axes[1].legend(*axes[0].get_legend_handles_labels(), fontsize=9, loc="upper right")
     return figure
 
