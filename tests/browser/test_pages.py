@@ -43,8 +43,13 @@ WEIGHT = """() => {
 # Figures whose caption does not lead to the numbers behind them.
 NO_NUMBERS = """() => [...document.querySelectorAll('main figure:has(> figcaption)')].filter((figure) =>
     !figure.closest('.explorable') && !figure.querySelector('figcaption a.download')).map((figure) => figure.id)"""
-# The page has answered to its new size: that comes with the next frame.
-SETTLED = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
+# The page has answered to its new size: the theme's sidebars slide, and boxes that come to scroll are told with a frame.
+SETTLED = """async () => {
+    const frames = async () => { for (const _ of [1, 2]) await new Promise(requestAnimationFrame); };
+    await frames();
+    await Promise.all(document.getAnimations().map((each) => each.finished));
+    await frames();
+}"""
 # What axe-core need not walk through: a figure is one picture with one description to whoever cannot see it; tokens of
 # code that is folded; of the API's many entries, which are written alike, all but some.
 THINNED = """() => {
