@@ -34,16 +34,18 @@ OVERFLOW = """() => {
     const guilty = [...document.querySelectorAll('main *')].filter(out);
     return `${wide} px by ${guilty.slice(0, 3).map((e) => e.outerHTML.slice(0, 90)).join(' | ')}`;
 }"""
-WEIGHT = """() => {
+# What is fetched for a page, its fonts included, less the drawings in it; not what its script makes of the formulas.
+WEIGHT = """async () => {
+    await document.fonts.ready;
     const sum = (sizes) => sizes.reduce((total, size) => total + size, 0);
     const drawn = sum([...document.querySelectorAll('.figure-box')].map((box) => box.innerHTML.length));
-    const loaded = performance.getEntriesByType('resource').filter((entry) => !entry.name.includes('/_images/'));
-    return document.documentElement.outerHTML.length - drawn + sum(loaded.map((entry) => entry.decodedBodySize));
+    const fetched = ['navigation', 'resource'].flatMap((kind) => performance.getEntriesByType(kind));
+    return sum(fetched.filter((one) => !one.name.includes('/_images/')).map((one) => one.decodedBodySize)) - drawn;
 }"""
 # Figures whose caption does not lead to the numbers behind them.
 NO_NUMBERS = """() => [...document.querySelectorAll('main figure:has(> figcaption)')].filter((figure) =>
     !figure.closest('.explorable') && !figure.querySelector('figcaption a.download')).map((figure) => figure.id)"""
-# The page has answered to its new size: the theme's sidebars slide, and boxes that come to scroll are told with a frame.
+# The page has answered to its new size: the theme's sidebars slide, and boxes that come to scroll learn it by a frame.
 SETTLED = """async () => {
     const frames = async () => { for (const _ of [1, 2]) await new Promise(requestAnimationFrame); };
     await frames();
