@@ -79,6 +79,13 @@ def lighter(page, name):
     return head + mark + before + first + re.sub(r"<img (?!loading=)", '<img loading="lazy" ', rest)
 
 
+def unnamed(page):
+    """Take the names that pandas gives to each cell of a styled table, where no rule of the page refers to them."""
+    used = set(re.findall(r"#(T_[\w-]+)", page))
+    bare = r' id="(T_[\w-]+)" class="(?:data|row_heading|col_heading|index_name|blank)[\w ]*" ?'
+    return re.sub(bare, lambda found: found[0] if found[1] in used else "", page)
+
+
 def guarded(page):
     """Return a page's HTML with the policy in its head."""
     if "Content-Security-Policy" in page:
@@ -236,7 +243,7 @@ def _finish(app, exception):
         page = path.read_text(encoding="utf-8")
         # A single page refers to everything as if it stood at the root.
         folder = root if app.builder.name == "singlehtml" else path.parent
-        done = guarded(lighter(with_figures(page, folder, root), path.name))
+        done = guarded(unnamed(lighter(with_figures(page, folder, root), path.name)))
         icons |= set(ICON.findall(done))
         words |= {word for names in re.findall(r'\bclass="([^"]*)"', done) for word in names.split()}
         if done != page:
