@@ -153,5 +153,5 @@ $(BUILD)/ledger.json: $(EXECUTED)
 	@$(PY) -m matryoshka_mixing.claims collect $(EXECUTED) --ledger $@ --table $(BUILD)/verdicts.md \
 		--page $(BUILD)/criteria.md
 
-$(BUILD)/rendered: $(BUILD)/ledger.json $(BOOK) scripts/render.py scripts/tested.py scripts/mutate.py tests/test_decisive.py
+$(BUILD)/rendered: $(BUILD)/ledger.json $(BOOK) scripts/render.py scripts/tested.py scripts/mutate.py scripts/torture.py tests/test_decisive.py
 	@$(PY) scripts/render.py build $(BUILD) $(EXECUTED)

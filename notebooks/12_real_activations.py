@@ -90,7 +90,7 @@ figure = chapter.draw_recalls(found)
 #
 # ## Other sizes
 #
-# A first trial had gone elsewhere too. The same there, with half the steps; this map describes, and is not in the
+# A first trial had looked at other sizes too. Here they are with half the steps; this map describes, and is not in the
 # ledger.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: the parents' latents' mean cosine with the commoner child. Middle: pairs whose child silences the parent's latent. Right: commoner children with a latent of their own (cosine of at least .8). Every point is a seed. With K = 16 and magnitude 6 {glue:text}`map_loud_pairs:.0%` of the standard SAE's pairs are absorbed.", "name": "fig-real-map"}, "image": {"alt": "Three panels of points, a line for each of four sizes, standard and Matryoshka SAEs side by side."}}

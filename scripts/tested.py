@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import mutate
+import torture
 
 from matryoshka_mixing import claims
 
@@ -65,6 +66,9 @@ def tortured(found: dict) -> str:
     body = [[case["what"], str(case["tries"]), str(case["tries"] - case["failed"]), case["outcome"]] for case in cases]
     table = rows(["tried", "times", "came right", "which is"], body)
     wrong = [[case["what"], " ".join(each.split())[:400]] for case in cases for each in case["wrong"]]
+    lacking = [part.__doc__.splitlines()[0] for name, part in torture.PARTS.items() if name not in found["parts"]]
+    if lacking:
+        table += "\nNot run to a result yet:\n\n" + "".join(f"- {each}\n" for each in lacking)
     return table + ("\nWhat went wrong:\n\n" + rows(["tried", "what came"], wrong) if wrong else "")
 
 

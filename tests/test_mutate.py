@@ -4,6 +4,8 @@ import ast
 from pathlib import Path
 
 import mutate
+import tested
+import torture
 
 ROOT = Path(__file__).parent.parent
 SOURCE = """
@@ -39,3 +41,11 @@ def test_what_is_said_to_do_no_harm_is_a_change_of_a_line_that_is_there():
         source = (ROOT / f"src/matryoshka_mixing/{module}.py").read_text(encoding="utf-8")
         made = {(words, source.splitlines()[line - 1].strip()) for line, words, _ in mutate.changes(ast.parse(source))}
         assert (change, code) in made, (module, change, code)
+
+
+def test_the_page_names_what_has_not_been_tried_yet():
+    case = {"what": "a kill", "tries": 2, "failed": 1, "outcome": "all is well", "wrong": ["it was not"]}
+    page = tested.tortured({"parts": {"kills": [case]}})
+    assert "| a kill | 2 | 1 | all is well |" in page and "| a kill | it was not |" in page
+    assert torture.whole.__doc__ in page and torture.kills.__doc__ not in page
+    assert "Not run" not in tested.tortured({"parts": {part: [case] for part in torture.PARTS}})
