@@ -94,11 +94,11 @@ def explorable(name: str, start: Mapping[str, float], dots: Sequence[Sequence[fl
     Args:
         name: of the element on the page; letters and hyphens, unique on it.
         start: values that it starts with and that the dots were trained at: `q`, `n`, `beta`, `l1`, as far as they are
-            not the defaults (0.4, 2, 1, 0).
+            not the defaults (0.4, 2, 1, 0). The children are equal at first.
         dots: of each setting trained the amount swept, the parent's latent's cosine with a child and a child's latent's
             with its sibling; NaN where there is none.
         config: `x`, the amount swept ("q", or "blamed": a factor on the terms that mix, then `most`, its largest
-            value), `controls` (which of "q", "n", "beta", "l1", "blamed", "turn"), `modes` (False: no choice of what
+            value), `controls` (which of "q", "n", "times", "beta", "l1", "blamed", "turn"), `modes` (False: no choice of what
             trains it), `notebook` (the one that its command runs).
     """
     known = [[None if np.isnan(value) else round(float(value), 4) for value in dot] for dot in dots]
