@@ -115,17 +115,17 @@ const Explorable = (() => {
   }
 
   function words(state) {
-    const { parent, children } = solve(state), other = others(state), where = absorbed(state);
+    const { parent, children, silent } = solve(state), other = others(state), where = absorbed(state);
     const [often, seldom] = chances(state).map(signed);
     const leans = state.times === 1
       ? `The parent's latent has a cosine of ${signed(parent[1])} with each child (truth 0), and each child's latent ` +
         `one of ${signed(children[0][2])} with its sibling (truth 0).`
       : `Child 1 fires on ${often} of the parent's inputs, ${other} on ${seldom}. The parent's latent has a cosine of ` +
         `${signed(parent[1])} with child 1 and ${signed(parent[2])} with ${other} (truth 0). Child 1's latent has one of ` +
-        `${signed(children[0][2])} with ${other}, whose own has one of ${signed(children[1][2])} with child 1 (truth 0).`;
+        `${signed(children[0][2])} with ${other}, and ${other}'s latent one of ${signed(children[1][2])} with child 1 (truth 0).`;
     if (state.mode === "remedy") return `${leans} Without a penalty, as shown, the parent's latent fires beside each child: nothing is mixed, nothing is absorbed.`;
     if (where) return `${leans} But with ${state.l1 ? "this" : "any"} penalty the parent's latent is silent wherever ${where} fires, ` +
-      `whose latent holds the parent with a cosine of ${signed(children[where === "child 1" || where === "a child" ? 0 : 1][0])}: absorption.`;
+      `and that child's latent holds the parent with a cosine of ${signed(children[silent[0] ? 0 : 1][0])}: absorption.`;
     return `${leans} The parent's latent fires beside each child: no absorption.`;
   }
 
@@ -227,7 +227,8 @@ const Explorable = (() => {
     const key = config.x, end = key === "q" ? most(state.n) : config.most;
     const values = Array.from({ length: 61 }, (_, i) => (end * (i + 0.01)) / 60.01);
     const lines = values.map((v) => solve({ ...state, [key]: v }));
-    const f = frame(316, 190, [0, end], [-1.05, 0.75], "cosines (truth 0)", CONTROLS[key].label, [0, end / 2, end], [-1, -0.5, 0, 0.5]);
+    const average = key === "q" && state.times > 1 ? "how often a child fires beside its parent, on average" : CONTROLS[key].label;
+    const f = frame(316, 190, [0, end], [-1.05, 0.75], "cosines (truth 0)", average, [0, end / 2, end], [-1, -0.5, 0, 0.5]);
     let drawn = f.drawn + `<line class="truth" x1="${place(f.x(0))}" x2="${place(f.x(end))}" y1="${place(f.y(0))}" y2="${place(f.y(0))}"/>`;
     const one = [["parent", (s, i) => s.parent[i + 1], "parent’s latent with a child"], ["child", (s, i) => s.children[i][2], "child’s latent with a sibling"]];
     const which = state.times > 1 ? [0, 1] : [0], now = solve(state);

@@ -98,8 +98,8 @@ def explorable(name: str, start: Mapping[str, float], dots: Sequence[Sequence[fl
         dots: of each setting trained the amount swept, the parent's latent's cosine with a child and a child's latent's
             with its sibling; NaN where there is none.
         config: `x`, the amount swept ("q", or "blamed": a factor on the terms that mix, then `most`, its largest
-            value), `controls` (which of "q", "n", "times", "beta", "l1", "blamed", "turn"), `modes` (False: no choice of what
-            trains it), `notebook` (the one that its command runs).
+            value), `controls` (which of "q", "n", "times", "beta", "l1", "blamed", "turn"), `modes` (False: no choice
+            of what trains it), `notebook` (the one that its command runs).
     """
     known = [[None if np.isnan(value) else round(float(value), 4) for value in dot] for dot in dots]
     run = {key: value for key, value in start.items() if key != config.get("x", "q")}
