@@ -236,7 +236,8 @@ const Explorable = (() => {
       which.forEach((k) => {
         drawn += path(lines.map((s, j) => [f.x(values[j]), f.y(read(s, k))]), `line ${kind} ${k ? "second" : ""}`.trim());
       });
-      drawn += text(f.x(0) + 6, f.y(i ? -0.72 : 0.6), label) + `<rect class="${kind}" x="${place(f.x(0) + 6)}" y="${place(f.y(i ? -0.72 : 0.6) + 4)}" width="40" height="3"/>`;
+      const at = f.y(i ? -0.95 : 0.66);
+      drawn += `<rect class="${kind}" x="${place(f.x(0) + 6)}" y="${place(at - 6)}" width="16" height="4"/>` + text(f.x(0) + 27, at, label);
     });
     const same = comparable(state, config);
     (config.dots || []).forEach(([v, toChild, toSibling]) => {
