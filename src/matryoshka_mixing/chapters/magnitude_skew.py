@@ -610,7 +610,7 @@ def draw_learned(when: Mapping[tuple[str, str], Float[Tensor, "live records 2"]]
         axis.set_xlabel("training step")
     for axis in axes[::2]:
         axis.set_ylabel("share reconstructed")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=9)
     return figure
 
 
@@ -644,5 +644,5 @@ def draw_maps(setup: Setup, panels: Mapping[str, Float[Tensor, " cells"]], quant
     axes[0].set_ylabel("child probability given the parent")
     figure.colorbar(mesh, ax=axes, label=quantity, aspect=25, pad=0.015)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=n, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower left", ncols=n, fontsize=9)
     return figure

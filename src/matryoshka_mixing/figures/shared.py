@@ -266,7 +266,7 @@ def seed_strips(
             axis.plot([np.median(values)] * 2, [i - 0.36, i + 0.36], **tick)
             tick.pop("label", None)  # one entry in the key
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=2)
+        axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2)
     axis.set_yticks(range(len(groups)), list(groups))
     axis.invert_yaxis()
     axis.set(xlabel=xlabel, ylabel="")
@@ -326,9 +326,14 @@ def clouds(panels: Sequence[Mapping], line: str = "theory") -> Figure:
         for i, (label, (x, y)) in enumerate(panel["groups"].items()):
             look = {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i], "label": label}
             axis.scatter(x, y, s=16, alpha=0.5, lw=0, **look)
-        axis.plot(*panel["curve"], color="black", lw=1.6, label=line)
+        axis.plot(*panel["curve"], color="black", lw=1.6)
         axis.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"])
-    axes[0, 0].legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+        end_labels(axis, [(line, float(panel["curve"][0][-1]), float(panel["curve"][1][-1]), "black")])
+    key = figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3, fontsize=9, markerscale=2
+    )
+    for mark in key.legend_handles:
+        mark.set_alpha(1)
     return figure
 
 
