@@ -202,7 +202,7 @@ claims.glue(loud_lost=hit.silent + hit.missing, topk_lost=left["TopK, K = 1"].ne
 #
 # ## Does it hold up?
 #
-# Hierarchy is not to blame for the first answer. Of two independent features the first one learned stays if the other
+# Hierarchy is not to blame for what happens to a loud child's parent. Of two independent features the first one learned stays if the other
 # is as quiet ({glue:text}`control_quiet`), and goes if it is loud ({glue:text}`control_loud`): the inner prefix wants
 # the louder one.
 #

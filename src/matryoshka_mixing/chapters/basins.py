@@ -493,7 +493,7 @@ def loss_and_recovery(panels: Mapping[str, Circles]) -> Figure:
         axis.scatter(loss, (panel.low + panel.high) / 2, label="random", **look)
         axis.plot(*panel.reference, "*", ms=11, color=COLOURS[1], mec="0.1", mew=0.6, label="near the truth")
         axis.plot(
-            panel.ticks, [0.02] * len(panel.ticks), "|", color="0.1", ms=14, mew=1.3, label="theory",
+            panel.ticks, [0.02] * len(panel.ticks), "|", color="0.15", ms=14, mew=1.3, label="theory",
             transform=axis.get_xaxis_transform(),
         )  # fmt: skip
         lowest = int(loss.argmin())

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.patheffects
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -284,7 +285,9 @@ def cosine_maps(panels: Mapping[str, Mapping], quantity: str, line: str = "theor
         quantity: label of the colours.
         line: what the key over the figure says of the lines.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels) + 0.6, 3.8), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.3 * len(panels) + 0.6, 3.8), squeeze=False)
+    # An edge in the ground's colour keeps a line visible on dark cells and on light ones, in light and dark mode.
+    edge = [mpl.patheffects.withStroke(linewidth=3.6, foreground="white")]
     highest = _highest(panel["values"] for panel in panels.values())
     for axis, (title, panel) in zip(axes.flat, panels.items(), strict=True):
         axis.set_facecolor("0.85")
@@ -295,7 +298,7 @@ def cosine_maps(panels: Mapping[str, Mapping], quantity: str, line: str = "theor
             *edges, np.asarray(panel["values"]), cmap=DIVERGING, vmin=-highest, vmax=highest, edgecolors="white", lw=0.3
         )
         for name, x, y in panel["lines"]:
-            axis.plot(x, y, color="black", lw=2, label=name or line)
+            axis.plot(x, y, color="black", lw=2, label=name or line, path_effects=edge)
             if name:
                 end = min(x[-1], edges[0][-1]), y[-1]
                 axis.annotate(
@@ -328,7 +331,7 @@ def clouds(panels: Sequence[Mapping], line: str = "theory") -> Figure:
             axis.scatter(x, y, s=16, alpha=0.5, lw=0, **look)
         axis.plot(*panel["curve"], color="black", lw=1.6)
         axis.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"])
-        end_labels(axis, [(line, float(panel["curve"][0][-1]), float(panel["curve"][1][-1]), "black")])
+        end_labels(axis, [(line, float(panel["curve"][0][-1]), float(panel["curve"][1][-1]), "0.15")])
     key = figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3, fontsize=9, markerscale=2
     )

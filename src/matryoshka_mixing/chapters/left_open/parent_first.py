@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import matplotlib as mpl
+import matplotlib.patheffects
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -225,13 +227,14 @@ def draw_plane(found: Plane) -> Figure:
     x, y = np.append(x - steps[0], x[-1] + steps[0]), np.append(found.chances - steps[1], found.chances[-1] + steps[1])
     drawn = axis.pcolormesh(2.0**x, y, found.shares, cmap=SEQUENTIAL, vmin=0, vmax=1, edgecolors="white", lw=0.4)
     fine = np.geomspace(2 ** x[0], 2 ** x[-1], 400)
+    edge = [mpl.patheffects.withStroke(linewidth=3.6, foreground="white")]  # visible on dark cells and on light ones
     card = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.85}
     # The lines meet at both ends: each is named beside its middle.
     for weights, style, label, up, side in [
         ((2, 1), "-", "completes parent + child", 0.33, "left"), ((1, 2), "--", "completes the parent", 0.14, "right"),
     ]:  # fmt: skip
         line = turn(fine, *weights)
-        axis.plot(fine, line, color="black", ls=style, lw=1.8, label=f"second latent {label}")
+        axis.plot(fine, line, color="black", ls=style, lw=1.8, label=f"second latent {label}", path_effects=edge)
         place = fine[np.abs(line - up).argmin()], up
         off = {"left": 6, "right": -6}[side]
         axis.annotate(
