@@ -98,8 +98,8 @@ chapter.both_sides(
 # (A1) no penalty, (A2) no biases, (A3) at most one child active, (A4) each latent fires with its own feature and with
 # no other (the seed is *selective*), (A5) a prefix that holds a child's latent holds its parent's. Let the parent's
 # decoder be *any* unit vector $u$. In a prefix that holds the parent's latent and not the active child's, the best
-# activation is the projection $x_s \cdot u$. In a prefix that holds both, let the child's latent carry exactly what is then missing: the error is
-# zero, whatever $u$ is. What is left of the loss is
+# activation is the projection $x_s \cdot u$. In a prefix that holds both, let the child's latent carry exactly what is
+# then missing: the error is zero, whatever $u$ is. What is left of the loss is
 #
 # $$ L(u) = \sum_s \omega_s\, p_s \bigl( \lVert x_s \rVert^2 - (x_s \cdot u)^2 \bigr), $$ (pull-loss)
 #
