@@ -9,7 +9,7 @@
 # In short: over {glue:text}`n_factors` factors, from near the truth, the parent's latent keeps a positive cosine with
 # its children: at least {glue:text}`lowest_near:.3f`, where the default has {glue:text}`base_near:.3f` and the truth 0.
 #
-# What brings it below the 0.1 that the ledger asks for: {glue:text}`small_factors`.
+# Below the 0.1 that the ledger asks for with: {glue:text}`small_factors`.
 
 # %% [markdown]
 # ## What was predicted
@@ -92,7 +92,7 @@ factors |= chapter.data.tree_factors(p)
 factors |= chapter.data.model_factors(p, base)
 
 # %% [markdown]
-# Each is trained from both kinds of start.
+# Each is trained from both starts.
 
 # %%
 explored = {name: chapter.experiments.explore(factor, p) for name, factor in factors.items()}
