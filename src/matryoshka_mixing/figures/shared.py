@@ -335,7 +335,7 @@ def clouds(panels: Sequence[Mapping], line: str = "theory") -> Figure:
     key = figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3, fontsize=9, markerscale=2
     )
-    for mark in key.legend_handles:
+    for mark in filter(None, key.legend_handles):
         mark.set_alpha(1)
     return figure
 
