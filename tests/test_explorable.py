@@ -169,7 +169,8 @@ def test_the_command_for_unequal_children_brings_a_tree_file(tmp_path):
     found, without = explorable.evaluate(
         "['whole', 'without'].map((mode) => E.command({...E.START, n: 3, q: 0.3, times: 4, mode}, '03_name'))"
     )
-    write, run = found.split("\n")
+    note, write, run = found.split("\n")
+    assert note.startswith("# Chapter 11 takes unequal children; its SAEs have biases")
     subprocess.run(write, shell=True, cwd=tmp_path, check=True)
     tree = FeatureTree.from_json(tmp_path / "children.json")
     assert torch.equal(tree.states().probs, family(0.3, (0.6, 0.15, 0.15), 3).states().probs)

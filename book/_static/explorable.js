@@ -143,7 +143,7 @@ const Explorable = (() => {
     const [first, other] = chances(state).map((chance) => ({ active_prob: rounded(chance) }));
     const parent = { active_prob: 0.3, mutually_exclusive_children: true, children: [first, ...Array(state.n - 1).fill(other)] };
     const remedy = state.mode === "remedy" ? { remedy: "ours" } : {};
-    return `echo '${JSON.stringify({ active_prob: 1, is_read_out: false, children: [parent] })}' > children.json\n` +
+    return `# Chapter 11 takes unequal children; its SAEs have biases, so their numbers differ a little.\necho '${JSON.stringify({ active_prob: 1, is_read_out: false, children: [parent] })}' > children.json\n` +
       papermill("11_what_cures_it", { tree_path: "children.json", ...rest, ...remedy });
   }
 
