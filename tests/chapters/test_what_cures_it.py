@@ -509,7 +509,7 @@ def test_a_part_is_what_the_stored_file_holds(tmp_path):
     tried[1, :, 2] = 0.5
     assert stored.choose(listed["OrtSAE"], tried) == 0.1 and math.isnan(stored.choose(listed["ours"], tried[:0]))
     path = tmp_path / "some.npz"
-    stored.write(path, stored.joined(found))
+    stored.write_arrays(path, stored.joined(found))
     kept = page.Stored.load(path)
     assert kept.toys == ["three features"] and kept.seeds("ours", "three features", "fvu").shape == (2,)
     assert kept.price("plain Matryoshka", "three features") == 1
