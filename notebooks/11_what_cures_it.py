@@ -83,6 +83,7 @@ n_steps = 2000  # training steps: a whole number from 1 to 1000000
 # %% tags=["hide-input"]
 import torch
 from IPython.display import HTML
+from matplotlib import pyplot as plt
 
 from matryoshka_mixing import claims, notebook
 from matryoshka_mixing.chapters import what_cures_it as chapter
@@ -103,6 +104,7 @@ for name in page.saes:
 
 # %% tags=["remove-cell"]
 claims.glue(frontier=chapter.drawing.frontier(stored), turning=theory.turning)
+plt.close()  # handed over, and not to be drawn again below this cell
 recovered = stored.means("recovered95").mean(axis=1)
 claims.glue(plain_recovered=recovered["plain Matryoshka"], standard_recovered=recovered["standard"])
 claims.glue(ours_recovered=recovered["ours"], n_seeds=p.n_seeds)
