@@ -141,6 +141,8 @@ def price(stored: Stored) -> Figure:
         axis.set_xticks(range(len(stored.toys)), stored.toys, rotation=35, ha="right", fontsize=9)
         axis.set(title=title, ylabel="FVU")
     axes[1].set_yscale("log")
+    axes[1].yaxis.set_major_formatter("{x:g}")
+    axes[1].yaxis.set_minor_formatter("")
     axes[0].set_ylim(bottom=0)
     axes[0].legend(fontsize=9)
     return figure
