@@ -91,6 +91,14 @@ def test_a_tree_is_refitted_on_samples_and_settings_may_differ():
     training = TrainConfig(5, batch_size=20)
     stages = remedy.remedied(settings, start_near(directions, range(2), 0.3), training, rounds=1)
     assert stages.settled.instances == (2, 2) and stages.settled.W_dec.isfinite().all()
+    # Samples that are alike are one row, and the fit is that of all of them.
+    acts = TREE.sample(remedy.ROWS, torch.Generator().manual_seed(0))
+    x, probs = remedy._rows(settings[1])
+    assert x.shape == (2, 4, 6) and float(probs.sum()) == pytest.approx(1)
+    fitted, whole = remedy.refit(stages.split[1], x, probs), remedy.refit(stages.split[1], acts @ directions)
+    assert (fitted.W_dec - whole.W_dec).abs().max() < 1e-10 and (fitted.b_dec - whole.b_dec).abs().max() < 1e-10
+    chosen = replace(settings[1], sae=SAEConfig(6, (1, 3), activation="batchtopk", k=0.5))
+    assert remedy._rows(chosen)[0].shape == (2, remedy.ROWS, 6), "it chooses among samples"
 
 
 def test_near_the_truth_it_leaves_neither_mixing_nor_absorption():

@@ -25,6 +25,8 @@ from matryoshka_mixing.training import Setting, TrainConfig, train
 
 ROWS = 1 << 14
 """Inputs that are sampled to refit a decoder where the data cannot be listed (our default)."""
+ROUNDS = 8
+"""How often decoder and encoder are settled in turn (our default; a chapter's ledger says how it was decided)."""
 
 
 def full_decoder(config: SAEConfig) -> SAEConfig:
@@ -96,7 +98,7 @@ def remedied(
     config: TrainConfig,
     after: TrainConfig | None = None,
     *,
-    rounds: int = 8,
+    rounds: int = ROUNDS,
     threads: int = 1,
 ) -> Stages:
     """Train every setting with the remedy, in three stages.
@@ -122,7 +124,9 @@ def remedied(
     return Stages(plain, split, settle(settings, split, after, rounds, threads=threads))
 
 
-def settle(settings: Sequence[Setting], sae: SAE, config: TrainConfig, rounds: int = 8, *, threads: int = 1) -> SAE:
+def settle(
+    settings: Sequence[Setting], sae: SAE, config: TrainConfig, rounds: int = ROUNDS, *, threads: int = 1
+) -> SAE:
     """The last stage: the decoder by least squares, and the encoder alone by the prefixes' loss, in turn.
 
     Args:
@@ -134,22 +138,28 @@ def settle(settings: Sequence[Setting], sae: SAE, config: TrainConfig, rounds: i
     """
     still = [replace(some, held={**some.held, "W_dec": ..., "b_dec": ...}) for some in settings]
     short = replace(config, steps=max(1, config.steps // max(1, rounds)), snapshots=())
-    settled = _refitted(sae, settings)
+    rows = [_rows(some) for some in settings]
+    settled = _refitted(sae, rows)
     for _ in range(rounds):
-        settled = _refitted(train(still, settled, short, threads=threads).sae, settings)
+        settled = _refitted(train(still, settled, short, threads=threads).sae, rows)
     return settled
 
 
-def _refitted(sae: SAE, settings: Sequence[Setting]) -> SAE:
-    """Every setting's SAEs refitted on its own data."""
-    return SAE.stack([refit(sae[i], *_rows(some)) for i, some in enumerate(settings)])
+def _refitted(sae: SAE, rows: Sequence[tuple[Tensor, Tensor]]) -> SAE:
+    """Every setting's SAEs refitted on its own inputs."""
+    return SAE.stack([refit(sae[i], *some) for i, some in enumerate(rows)])
 
 
 def _rows(setting: Setting) -> tuple[Tensor, Tensor]:
-    """Inputs of a setting with their weights: all states where they can be listed and are few, else samples."""
+    """Inputs of a setting with their weights: states that are given, else samples.
+
+    Samples that are alike are one row, but not for BatchTopK, which may keep an activation on some of them alone.
+    """
     if isinstance(setting.data, States):
         acts, probs = setting.data.acts, setting.data.probs
     else:
-        acts = setting.data.sample(ROWS, torch.Generator().manual_seed(0))
-        probs = torch.full((ROWS,), 1 / ROWS, dtype=torch.float64)
+        acts, counts = setting.data.sample(ROWS, torch.Generator().manual_seed(0)), torch.ones(ROWS)
+        if setting.sae.activation != "batchtopk":
+            acts, counts = acts.unique(dim=0, return_counts=True)
+        probs = counts.double() / ROWS
     return (acts if setting.dictionary is None else acts @ setting.dictionary), probs

@@ -21,10 +21,8 @@ BY_AUTOGRAD = (
     "gated by input",
 )  # fmt: skip
 """Remedies that the compiled trainer does not know."""
-STAGES, OURS = losses.STAGES, 3.0
-"""Steps in stages, of all remedies but some by autograd, and of ours (our default)."""
-ROUNDS = 3
-"""Of settling, in all rows of ours: those that were judged. The package's default is 8 since."""
+STAGES, OURS = 2.0, 3.0
+"""How many times the toy's steps every remedy takes, and ours (our default)."""
 DEEPEST = 4
 """Steps of matching pursuit: no input of a toy holds many more features."""
 K_FACTORS = (0.6, 0.8, 1.0, 1.25, 1.6)
@@ -59,13 +57,10 @@ class Contestant:
         """Whether it is trained by autograd, and so takes a hundred times as long a step."""
         return self.name in BY_AUTOGRAD
 
-    def stages(self, case: Case) -> float:
+    @property
+    def stages(self) -> float:
         """How many times the toy's steps it takes."""
-        if self.name == "gated by input":
-            return max(losses.stages(case), 1 + losses.FEWER)
-        if self.name == "right L0":
-            return right_l0_stages(case)
-        return losses.stages(case) if self.slow else OURS if self.group == "ours" else STAGES
+        return OURS if self.group == "ours" else STAGES
 
 
 def standard(case: Case) -> SAE:
@@ -123,16 +118,11 @@ def right_l0(case: Case) -> SAE:
         replace(base, k=min(base.k * factor, base.d_sae)) if base.k else replace(base, l1=base.l1 * factor)
         for factor in K_FACTORS
     ]
-    runs = [case.fit(other, stages=right_l0_stages(case)) for other in others]
+    runs = [case.fit(other, stages=STAGES) for other in others]
     best = torch.stack([mean_cosine(run) for run in runs]).argmin(0)
     picked = SAE.stack([run.with_config(base) for run in runs])
     parameters = {name: value[best, torch.arange(len(best))] for name, value in picked.parameters.items()}
     return SAE(**parameters, config=base)
-
-
-def right_l0_stages(case: Case) -> float:
-    """Steps of each of its SAEs: as many as the other remedies have, on samples half as many."""
-    return STAGES / 2 if case.toy.sampled else STAGES
 
 
 def mean_cosine(sae: SAE) -> Tensor:
@@ -146,7 +136,7 @@ def by_autograd(objective: Callable[..., losses.Objective]) -> Callable[..., SAE
     """A remedy that descends an objective of the case's plain SAE."""
 
     def fit(case: Case, *value: float) -> SAE:
-        return losses.fit(case, objective(case.plain, *value, losses.batches(case)), losses.stages(case))
+        return losses.fit(case, objective(case.plain, *value, losses.batches(case)), STAGES)
 
     return fit
 
@@ -155,22 +145,21 @@ def on_standard(objective: Callable[..., losses.Objective]) -> Callable[..., SAE
     """The same of the SAE without Matryoshka."""
 
     def fit(case: Case, *value: float) -> SAE:
-        alone = objective(one_prefix(case.plain), *value, losses.batches(case))
-        return losses.fit(case, alone, losses.stages(case))
+        return losses.fit(case, objective(one_prefix(case.plain), *value, losses.batches(case)), STAGES)
 
     return fit
 
 
 def gated(case: Case) -> SAE:
     """Plain first, then the decoder gated by input."""
-    settled, left = case.fit(case.plain), contestants()["gated by input"].stages(case) - 1
-    return losses.fit(case, losses.gated(case.plain, losses.batches(case)), left, settled.reshape(len(settled)))
+    settled = case.fit(case.plain)
+    after = losses.gated(case.plain, losses.batches(case))
+    return losses.fit(case, after, STAGES - 1, settled.reshape(len(settled)))
 
 
 def pursuit(case: Case) -> SAE:
     """Matching pursuit; what is returned has unit rows, and its encoder is to be left out of account."""
-    alone = losses.matching_pursuit(DEEPEST, losses.batches(case))
-    found = losses.fit(case, alone, losses.stages(case))
+    found = losses.fit(case, losses.matching_pursuit(DEEPEST, losses.batches(case)), STAGES)
     return replace(found, W_dec=normalize(found.W_dec, dim=-1), config=one_prefix(case.plain))
 
 
@@ -193,7 +182,7 @@ def second_stage(case: Case) -> SAE:
 def ours(case: Case) -> SAE:
     """The remedy: plain, split, settled."""
     training = replace(case.toy.training, seed=case.seeds[0])
-    return remedy.remedied(case.setting(case.plain), case.start(), training, rounds=ROUNDS).settled[0]
+    return remedy.remedied(case.setting(case.plain), case.start(), training).settled[0]
 
 
 @lru_cache
@@ -269,7 +258,7 @@ def contestants() -> Mapping[str, Contestant]:
             "right L0", "published", r"K of least mean $\lvert\cos\rvert$", "chanin2025sparse", "a search", right_l0
         ),
         Contestant("wider inner prefix", "earlier chapters", "one latent more inside", "", "", wider),
-        Contestant("spare latents", "earlier chapters", "half as many again", "", "more latents", spare),
+        Contestant("spare latents", "earlier chapters", r"$n + \lceil n/2 \rceil$ latents", "", "more latents", spare),
         Contestant("refit of plain", "relative", "decoder refitted at the end", "", "a solve", refitted),
         Contestant("gated by input", "relative", "decoder learns where nothing outside fires", "", "", gated),
         Contestant("split from scratch", "relative", "second stage alone", "", "", from_scratch),

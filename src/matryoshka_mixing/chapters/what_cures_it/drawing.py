@@ -101,7 +101,7 @@ def clean(stored: Stored, activation: str = "relu") -> Figure:
             share = table.iat[row, column]
             text = f"{share:.0%}" if share else "·"
             axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=9,
-                      color="white" if share > 0.6 else "0.1")  # fmt: skip
+                      color="white" if share > 0.6 else "0.1", in_layout=False)  # fmt: skip
         axis.set_xticks(np.arange(table.shape[1]) + 0.5, list(table.columns), rotation=35, ha="right", fontsize=9)
         axis.set_yticks(np.arange(len(table)) + 0.5, list(table.index), fontsize=9)
         axis.set_title(title)
@@ -149,6 +149,8 @@ def price(stored: Stored) -> Figure:
         axis.set_xticks(range(len(stored.toys)), stored.toys, rotation=35, ha="right", fontsize=9)
         axis.set(title=title, ylabel="FVU")
     axes[1].set_yscale("log")
+    axes[1].yaxis.set_major_formatter("{x:g}")
+    axes[1].yaxis.set_minor_formatter("")
     axes[0].set_ylim(bottom=0)
     axes[0].legend(fontsize=9)
     return figure

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from matryoshka_mixing.chapters.what_cures_it.toys import Case
 from matryoshka_mixing.metrics import SILENT
-from matryoshka_mixing.sae import SAE, SAEConfig
+from matryoshka_mixing.sae import SAE, SAEConfig, largest_of_batch
 from matryoshka_mixing.training import TrainConfig, descend
 
 Objective = Callable[[SAE], Tensor | tuple[Tensor, Tensor]]
@@ -26,17 +26,8 @@ EPSILON = 1e-4
 """What is added to a loss before its logarithm is taken, or to an error before its root, as a share of E||x||^2."""
 
 
-STAGES, FEWER = 2.0, 0.25
-"""Steps of a remedy by autograd, in stages: as many as the others take, or an eighth, since a step takes so long."""
-
-
-def stages(case: Case) -> float:
-    """`STAGES` on exact states with ReLU, `FEWER` on samples and with BatchTopK."""
-    return FEWER if case.toy.sampled or case.activation == "batchtopk" else STAGES
-
-
 def batches(case: Case) -> Callable[[], Rows]:
-    """A function that gives the inputs of the next step: all states, or a new sample for every instance."""
+    """A function that gives the inputs of the next step: all states, or a new sample for every seed."""
     if not case.toy.sampled:
         fixed = case.rows()
         return lambda: fixed
@@ -44,9 +35,9 @@ def batches(case: Case) -> Callable[[], Rows]:
     assert size is not None  # toys that are sampled have one
 
     def drawn() -> Rows:
-        number = len(case.dictionary)
+        number, kinds = len(case.seeds), len(case.kinds)
         acts, probs = merged(tree.sample(number * size, generator).reshape(number, size, -1))
-        return acts @ case.dictionary, probs
+        return acts.repeat(kinds, 1, 1) @ case.dictionary, probs.repeat(kinds, 1)
 
     return drawn
 
@@ -70,22 +61,49 @@ def merged(
     return acts.gather(1, which.unsqueeze(-1).expand(*shape, features)), probs
 
 
-def terms(sae: SAE, config: SAEConfig, x: Tensor, probs: Tensor) -> Float[Tensor, "instances prefixes rows"]:
-    """Error and penalty of each prefix on each input, as `SAE.loss` has them; ReLU latents are computed once."""
-    chosen = sae.with_config(config)
-    if config.activation != "relu":
-        errors = chosen.errors(x, config.widths, probs)
-        return errors + config.l1 * chosen.penalties(x, config.widths, probs) if config.l1 else errors
-    acts = chosen.encode(x, probs)
-    sizes = config.l1 * acts * sae.W_dec.norm(dim=-1).unsqueeze(-2)
-    each = [(x - chosen.decode(acts, m)).square().sum(-1) + sizes[..., :m].sum(-1) for m in config.widths]
-    return torch.stack(each, -2)
+Firing = tuple[Tensor, Tensor]
+"""Activations before anything is dropped, and the share of a row's inputs on which each is kept."""
 
 
-def total(sae: SAE, config: SAEConfig, x: Tensor, probs: Tensor) -> Float[Tensor, " instances"]:
-    """The loss of an SAE of this configuration, `SAE.loss`."""
-    weights = x.new_tensor(config.weights)
-    return (weights * (probs.unsqueeze(-2) * terms(sae, config, x, probs)).sum(-1)).sum(-1)
+def firing(sae: SAE, config: SAEConfig, x: Tensor, probs: Tensor) -> Firing:
+    """What fires on each row; the share is one 1 for all with ReLU, which keeps everything."""
+    acts = torch.relu((x - sae.b_dec.unsqueeze(-2)) @ sae.W_enc + sae.b_enc.unsqueeze(-2))
+    if config.activation == "relu":
+        return acts, acts.new_ones(())
+    assert config.activation == "batchtopk" and config.k is not None  # what this chapter has
+    sizes = acts.detach() * sae.W_dec.detach().norm(dim=-1).unsqueeze(-2)
+    k = x.new_full(acts.shape[:-2], config.k)
+    return acts, largest_of_batch(sizes, k, probs.expand(acts.shape[:-1]))
+
+
+def each(
+    sae: SAE, config: SAEConfig, x: Tensor, given: Firing
+) -> tuple[Float[Tensor, "instances prefixes rows"], Float[Tensor, "instances prefixes rows"]]:
+    """Error and penalty of each prefix on each row, as `SAE.loss` has them; each prefix adds to the one before.
+
+    With BatchTopK an activation a may be kept on a share s of a row's inputs. The mean of their errors is the error of
+    the mean, s a, and s (1 - s) a^2 ||d||^2.
+    """
+    acts, share = given
+    lengths = acts * sae.W_dec.norm(dim=-1).unsqueeze(-2)
+    apart = share * (1 - share) * lengths.square() if share.ndim else None
+    sizes, kept = config.l1 * share * lengths, acts * share if share.ndim else acts
+    left, before, errors, paid = x - sae.b_dec.unsqueeze(-2), 0, [], []
+    for width in config.widths:
+        left = left - kept[..., before:width] @ sae.W_dec[..., before:width, :]
+        error = left.square().sum(-1)
+        errors.append(error if apart is None else error + apart[..., :width].sum(-1))
+        paid.append(sizes[..., :width].sum(-1))
+        before = width
+    return torch.stack(errors, -2), torch.stack(paid, -2)
+
+
+def total(
+    sae: SAE, config: SAEConfig, x: Tensor, probs: Tensor, given: Firing | None = None
+) -> Float[Tensor, " instances"]:
+    """The loss of an SAE of this configuration, `SAE.loss`; `given` is its `firing`, if that is known."""
+    errors, paid = each(sae, config, x, given or firing(sae, config, x, probs))
+    return (x.new_tensor(config.weights) * (probs.unsqueeze(-2) * (errors + paid)).sum(-1)).sum(-1)
 
 
 def neighbours(sae: SAE) -> tuple[Float[Tensor, "*instances d_sae"], Tensor]:
@@ -114,12 +132,12 @@ def c2r(config: SAEConfig, weight: float, rows: Callable[[], Rows]) -> Objective
 
     def loss(sae: SAE) -> Tensor:
         x, probs = rows()
-        acts = sae.with_config(config).encode(x, probs)
+        acts, share = given = firing(sae, config, x, probs)
         # A latent that never fires has no gradient of its norm at 0.
-        norms = ((probs.unsqueeze(-1) * acts.square()).sum(-2) + 1e-12).sqrt()
+        norms = ((probs.unsqueeze(-1) * share * acts.square()).sum(-2) + 1e-12).sqrt()
         value, index = neighbours(sae)
         both = norms + norms.gather(-1, index)
-        return total(sae, config, x, probs) + weight * (value.square() * both).mean(-1)
+        return total(sae, config, x, probs, given) + weight * (value.square() * both).mean(-1)
 
     return loss
 
@@ -129,13 +147,14 @@ def deltas(config: SAEConfig, rows: Callable[[], Rows]) -> Objective:
 
     def loss(sae: SAE) -> Tensor:
         x, probs = rows()
-        acts = sae.with_config(config).encode(x, probs)
-        sizes = acts * sae.W_dec.norm(dim=-1).unsqueeze(-2)
+        acts, share = firing(sae, config, x, probs)
+        lengths = acts * sae.W_dec.norm(dim=-1).unsqueeze(-2)
+        kept, apart = acts * share, share * (config.l1 * lengths + (1 - share) * lengths.square())
         left, total, before = x - sae.b_dec.unsqueeze(-2), torch.zeros_like(sae.b_dec[..., 0]), 0
         for width, weight in zip(config.widths, config.weights, strict=True):
-            left = left - acts[..., before:width] @ sae.W_dec[..., before:width, :]
-            each = left.square().sum(-1) + config.l1 * sizes[..., before:width].sum(-1)
-            total, left, before = total + weight * (probs * each).sum(-1), left.detach(), width
+            left = left - kept[..., before:width] @ sae.W_dec[..., before:width, :]
+            own = left.square().sum(-1) + apart[..., before:width].sum(-1)
+            total, left, before = total + weight * (probs * own).sum(-1), left.detach(), width
         return total
 
     return loss
@@ -146,9 +165,9 @@ def logarithm(config: SAEConfig, rows: Callable[[], Rows]) -> Objective:
 
     def loss(sae: SAE) -> Tensor:
         x, probs = rows()
-        each = terms(sae, config, x, probs)
         power = (probs * x.square().sum(-1)).sum(-1)
-        losses = (probs.unsqueeze(-2) * each).sum(-1)
+        errors, paid = each(sae, config, x, firing(sae, config, x, probs))
+        losses = (probs.unsqueeze(-2) * (errors + paid)).sum(-1)
         return (torch.tensor(config.weights) * (losses + EPSILON * power.unsqueeze(-1)).log()).sum(-1)
 
     return loss
@@ -159,13 +178,12 @@ def unsquared(config: SAEConfig, rows: Callable[[], Rows]) -> Objective:
 
     def loss(sae: SAE) -> Tensor:
         x, probs = rows()
-        chosen, probs = sae.with_config(config), probs.unsqueeze(-2)
-        errors = chosen.errors(x, config.widths, probs.squeeze(-2))
+        errors, paid = each(sae, config, x, firing(sae, config, x, probs))
+        probs = probs.unsqueeze(-2)
         power = (probs * x.square().sum(-1).unsqueeze(-2)).sum(-1, keepdim=True)
         inner = (errors[..., :-1, :] + EPSILON * power).sqrt()
-        each = torch.cat([inner, errors[..., -1:, :]], -2)
-        each = each + config.l1 * chosen.penalties(x, config.widths, probs.squeeze(-2))
-        return (torch.tensor(config.weights) * (probs * each).sum(-1)).sum(-1)
+        all_of_them = torch.cat([inner, errors[..., -1:, :]], -2) + paid
+        return (torch.tensor(config.weights) * (probs * all_of_them).sum(-1)).sum(-1)
 
     return loss
 
@@ -181,9 +199,9 @@ def availability(config: SAEConfig, least: float, rows: Callable[[], Rows]) -> O
 
     def loss(sae: SAE) -> Tensor:
         x, probs = rows()
-        acts = sae.with_config(one).encode(x, probs)
-        spread = (probs.unsqueeze(-1) * acts.square()).sum(-2) * sae.W_dec.square().sum(-1)
-        return total(sae, one, x, probs) + ((1 / keep - 1) * spread).sum(-1)
+        acts, share = given = firing(sae, one, x, probs)
+        spread = (probs.unsqueeze(-1) * share * acts.square()).sum(-2) * sae.W_dec.square().sum(-1)
+        return total(sae, one, x, probs, given) + ((1 / keep - 1) * spread).sum(-1)
 
     return loss
 
@@ -197,11 +215,12 @@ def gated(config: SAEConfig, rows: Callable[[], Rows]) -> Objective:
 
     def loss(sae: SAE) -> tuple[Tensor, Tensor]:
         x, probs = rows()
-        fires = sae.with_config(config).encode(x, probs).detach() > SILENT
+        acts, share = given = firing(sae, config, x, probs)
+        fires = (acts * share).detach() > SILENT
         inside = torch.stack([~fires[..., width:].any(-1) for width in config.widths], -2).to(x)
-        weights = torch.tensor(config.weights)
-        each = weights.unsqueeze(-1) * probs.unsqueeze(-2) * terms(sae, config, x, probs)
-        return each.sum((-1, -2)), (inside * each).sum((-1, -2))
+        errors, paid = each(sae, config, x, given)
+        weighed = torch.tensor(config.weights).unsqueeze(-1) * probs.unsqueeze(-2) * (errors + paid)
+        return weighed.sum((-1, -2)), (inside * weighed).sum((-1, -2))
 
     return loss
 

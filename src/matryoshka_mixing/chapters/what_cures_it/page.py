@@ -115,6 +115,11 @@ class Stored:
         """The time of a step in plain PyTorch, in units of plain Matryoshka's."""
         return float(self.costs[self.remedies.index(name)])
 
+    def steps(self, toy: str, activation: str = "relu") -> pd.Series:
+        """How many training steps each remedy took, in units of plain Matryoshka's."""
+        taken = pd.Series(self.stages[toy, activation], self.remedies)
+        return taken / taken[PLAIN]
+
     def best(self, name: str, toy: str, measure: str, activation: str = "relu") -> float:
         """The mean of a measure if, of every `BEST` random seeds, that of the lowest plain loss is kept."""
         loss = self.seeds(PLAIN, toy, "loss", RANDOM, activation)
@@ -140,8 +145,8 @@ def _mean(values: np.ndarray) -> float:
 def table(stored: Stored, activation: str = "relu", kind: int = RANDOM) -> pd.DataFrame:
     """Every remedy in one row: means over toys and seeds, and what it costs.
 
-    Mixings are the largest absolute cosine of their kind in an SAE; FVU of the first prefix is in units of plain
-    Matryoshka's, the mean over toys. The last rows keep the best of some seeds.
+    Mixings are the largest absolute cosine of their kind in an SAE; FVU of the first prefix and steps are in units of
+    plain Matryoshka's, means over toys. The last rows keep the best of some seeds.
     """
     listed, columns = contestants.contestants(), {
         "parent to child": "parent_to_child", "child to sibling": "child_to_sibling",
@@ -156,6 +161,7 @@ def table(stored: Stored, activation: str = "relu", kind: int = RANDOM) -> pd.Da
             found.loc[f"{name}, best of {BEST}"] = np.mean(kept, axis=1)
     prices = {name: np.mean([stored.price(name, toy, kind, activation) for toy in stored.toys]) for name in listed}
     found["FVU, first prefix"] = pd.Series(prices)
+    found["steps"] = pd.DataFrame({toy: stored.steps(toy, activation) for toy in stored.toys}).mean(axis=1)
     found["time of a step"] = pd.Series(dict(zip(stored.remedies, stored.costs, strict=True)))
     found["and"] = pd.Series({name: some.cost for name, some in listed.items()})
     return found
@@ -205,6 +211,20 @@ def steps(stored: Stored, activation: str = "relu") -> pd.DataFrame:
     """How many training steps each remedy took, one row a remedy and one column a toy."""
     each = {toy: stored.stages[toy, activation] * toys()[toy].training.steps for toy in stored.toys}
     return pd.DataFrame(each, index=stored.remedies).round().astype(int)
+
+
+def where_as_long(stored: Stored) -> float:
+    """Of remedies with fewer steps than plain on some toy: how clean they end where they had as many.
+
+    That is the share of clean random seeds on the worst of those toys, for the remedy and activation with the largest.
+    """
+    largest = []
+    for activation in ACTIVATIONS:
+        taken = pd.DataFrame({toy: stored.steps(toy, activation) for toy in stored.toys})
+        short = taken[(taken < 1).any(axis=1)]
+        clean = stored.means("clean", RANDOM, activation).loc[short.index]
+        largest += clean.where(short >= 1, 1.0).min(axis=1).tolist()
+    return max(largest, default=0.0)
 
 
 def tries(stored: Stored, activation: str = "relu") -> pd.DataFrame:

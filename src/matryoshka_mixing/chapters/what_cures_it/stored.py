@@ -29,10 +29,8 @@ MORE = range(11_032, 11_194), range(11_194, 11_402)
 """Further random seeds of ours on twenty features: 30 had left its share undecided, and 192 as well."""
 FRESH = range(12_000, 12_064)
 """Seeds on which the number of rounds of settling was decided (the ledger's history has the rule)."""
-TRIAL = 0.25
-"""Stages with which `tried` trains a remedy by autograd."""
-CHOSEN = {"OrtSAE": 0.1, "C2R": 0.1, "availability": 0.9}
-"""Free numbers of remedies by autograd where they have fewer steps: the best on three features with ReLU."""
+TRIAL = 0.125
+"""Share of its steps with which `tried` trains a remedy by autograd."""
 NAMES = (
     "parent_to_child", "child_to_sibling", "child_to_parent", "mixing", "absorption", "silent", "unjudged",
     "recovered95", "recovered99", "dead", "missing", "clean", "fvu", "l0", "loss",
@@ -40,29 +38,22 @@ NAMES = (
 """The measures that are stored for every seed, in this order; the FVU of each prefix comes beside them."""
 
 
-def tried(toy: Toy, activation: str, seeds: range = TUNING) -> dict[tuple[str, float], np.ndarray]:
-    """What every free number of every remedy gave on seeds that are not reported.
-
-    Remedies by autograd are tried with fewer steps, and only where they then have as many as the others.
+def tried(toy: Toy, activation: str, some: Contestant, seeds: range = TUNING) -> np.ndarray:
+    """What every free number of a remedy gave on seeds that are not reported; by autograd with fewer steps.
 
     Returns:
-        By name and number, for each kind of start: mixing, absorption, the larger of the two, which a seed without a
-        value counts as 1, and the share of clean seeds; means over seeds. NaN for what is not tried.
+        For each number and kind of start: mixing, absorption, the larger of the two, which a seed without a value
+        counts as 1, and the share of clean seeds; means over seeds. Shape (numbers, kinds, 4).
     """
-    case = Case.of(toy, activation, seeds[:4] if toy.sampled else seeds)
-    found = {}
-    for name, some in contestants.contestants().items():
-        steps = max(1, round(toy.training.steps * (TRIAL / some.stages(case) if some.slow else 1)))
-        own = replace(case, toy=replace(toy, training=replace(toy.training, steps=steps)))
-        for value in some.values:
-            if some.slow and some.stages(case) < contestants.STAGES:
-                found[name, value] = np.full((len(KINDS), 4), np.nan, dtype=np.float32)
-                continue
-            each = measure(own, some.fit(own, value), name == "matching pursuit")
-            mixing, absorption = each["mixing"], each["absorption"]
-            larger = np.fmax(np.nan_to_num(mixing, nan=1.0), np.nan_to_num(absorption, nan=1.0))
-            means = [_mean(mixing), _mean(absorption), larger.mean(1), each["clean"].mean(1)]
-            found[name, value] = np.stack(means, -1).astype(np.float32)
+    steps = max(1, round(toy.training.steps * (TRIAL if some.slow else 1)))
+    short = replace(toy, training=replace(toy.training, steps=steps))
+    case = Case.of(short, activation, seeds[:4] if toy.sampled else seeds)
+    found = np.zeros((len(some.values), len(KINDS), 4), dtype=np.float32)
+    for i, value in enumerate(some.values):
+        each = measure(case, some.fit(case, value))
+        mixing, absorption = each["mixing"], each["absorption"]
+        larger = np.fmax(np.nan_to_num(mixing, nan=1.0), np.nan_to_num(absorption, nan=1.0))
+        found[i] = np.stack([_mean(mixing), _mean(absorption), larger.mean(1), each["clean"].mean(1)], -1)
     return found
 
 
@@ -72,17 +63,9 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.where(known.any(1), np.nan_to_num(values).sum(1) / np.maximum(known.sum(1), 1), np.nan)
 
 
-def choose(found: Mapping[tuple[str, float], np.ndarray]) -> dict[str, float]:
-    """Of what `tried` gave, each remedy's number with the least of mixing or absorption; NaN for those without one.
-
-    `CHOSEN` where nothing was tried.
-    """
-    best: dict[str, float] = {}
-    for name, some in contestants.contestants().items():
-        scores = {value: float(found[name, value][:, 2].mean()) for value in some.values}
-        known = {value: score for value, score in scores.items() if not np.isnan(score)}
-        best[name] = min(known, key=lambda value: known[value], default=CHOSEN.get(name, float("nan")))
-    return best
+def choose(some: Contestant, found: np.ndarray) -> float:
+    """Of what `tried` gave, the number with the least of mixing or absorption; NaN for a remedy without one."""
+    return some.values[int(found[..., 2].mean(1).argmin())] if some.values else float("nan")
 
 
 def run(case: Case, contestant: Contestant, value: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,17 +75,16 @@ def run(case: Case, contestant: Contestant, value: float) -> tuple[np.ndarray, n
     return np.stack([found[name] for name in NAMES], -1), found["prefixes"], found["prefixes_l0"]
 
 
-def part(toy: Toy, activation: str, values: dict[str, float], seeds: range = SEEDS) -> dict[str, np.ndarray]:
-    """Every remedy on one toy, with its free number given, as arrays whose first axis is the remedies."""
-    case = Case.of(toy, activation, seeds[:FEWER] if toy.sampled else seeds)
-    listed = contestants.contestants()
-    runs = [run(case, listed[name], values[name]) for name in tqdm(listed, unit="remedy")]
-    found = {
-        name: np.stack(arrays).astype(np.float32)
-        for name, arrays in zip(("measures", "prefixes", "prefixes_l0"), zip(*runs, strict=True), strict=True)
-    }
-    rest = {"values": [values[name] for name in listed], "stages": [some.stages(case) for some in listed.values()]}
-    return found | {name: np.array(numbers) for name, numbers in rest.items()}
+def part(
+    toy: Toy, activation: str, name: str, seeds: range = SEEDS, tuning: range = TUNING
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """One remedy on one toy, with the free number that was best on the tuning seeds."""
+    some, case = contestants.contestants()[name], Case.of(toy, activation, seeds[:FEWER] if toy.sampled else seeds)
+    numbers = tried(toy, activation, some, tuning)
+    value = choose(some, numbers)
+    arrays = zip(("measures", "prefixes", "prefixes_l0"), run(case, some, value), strict=True)
+    found = {key: array.astype(np.float32) for key, array in arrays}
+    return found | {"tried": numbers, "values": np.array(value), "stages": np.array(some.stages)}
 
 
 def more(toy: Toy, seeds: range) -> np.ndarray:
@@ -115,17 +97,14 @@ def parts() -> dict[str, Callable[[], dict[str, np.ndarray]]]:
     """The parts of the stored run by name, each a function that computes its arrays."""
     found: dict[str, Callable[[], dict[str, np.ndarray]]] = {"costs": costs.measured}
 
-    def named(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {f"{prefix}/{key}": array for key, array in arrays.items()}
-
-    def all_remedies(toy: Toy, activation: str) -> dict[str, np.ndarray]:
-        numbers = tried(toy, activation)
-        run = part(toy, activation, choose(numbers)) | {"tried": np.stack(list(numbers.values()))}
-        return named(f"{toy.name}/{activation}", run)
+    def named(toy: Toy, activation: str, remedy: str) -> dict[str, np.ndarray]:
+        run = part(toy, activation, remedy)
+        return {f"{toy.name}/{activation}/{key}/{remedy}": array for key, array in run.items()}
 
     for name, toy in toys().items():
         for activation in ACTIVATIONS:
-            found[f"{name}, {activation}"] = partial(all_remedies, toy, activation)
+            for remedy in contestants.contestants():
+                found[f"{name}, {activation}, {remedy}"] = partial(named, toy, activation, remedy)
 
     def variants(toy: Toy, name: str) -> dict[str, np.ndarray]:
         return {name: switching.run(toy, SEEDS[:FEWER] if toy.sampled else SEEDS, NAMES)}
@@ -146,30 +125,51 @@ def parts() -> dict[str, Callable[[], dict[str, np.ndarray]]]:
     return found
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m matryoshka_mixing.chapters.what_cures_it.stored [--output FILE]`: about an hour on one core.
+def joined(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of all parts, those of the remedies on a toy as one, in the order of the remedies."""
+    arrays: dict[str, np.ndarray] = {"remedies": np.array(list(contestants.contestants()))}
+    together: dict[str, list[np.ndarray]] = {}
+    for key, array in found.items():
+        if "/" in key:
+            together.setdefault(key.rpartition("/")[0], []).append(array)
+        else:
+            arrays[key] = array
+    for key, of_all in together.items():
+        arrays[key] = np.concatenate(of_all) if key.endswith("/tried") else np.stack(of_all)
+    return arrays
 
-    Parts that are done are kept in a folder beside the file, where a later call finds them; delete it to begin anew.
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`python -m matryoshka_mixing.chapters.what_cures_it.stored [--output FILE]`: about two hours on one core.
+
+    Parts that are done are kept in a folder beside the file, where a later call finds them; delete it to begin anew, or
+    some of them to compute these anew.
     """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument(
         "--output", type=Path, default=Path("remedies.npz"), help="file to write (default: %(default)s)"
     )
-    parser.add_argument("--only", choices=list(parts()), help="compute this part alone, to be joined by a later call")
+    parser.add_argument("--only", choices=list(parts()), metavar="PART",
+                        help="compute this part alone, to be joined by a later call")  # fmt: skip
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     folder = options.output.with_name(options.output.name + ".parts")
     folder.mkdir(exist_ok=True)
-    paths = {name: folder / f"{name.replace(', ', '.').replace(' ', '_')}.npz" for name in parts()}
-    for name, compute in parts().items():
+    paths = {name: place(folder, name) for name in parts()}
+    for name, compute in tqdm(parts().items(), unit="part"):
         if options.only in (None, name) and not paths[name].is_file():
             write_arrays(paths[name], compute())
     if options.only:
         return
-    joined: dict[str, np.ndarray] = {"remedies": np.array(list(contestants.contestants()))}
+    found: dict[str, np.ndarray] = {}
     for path in paths.values():
-        joined |= plain.read_arrays(path)
-    write_arrays(options.output, joined)
+        found |= plain.read_arrays(path)
+    write_arrays(options.output, joined(found))
+
+
+def place(folder: Path, name: str) -> Path:
+    """Where a part is kept."""
+    return folder / f"{name.replace(', ', '.').replace(' ', '_')}.npz"
 
 
 if __name__ == "__main__":

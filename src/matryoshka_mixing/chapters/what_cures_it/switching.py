@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Float
 
 from matryoshka_mixing import remedy
-from matryoshka_mixing.chapters.what_cures_it.contestants import ROUNDS
+from matryoshka_mixing.chapters.what_cures_it.contestants import OURS
 from matryoshka_mixing.chapters.what_cures_it.measures import measure
 from matryoshka_mixing.chapters.what_cures_it.toys import KINDS, Case, Toy
 from matryoshka_mixing.sae import SAE, SAEConfig
 
-TOYS = ("three features", "unequal children", "four children")
-"""Where it is tried: toys whose states are listed, and whose features plain training can find."""
-STAGES = 3.0
+TOYS = ("three features", "unequal children", "four children", "twenty features")
+"""Where it is tried: toys whose features plain training can find."""
+STAGES = OURS
 """Steps in all, in stages, however they are divided."""
 
 
@@ -42,7 +42,7 @@ class How:
     bias: bool = False
     penalty: bool = True
     second: bool = True
-    rounds: int = ROUNDS
+    rounds: int = remedy.ROUNDS
 
     def fit(self, case: Case) -> SAE:
         """Train a case."""
@@ -77,7 +77,7 @@ VARIANTS: Mapping[str, How] = {
     "no penalty after the switch": How(penalty=False),
     "no second stage": How(second=False),
     "one round of settling": How(rounds=1),
-    "eight rounds": How(rounds=8),
+    "three rounds": How(rounds=3),
 }
 """By name, ours first."""
 
