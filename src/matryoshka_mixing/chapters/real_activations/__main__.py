@@ -24,7 +24,7 @@ def main() -> None:
     )
     parser.add_argument(
         "what", nargs="?", choices=["results", "map"], default="results",
-        help="the chapter's own point (default), or the map of others: some twenty minutes of one core each",
+        help="the chapter's own point (default), or the map of others: some half an hour of one core each",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="random seeds, each draws everything")
     parser.add_argument("--steps", type=int, default=None, help="training steps, for a trial")

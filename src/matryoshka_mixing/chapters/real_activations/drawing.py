@@ -103,7 +103,7 @@ def draw_prices(found: Results) -> Figure:
 
 
 def draw_diagnosis(found: Results) -> Figure:
-    """Bare activations: along later latents or not (left), and the lean against the predicted one (right)."""
+    """Bare activations: along later latents or not (left); of the first seed, the lean against the predicted one."""
     figure, axes = figures.grid(2, 2, (4.6, 3.4))
     bins = np.linspace(-1, 1, 41).tolist()
     for kind, name, style in (
@@ -115,8 +115,8 @@ def draw_diagnosis(found: Results) -> Figure:
         axes[0].hist(values, bins, histtype="step", color=COLOUR[kind], label=label, **style)
     axes[0].set(xlabel="cosine of movement and pull", ylabel="inner latents, all seeds")
     axes[0].legend(fontsize=9, loc="upper left", handlelength=1.2)
-    judged = found.of(BARE, MATRYOSHKA, "judged") > 0
-    predicted, lean = (found.of(BARE, MATRYOSHKA, name)[judged] for name in ("predicted", "lean"))
+    judged = found.of(BARE, MATRYOSHKA, "judged")[0] > 0
+    predicted, lean = (found.of(BARE, MATRYOSHKA, name)[0][judged] for name in ("predicted", "lean"))
     axes[1].scatter(predicted, lean, 8, color=COLOUR[MATRYOSHKA], alpha=0.5)
     ends = axes[1].get_xlim()
     axes[1].plot(ends, ends, color="black", linewidth=0.8)
