@@ -142,7 +142,7 @@ def test_stored_results_are_whole_and_small(stored):
 
 
 def test_a_part_of_what_is_stored_comes_again(sizes):
-    """The smallest Matryoshka SAE of one seed, trained as then; another CPU rounds otherwise, and chaos does the rest."""
+    """A small Matryoshka SAE of one seed, trained as then; another CPU rounds otherwise, and chaos does the rest."""
     seed, name = experiments.SEEDS[0], "512 latents"
     point = experiments.POINTS[name]
     planted = data.plant(data.rows(), seed, point)
