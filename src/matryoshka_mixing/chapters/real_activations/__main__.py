@@ -8,6 +8,7 @@ from matryoshka_mixing._commands import resumable
 from matryoshka_mixing.chapters.real_activations.data import KINDS
 from matryoshka_mixing.chapters.real_activations.experiments import (
     MAP,
+    MAP_STEPS,
     SEEDS,
     STORED,
     compute,
@@ -40,7 +41,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     seeds = tuple(options.seeds)
     if options.what == "map":
-        found = compute_map(seeds, options.steps, folder=folder)
+        found = compute_map(seeds, options.steps or MAP_STEPS, folder=folder)
     elif options.only is None:
         found = compute(seeds, options.steps, folder=folder)
     else:

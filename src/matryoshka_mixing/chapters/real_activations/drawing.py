@@ -16,7 +16,7 @@ from matryoshka_mixing.chapters.real_activations.data import (
     WIDTHS,
 )
 from matryoshka_mixing.chapters.real_activations.experiments import MAPPED, POINTS
-from matryoshka_mixing.chapters.real_activations.summary import BARE, DROP, OWN_POINT, Map, Results
+from matryoshka_mixing.chapters.real_activations.summary import BARE, DROP, Map, Results
 from matryoshka_mixing.chapters.real_activations.toys import Toys
 
 COLOUR = {kind: figures.colour(kind, 4) for kind in KINDS}
@@ -66,7 +66,7 @@ def draw_recalls(found: Results) -> Figure:
 def draw_map(found: Map) -> Figure:
     """Other sizes, a line a point: mixing with the equation's marks, pairs absorbed, children with a latent."""
     figure, axes = figures.grid(3, 3, (2.8, 2.8), sharey=True)
-    points = (OWN_POINT, *POINTS)
+    points = tuple(POINTS)
     for i, point in enumerate(points):
         for kind in MAPPED:
             cosines = found.cosines(point, kind)

@@ -42,15 +42,16 @@ DIAGNOSED = ("movement", "chance", "along", "permuted", "lean", "bound", "predic
 
 MAP = HERE / "map.npz"
 POINTS = {
+    "as above": BASE,
     "K = 16": Point(k=16),
     "magnitude 6": Point(magnitude=6.0),
     "K = 16, magnitude 6": Point(k=16, magnitude=6.0),
     "a child of .4": Point(children=(0.08, 0.4)),
     "512 latents": Point(widths=(32, 128, 512)),
 }
-"""Where else families were planted."""
-MAPPED = (STANDARD, MATRYOSHKA)
-"""What is trained at each."""
+"""What the map moves, from the chapter's own point."""
+MAPPED, MAP_STEPS = (STANDARD, MATRYOSHKA), 1000
+"""What is trained at each, and for how many steps: half of the chapter's, at its own point too."""
 READ = ("cosines", "predicted", "own", "child", "places", "recall_with", "recall_without")
 """What is kept of `Families` there."""
 
@@ -185,7 +186,7 @@ def run(
     return found
 
 
-def run_point(name: str, seed: int, steps: int | None = None) -> dict[str, np.ndarray]:
+def run_point(name: str, seed: int, steps: int = MAP_STEPS) -> dict[str, np.ndarray]:
     """Train a standard and a Matryoshka SAE at one of the `POINTS`; names are `kind.measure`.
 
     `lean`, `leans` and `judged` are those of the diagnosis at each family's parent's latent: NaN, or false, where it is
@@ -227,14 +228,14 @@ def compute(
 
 
 def compute_map(
-    seeds: tuple[int, ...] = SEEDS, steps: int | None = None, progress: bool = True, folder: Path | None = None
+    seeds: tuple[int, ...] = SEEDS, steps: int = MAP_STEPS, progress: bool = True, folder: Path | None = None
 ) -> dict[str, np.ndarray]:
     """Every one of the `POINTS`, as `compute`; names begin with the point's."""
 
     def one(name: str, seed: int) -> dict[str, np.ndarray]:
         return run_point(name, seed, steps)
 
-    return _each(one, tuple(POINTS), seeds, progress, folder, f"{steps or 'all'}")
+    return _each(one, tuple(POINTS), seeds, progress, folder, f"{steps}")
 
 
 def _each(

@@ -12,9 +12,7 @@ import numpy as np
 from matryoshka_mixing import plain
 from matryoshka_mixing.chapters.real_activations.data import KINDS, MATRYOSHKA, REMEDY, STANDARD, WIDTHS
 from matryoshka_mixing.chapters.real_activations.experiments import (
-    MAPPED,
     POINTS,
-    READ,
     compute,
     compute_map,
     stored,
@@ -26,7 +24,6 @@ from matryoshka_mixing.parameters import Chapter, given
 DROP = 0.1
 """A recall lower by more than this beside the child counts as absorption (as in the ledger)."""
 PLANTED, BARE = "planted", "bare"
-OWN_POINT = "as above"
 OWN = 0.8
 """A child has a latent of its own where their cosine is at least this (as the ledger asks of parents)."""
 ELSEWHERE = Path(__file__).with_name("saelens.npz")
@@ -192,11 +189,7 @@ def results(chosen: Parameters) -> Results:
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """The chapter's own point, then the others: all measures by name; the first axis of each is the seeds.
-
-    Attributes:
-        found: of `experiments.run_point` at `POINTS`; of `experiments.run` at `OWN_POINT`, without the diagnosis.
-    """
+    """All measures by name; the first axis of each is the seeds. See `experiments.run_point`."""
 
     found: Mapping[str, np.ndarray]
 
@@ -230,12 +223,9 @@ class Map:
         return true, lean, leans
 
 
-def mapped(chosen: Parameters, own: Results) -> Map:
-    """The stored map, or that of seeds that are trained now, beside the chapter's own point."""
-    names = [(kind, name) for kind in MAPPED for name in READ]
-    first = {f"{OWN_POINT}.{kind}.{name}": own.found[f"{PLANTED}.{kind}.families.{name}"] for kind, name in names}
-    others = compute_map(_again(chosen), progress=False) if chosen.n_trained else stored_map()
-    return Map(first | others)
+def mapped(chosen: Parameters) -> Map:
+    """The stored map, or that of seeds that are trained now."""
+    return Map(compute_map(_again(chosen), progress=False) if chosen.n_trained else stored_map())
 
 
 def _again(chosen: Parameters) -> tuple[int, ...]:
