@@ -147,10 +147,11 @@ claims.glue(
 figure = chapter.draw_diagnosis(found)
 
 # %% [markdown]
-# The cosine falls with the prefix: the lean stays near what is predicted, but a later latent is missed by fewer prefixes
-# and fires on fewer rows, so that chance turns it farther than the prefix losses do. And in the first prefix permuted
-# latents give a large cosine too, their pulls share a direction. The lean is the measure to trust. By the prefix that a
-# latent first is in (means over its judged latents; medians and ranges of seeds):
+# The ledger asked for a larger cosine, which SAEs of half as many latents have (its history tells). Here most inner
+# latents stand in the third prefix. One prefix alone pulls at these, and they fire on few rows: chance turns them
+# farther than the prefix losses do. Their lean is still about what is predicted. In the first prefix permuted latents
+# give a large cosine too, since their pulls share a direction. So the lean tells more than the cosine. By the prefix
+# that a latent first is in (means over its judged latents; medians and ranges of seeds):
 
 # %% tags=["hide-input"]
 from IPython.display import Markdown
