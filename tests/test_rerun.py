@@ -8,6 +8,7 @@ import jupytext
 import nbformat
 import papermill
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from matryoshka_mixing import claims, figures, notebook, theory
 from matryoshka_mixing.chapters import narrow_sae_mixes
@@ -56,7 +57,9 @@ def test_a_bad_value_stops_before_any_training(tmp_path):
 def test_the_first_call_hands_over_the_chapters_parameters(monkeypatch):
     called = []
     monkeypatch.setattr(figures, "use_style", lambda: called.append("style"))
-    chosen = notebook.begin({"chapter": narrow_sae_mixes, "n_seeds": 3})
+    with threadpool_limits(2):
+        chosen = notebook.begin({"chapter": narrow_sae_mixes, "n_seeds": 3})
+        assert {pool["num_threads"] for pool in threadpool_info()} == {1}, "threads of BLAS slow small matrices down"
     assert chosen == narrow_sae_mixes.Parameters(n_seeds=3) and called == ["style"]
     for namespace in ({"n_seeds": 3}, {"chapter": claims}):
         with pytest.raises(ValueError, match="import the chapter's module first"):
