@@ -131,7 +131,7 @@ figure = chapter.draw_map(sizes)
 # *pull*. {py:mod}`matryoshka_mixing.diagnose` has the formulas. Residuals with random signs {cite:p}`wu1986jackknife`
 # say how far a refit turns by chance.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Bare activations. Left: the refit's movement lies along the pull of later latents in Matryoshka SAEs (median cosine {glue:text}`along:.2f`, with permuted latents {glue:text}`permuted:.2f`), less so in standard SAEs ({glue:text}`along_standard:.2f`). Right: each inner latent's lean against what the prefix losses predict; the line is where both are equal (one seed).", "name": "fig-real-diagnosis"}, "image": {"alt": "Left, histograms of cosines: Matryoshka far right of zero, permuted around zero. Right, a cloud of points along the diagonal."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Bare activations. Left: the refit's movement lies along the pull of later latents in Matryoshka SAEs (median cosine {glue:text}`along:.2f`, with permuted latents {glue:text}`permuted:.2f`), less so in standard SAEs ({glue:text}`along_standard:.2f`). Right: each inner latent's lean against what the prefix losses predict; the line is where both are equal (one seed).", "name": "fig-real-diagnosis"}, "image": {"alt": "Left, histograms of cosines: Matryoshka right of zero, permuted around zero. Right, a cloud of points along the diagonal."}}
 measured = chapter.diagnosis_measures(found)
 claims.glue(
     along=float(np.median(measured["along"])),
