@@ -93,14 +93,15 @@ figure = chapter.draw_recalls(found)
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: the parents' latents' mean cosine with the commoner child. Middle: pairs whose child silences the parent's latent. Right: commoner children with a latent of their own (cosine of at least .8). Every point is a seed. With K = 16 and magnitude 6 {glue:text}`map_loud_pairs:.0%` of the standard SAE's pairs are absorbed.", "name": "fig-real-map"}, "image": {"alt": "Three panels of points, a line for each of six sizes, standard and Matryoshka SAEs side by side."}}
 sizes = chapter.mapped(p)
 loud, common = "K = 16, magnitude 6", "a child of .4"
+lean = sizes.cosines(loud, "Matryoshka")
 claims.glue(
-    map_loud=float(np.median(sizes.cosines(loud, "Matryoshka"))),
+    map_loud=float(np.median(lean)),
     map_loud_pairs=float(np.median(sizes.absorbing(loud, "standard"))),
     map_k=float(np.median(sizes.cosines("K = 16", "Matryoshka"))),
     map_magnitude=float(np.median(sizes.cosines("magnitude 6", "Matryoshka"))),
     map_common_lean=float(np.median(sizes.cosines(common, "Matryoshka"))),
     map_loud_says=float(np.median(sizes.cosines(loud, "Matryoshka", "predicted"))),
-    map_loud_seeds=f"{(sizes.cosines(loud, 'Matryoshka') > 0).sum()} of {found.seeds}",
+    map_loud_seeds=f"{(lean > 0).sum()} of {len(lean)}",
     map_common_pairs=float(np.median(sizes.absorbing(common, "standard"))),
     map_common=float(np.median(sizes.with_latent(common, "Matryoshka"))),
     map_common_standard=float(np.median(sizes.with_latent(common, "standard"))),
