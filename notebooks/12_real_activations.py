@@ -87,8 +87,8 @@ figure = chapter.draw_recalls(found)
 #
 # ## Other sizes
 #
-# The same with other K, magnitudes, children and latents, all with half the steps. This map describes, and is not in
-# the ledger.
+# The same with other K, magnitudes, children and latents, all with half the steps and on three seeds. This map
+# describes, and is not in the ledger.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: the parents' latents' mean cosine with the commoner child. Middle: pairs whose child silences the parent's latent. Right: commoner children with a latent of their own (cosine of at least .8). Every point is a seed. With K = 16 and magnitude 6 {glue:text}`map_loud_pairs:.0%` of the standard SAE's pairs are absorbed.", "name": "fig-real-map"}, "image": {"alt": "Three panels of points, a line for each of six sizes, standard and Matryoshka SAEs side by side."}}
 sizes = chapter.mapped(p)

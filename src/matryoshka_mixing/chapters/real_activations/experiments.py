@@ -50,8 +50,8 @@ POINTS = {
     "512 latents": Point(widths=(32, 128, 512)),
 }
 """What the map moves, from the chapter's own point."""
-MAPPED, MAP_STEPS = (STANDARD, MATRYOSHKA), 1000
-"""What is trained at each, and for how many steps: half of the chapter's, at its own point too."""
+MAPPED, MAP_STEPS, MAP_SEEDS = (STANDARD, MATRYOSHKA), 1000, SEEDS[:3]
+"""What is trained at each, for how many steps (half of the chapter's, at its own point too), and on which seeds."""
 READ = ("cosines", "predicted", "own", "child", "places", "recall_with", "recall_without")
 """What is kept of `Families` there."""
 
@@ -228,7 +228,7 @@ def compute(
 
 
 def compute_map(
-    seeds: tuple[int, ...] = SEEDS, steps: int = MAP_STEPS, progress: bool = True, folder: Path | None = None
+    seeds: tuple[int, ...] = MAP_SEEDS, steps: int = MAP_STEPS, progress: bool = True, folder: Path | None = None
 ) -> dict[str, np.ndarray]:
     """Every one of the `POINTS`, as `compute`; names begin with the point's."""
 
