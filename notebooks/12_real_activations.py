@@ -98,7 +98,10 @@ claims.glue(
     map_loud=float(np.median(lean)),
     map_loud_pairs=float(np.median(sizes.absorbing(loud, "standard"))),
     map_k=float(np.median(sizes.cosines("K = 16", "Matryoshka"))),
+    map_k_says=float(np.median(sizes.cosines("K = 16", "Matryoshka", "predicted"))),
+    map_k_own=float(np.median(sizes.with_latent("K = 16", "Matryoshka"))),
     map_magnitude=float(np.median(sizes.cosines("magnitude 6", "Matryoshka"))),
+    map_magnitude_says=float(np.median(sizes.cosines("magnitude 6", "Matryoshka", "predicted"))),
     map_common_lean=float(np.median(sizes.cosines(common, "Matryoshka"))),
     map_loud_says=float(np.median(sizes.cosines(loud, "Matryoshka", "predicted"))),
     map_loud_seeds=f"{(lean > 0).sum()} of {len(lean)}",
@@ -109,12 +112,15 @@ claims.glue(
 figure = chapter.draw_map(sizes)
 
 # %% [markdown]
-# Moved alone, K = 16 gives a median lean of {glue:text}`map_k:.3f` toward the commoner child, and magnitude 6 of
-# {glue:text}`map_magnitude:.3f`.
+# K = 16 alone leaves few commoner children a latent of their own ({glue:text}`map_k_own:.0%` in Matryoshka SAEs), so the
+# parent's latent holds them too: a median lean of {glue:text}`map_k:.3f`, by the equation {glue:text}`map_k_says:.3f`.
 #
-# With K = 16 and magnitude 6 next to nothing is absorbed. In Matryoshka SAEs the parent's latent leans toward the
-# commoner child in {glue:text}`map_loud_seeds` seeds, but less than the equation says: the median is
-# {glue:text}`map_loud:.3f`, not {glue:text}`map_loud_says:.3f`.
+# Magnitude 6 alone gives every child a latent of its own, mostly in the parent's own prefix. There the equation says
+# little, {glue:text}`map_magnitude_says:.3f`, and the lean is {glue:text}`map_magnitude:.3f`.
+#
+# With both next to nothing is absorbed, and in Matryoshka SAEs the parent's latent leans toward the commoner child in
+# {glue:text}`map_loud_seeds` seeds: mixing without absorption. But the median lean, {glue:text}`map_loud:.3f`, is more
+# than the equation says, {glue:text}`map_loud_says:.3f`.
 #
 # A commoner child of .4 rarely has a latent of its own: in {glue:text}`map_common:.0%` of the families in Matryoshka
 # SAEs, in {glue:text}`map_common_standard:.0%` in standard ones. It is merged into its parent's latent, whose cosine
