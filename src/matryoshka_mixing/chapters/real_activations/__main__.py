@@ -8,6 +8,7 @@ from matryoshka_mixing._commands import resumable
 from matryoshka_mixing.chapters.real_activations.data import KINDS
 from matryoshka_mixing.chapters.real_activations.experiments import (
     MAP,
+    MAP_SEEDS,
     MAP_STEPS,
     SEEDS,
     STORED,
@@ -25,9 +26,14 @@ def main() -> None:
     )
     parser.add_argument(
         "what", nargs="?", choices=["results", "map"], default="results",
-        help="the chapter's own point (default), or the map of others: some twenty minutes of one core each",
+        help="the chapter's own point (default), or the map of others: some half an hour of one core each",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="random seeds, each draws everything")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        help=f"random seeds, each draws everything (default: {SEEDS}; of the map {MAP_SEEDS})",
+    )
     parser.add_argument("--steps", type=int, default=None, help="training steps, for a trial")
     parser.add_argument("--output", type=Path, default=None, help="file to write")
     parser.add_argument(
@@ -39,7 +45,7 @@ def main() -> None:
     output = options.output or {"results": STORED, "map": MAP}[options.what]
     folder = output.with_name(f"{output.name}.runs")
     folder.mkdir(exist_ok=True)
-    seeds = tuple(options.seeds)
+    seeds = tuple(options.seeds or (MAP_SEEDS if options.what == "map" else SEEDS))
     if options.what == "map":
         found = compute_map(seeds, options.steps or MAP_STEPS, folder=folder)
     elif options.only is None:

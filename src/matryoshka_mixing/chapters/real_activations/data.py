@@ -22,7 +22,7 @@ from matryoshka_mixing.sae import SAE, SAEConfig, random_start
 from matryoshka_mixing.training import TrainConfig, descend
 
 HERE = Path(__file__).parent
-D_IN, WIDTHS, K = 128, (32, 128, 512), 8
+D_IN, WIDTHS, K = 128, (32, 128, 512, 1024), 8
 POWER = 128.0
 """Mean squared length that the rows are scaled to."""
 FAMILIES, PARENT, CHILDREN, MAGNITUDE, SPREAD = 8, 0.1, (0.08, 0.16), 4.0, 0.2

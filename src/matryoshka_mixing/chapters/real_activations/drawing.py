@@ -16,7 +16,7 @@ from matryoshka_mixing.chapters.real_activations.data import (
     WIDTHS,
 )
 from matryoshka_mixing.chapters.real_activations.experiments import MAPPED, POINTS
-from matryoshka_mixing.chapters.real_activations.summary import BARE, DROP, OWN_POINT, Map, Results
+from matryoshka_mixing.chapters.real_activations.summary import BARE, DROP, Map, Results
 from matryoshka_mixing.chapters.real_activations.toys import Toys
 
 COLOUR = {kind: figures.colour(kind, 4) for kind in KINDS}
@@ -68,7 +68,7 @@ def draw_recalls(found: Results) -> Figure:
 def draw_map(found: Map) -> Figure:
     """Other sizes, a line a point: mixing with the equation's marks, pairs absorbed, children with a latent."""
     figure, axes = figures.grid(3, 3, (2.8, 2.8), sharey=True)
-    points = (OWN_POINT, *POINTS)
+    points = tuple(POINTS)
     for i, point in enumerate(points):
         for kind in MAPPED:
             cosines = found.cosines(point, kind)
@@ -107,7 +107,7 @@ def draw_prices(found: Results) -> Figure:
 
 
 def draw_diagnosis(found: Results) -> Figure:
-    """Bare activations: along later latents or not (left), and the lean against the predicted one (right)."""
+    """Bare activations: along later latents or not (left); of the first seed, the lean against the predicted one."""
     figure, axes = figures.grid(2, 2, (4.6, 3.4))
     bins = np.linspace(-1, 1, 41).tolist()
     for kind, name, style in (
@@ -119,8 +119,8 @@ def draw_diagnosis(found: Results) -> Figure:
         axes[0].hist(values, bins, histtype="step", color=COLOUR[kind], label=label, **style)
     axes[0].set(xlabel="cosine of movement and pull", ylabel="inner latents, all seeds")
     axes[0].legend(fontsize=9, loc="upper left", handlelength=1.2)
-    judged = found.of(BARE, MATRYOSHKA, "judged") > 0
-    predicted, lean = (found.of(BARE, MATRYOSHKA, name)[judged] for name in ("predicted", "lean"))
+    judged = found.of(BARE, MATRYOSHKA, "judged")[0] > 0
+    predicted, lean = (found.of(BARE, MATRYOSHKA, name)[0][judged] for name in ("predicted", "lean"))
     axes[1].scatter(predicted, lean, 8, color=COLOUR[MATRYOSHKA], alpha=0.5)
     ends = axes[1].get_xlim()
     axes[1].plot(ends, ends, color="black", linewidth=0.8)

@@ -36,19 +36,22 @@ from matryoshka_mixing.diagnose import Diagnosis, diagnose
 from matryoshka_mixing.sae import SAE
 
 STORED = HERE / "results.npz"
-SEEDS = (100, 101, 102, 103, 104)
+SEEDS = (200, 201, 202, 203, 204)
 """The seeds of the stored results; each draws directions, firing, magnitudes, start and batches."""
 DIAGNOSED = ("movement", "chance", "along", "permuted", "lean", "bound", "predicted", "agreement", "leans", "judged")
 
 MAP = HERE / "map.npz"
 POINTS = {
+    "as above": BASE,
+    "K = 16": Point(k=16),
+    "magnitude 6": Point(magnitude=6.0),
     "K = 16, magnitude 6": Point(k=16, magnitude=6.0),
     "a child of .4": Point(children=(0.08, 0.4)),
-    "1,024 latents": Point(widths=(32, 128, 512, 1024)),
+    "512 latents": Point(widths=(32, 128, 512)),
 }
-"""Where else families were planted, as a first trial had done."""
-MAPPED, MAP_STEPS = (STANDARD, MATRYOSHKA), 1000
-"""What is trained at each, and for how many steps: half of the chapter's, which take too long at so many points."""
+"""What the map moves, from the chapter's own point."""
+MAPPED, MAP_STEPS, MAP_SEEDS = (STANDARD, MATRYOSHKA), 1000, SEEDS[:3]
+"""What is trained at each, for how many steps (half of the chapter's, at its own point too), and on which seeds."""
 READ = ("cosines", "predicted", "own", "child", "places", "recall_with", "recall_without")
 """What is kept of `Families` there."""
 
@@ -225,7 +228,7 @@ def compute(
 
 
 def compute_map(
-    seeds: tuple[int, ...] = SEEDS, steps: int = MAP_STEPS, progress: bool = True, folder: Path | None = None
+    seeds: tuple[int, ...] = MAP_SEEDS, steps: int = MAP_STEPS, progress: bool = True, folder: Path | None = None
 ) -> dict[str, np.ndarray]:
     """Every one of the `POINTS`, as `compute`; names begin with the point's."""
 

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 
 from matryoshka_mixing import plain
-from matryoshka_mixing.chapters.real_activations.data import KINDS, MATRYOSHKA, REMEDY, STANDARD
+from matryoshka_mixing.chapters.real_activations.data import KINDS, MATRYOSHKA, REMEDY, STANDARD, WIDTHS
 from matryoshka_mixing.chapters.real_activations.experiments import (
-    MAPPED,
     POINTS,
-    READ,
     compute,
     compute_map,
     stored,
@@ -26,7 +24,6 @@ from matryoshka_mixing.parameters import Chapter, given
 DROP = 0.1
 """A recall lower by more than this beside the child counts as absorption (as in the ledger)."""
 PLANTED, BARE = "planted", "bare"
-OWN_POINT = "as above"
 OWN = 0.8
 """A child has a latent of its own where their cosine is at least this (as the ledger asks of parents)."""
 ELSEWHERE = Path(__file__).with_name("saelens.npz")
@@ -40,15 +37,15 @@ class Parameters(Chapter):
     """The parameters of this chapter."""
 
     n_trained: int = given(
-        "n_trained", 0, meaning="seeds to train again, some six minutes each; 0 shows the stored ones"
+        "n_trained", 0, meaning="seeds to train again, some ten minutes each; 0 shows the stored ones"
     )
     n_grid: int = given("n_grid", 9, high=99)
     n_steps: int = given("n_steps", 2000, low=50, meaning="training steps of the toys on this page")
     seed: int = given("seed", 0)
 
     def needs(self) -> tuple[float, float]:
-        """Six minutes a seed that is trained again, and the toys on the page."""
-        return self.n_trained / 10 + self.n_steps * self.n_grid * 1e-4 / 3600, 1.0
+        """Ten minutes a seed that is trained again, and the toys on the page."""
+        return self.n_trained / 6 + self.n_steps * self.n_grid * 1e-4 / 3600, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +106,18 @@ def step_costs(path: Path = STEPS) -> dict[str, np.ndarray]:
     return {name: each / seconds["plain loop"] for name, each in seconds.items() if name != "plain loop"}
 
 
+def shells_table(found: Results) -> str:
+    """Markdown: a line for each inner prefix's own latents, bare Matryoshka SAEs, medians and ranges over seeds."""
+    names = {"lean": 3, "predicted": 3, "leans": 2, "along": 2, "permuted": 2, "chance": 2}
+    lines = ["| latents | lean | predicted | share that lean | cosine with the pull | permuted | turn by chance |"]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+    for number, last in enumerate(WIDTHS[:-1]):
+        first = (0, *WIDTHS)[number] + 1
+        cells = [spread(found.shell(number, name), digits) for name, digits in names.items()]
+        lines.append(f"| {first} to {last} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _gaps(without: np.ndarray, beside: np.ndarray) -> np.ndarray:
     return (without - beside).reshape(len(without), -1)
 
@@ -159,6 +168,12 @@ class Results:
         """Share of the judged inner latents that lean: (seeds,)."""
         return self.of(data, kind, "leans").sum(1) / self.of(data, kind, "judged").sum(1)
 
+    def shell(self, number: int, name: str) -> np.ndarray:
+        """The mean of a measure of the diagnosis over one prefix's own latents, bare Matryoshka SAEs: (seeds,)."""
+        own = slice((0, *WIDTHS)[number], WIDTHS[number])
+        judged = self.of(BARE, MATRYOSHKA, "judged")[:, own] > 0
+        return np.nanmean(np.where(judged, self.of(BARE, MATRYOSHKA, name)[:, own], np.nan), 1)
+
     def switch(self, name: str) -> np.ndarray:
         """Median over judged latents of the cosine of the remedy's change with the refit's: (seeds,)."""
         judged = self.of(BARE, MATRYOSHKA, "judged") > 0
@@ -174,11 +189,7 @@ def results(chosen: Parameters) -> Results:
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """The chapter's own point, then the others: all measures by name; the first axis of each is the seeds.
-
-    Attributes:
-        found: of `experiments.run_point` at `POINTS`; of `experiments.run` at `OWN_POINT`, without the diagnosis.
-    """
+    """All measures by name; the first axis of each is the seeds. See `experiments.run_point`."""
 
     found: Mapping[str, np.ndarray]
 
@@ -212,12 +223,9 @@ class Map:
         return true, lean, leans
 
 
-def mapped(chosen: Parameters, own: Results) -> Map:
-    """The stored map, or that of seeds that are trained now, beside the chapter's own point."""
-    names = [(kind, name) for kind in MAPPED for name in READ]
-    first = {f"{OWN_POINT}.{kind}.{name}": own.found[f"{PLANTED}.{kind}.families.{name}"] for kind, name in names}
-    others = compute_map(_again(chosen), progress=False) if chosen.n_trained else stored_map()
-    return Map(first | others)
+def mapped(chosen: Parameters) -> Map:
+    """The stored map, or that of seeds that are trained now."""
+    return Map(compute_map(_again(chosen), progress=False) if chosen.n_trained else stored_map())
 
 
 def _again(chosen: Parameters) -> tuple[int, ...]:
