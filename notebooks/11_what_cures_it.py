@@ -128,7 +128,7 @@ claims.glue(ort_near_low=near.iloc[:4].min(), ort_near_loud=near["loud child"], 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines with the true features on the toy of this page's parameters, one random start: plain, the remedy that was chosen, and ours.", "name": "fig-remedies-decoders"}, "image": {"alt": "Three heat maps. Plain: the parent holds both children, each child a negative sibling. The chosen remedy: the same, weaker. Ours: ones on the diagonal, and next to nothing elsewhere."}}
 figure = chapter.drawing.decoders(page)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of clean seeds with ReLU, a row a remedy and a column a toy. Numbers left out are 0.", "name": "fig-remedies-clean"}, "image": {"alt": "Two grids of shares. From near the truth ours is filled on every toy; OrtSAE on all but a loud child, C2R on three others. From random starts no remedy has a larger share than ours, and on three levels none has any; next come our own relatives, then OrtSAE and C2R on the first three toys."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of clean seeds with ReLU, a row a remedy and a column a toy. Numbers left out are 0.", "name": "fig-remedies-clean"}, "image": {"alt": "Two grids of shares. From near the truth ours is filled on every toy; OrtSAE on all but a loud child, C2R on four of these. From random starts no remedy has a larger share than ours, and on three levels none has any; next come our own relatives, then OrtSAE and C2R on the first three toys."}}
 figure = chapter.drawing.clean(stored)
 
 # %% tags=["hide-input"]
