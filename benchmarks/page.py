@@ -400,8 +400,7 @@ measures it anew in about {results["minutes"]:.0f} minutes.
 
 ```{{figure}} speed-rates.svg
 :name: fig-speed-rates
-:alt: Training steps of one SAE per second against the number of SAEs at once, on logarithmic axes, one panel for each
-  problem, one line for each batch size, ours solid and JAX dotted.
+:alt: Training steps a second against the SAEs at once, a panel a problem, a line a batch size; ours solid, JAX dotted.
 
 Training steps of one SAE per second, on one core in double precision: ours (solid) and JAX (dotted).
 {{download}}`Numbers <speed-rates.csv>`

@@ -31,7 +31,8 @@
 #
 # The three-feature hierarchy of {doc}`03_matryoshka_inherits`: no biases, no penalty unless said, exact states,
 # float64. Each intervention changes the weight of single terms, or holds one decoder row still, and trains again. The
-# theory assumes that each latent fires with its own feature and with no other; seeds that do are said to *keep A4*.
+# theory assumes that each latent fires with its own feature and with no other; seeds in which it does are
+# called *selective*.
 
 # %% tags=["parameters"]
 parent_probability = 0.3  # probability that the parent fires: a number from 1e-06 to 1
@@ -95,10 +96,10 @@ chapter.both_sides(
 # %% [markdown] tags=["details"]
 # **Step 2: most terms do not care about the parent's decoder.** Features are orthonormal, with magnitude 1. Assume
 # (A1) no penalty, (A2) no biases, (A3) at most one child active, (A4) each latent fires with its own feature and with
-# no other, (A5) a prefix that holds a child's latent holds its parent's. Let the parent's decoder be *any* unit vector
-# $u$. In a prefix that holds the parent's latent and not the active child's, the best activation is the projection
-# $x_s \cdot u$. In a prefix that holds both, let the child's latent carry exactly what is then missing: the error is
-# zero, whatever $u$ is. What is left of the loss is
+# no other (the seed is *selective*), (A5) a prefix that holds a child's latent holds its parent's. Let the parent's
+# decoder be *any* unit vector $u$. In a prefix that holds the parent's latent and not the active child's, the best
+# activation is the projection $x_s \cdot u$. In a prefix that holds both, let the child's latent carry exactly what is
+# then missing: the error is zero, whatever $u$ is. What is left of the loss is
 #
 # $$ L(u) = \sum_s \omega_s\, p_s \bigl( \lVert x_s \rVert^2 - (x_s \cdot u)^2 \bigr), $$ (pull-loss)
 #
@@ -201,7 +202,7 @@ doses, open_doses = chapter.read_doses(setup, dosed)
 from_theory = dosed["near"].cosines[..., 0, :] - chapter.dosed_decoders(setup, factors)[:, None, 0]
 dose_gap = chapter.largest(from_theory.abs().amax(-1), ~doses[0].isnan())
 
-# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "Turning the blamed terms up and down. Without them (0) the parent is clean: its largest cosine with a child is {glue:text}`dose_zero`. Filled points: from near the truth, medians with bars over the seeds that keep A4; their largest distance of the parent's decoder from theory, over all doses, is {glue:text}`dose_gap`. Open circles: random runs that reach the same loss and keep A4. A child's decoder at dose 0 is not shown: it is not unique there, as told below.", "name": "fig-why-dose"}, "image": {"alt": "Two panels against the factor on the blamed terms. The parent's cosine with a child rises from zero along a curve; the child's cosine with its sibling falls below zero, and with the parent is slightly negative. Points lie on the lines."}}
+# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "Turning the blamed terms up and down. Without them (0) the parent is clean: its largest cosine with a child is {glue:text}`dose_zero`. Filled points: from near the truth, medians with bars over the seeds in which each latent fires with its own feature alone; their largest distance of the parent's decoder from theory, over all doses, is {glue:text}`dose_gap`. Open circles: random runs that reach the same loss in the same way. A child's decoder at dose 0 is not shown: it is not unique there, as told below.", "name": "fig-why-dose"}, "image": {"alt": "Two panels against the factor on the blamed terms. The parent's cosine with a child rises from zero along a curve; the child's cosine with its sibling falls below zero, and with the parent is slightly negative. Points lie on the lines."}}
 claims.glue(
     n_sweep_seeds=p.n_sweep_seeds,
     dose_zero=told(dosed["near"].cosines[0, :, 0, 1:].abs(), torch.max),
@@ -316,11 +317,11 @@ figure = chapter.draw_reach(limited["near"], reach, tree.names)
 # $t = 0$, the siblings' parts must vanish. At a mixture they must follow {eq}`child-parts`, also where the children are
 # mixed in unequally (child 1 with $t$, the others with a third of it).
 #
-# Without a penalty a child's latent may fire on its sibling at no cost (A4 fails), and the children's decoders are not
+# Without a penalty a child's latent may fire on its sibling at no cost, and the children's decoders are not
 # unique: {glue:text}`free_clean` of {glue:text}`n_near` seeds from near the truth then have clean siblings. The
 # decisive criterion was first written for these runs, **and failed**. The penalty of {glue:text}`l1:.3f` that makes
 # the solution unique was added after that; the criterion without it stands in the ledger as a supporting one. The
-# curves of {numref}`fig-why-held` have no penalty, and show the SAEs that keep A4.
+# curves of {numref}`fig-why-held` have no penalty, and show the selective SAEs.
 
 # %%
 two = torch.tensor([[0.0], [0.5]], dtype=torch.float64).expand(-1, p.n_children)
@@ -516,7 +517,7 @@ sibling_undo
 # Equal children: the first random seeds left the criterion undecided (here {glue:text}`first_lean` of
 # {glue:text}`first_live` live ones pass), so it is judged on {glue:text}`n_fresh` fresh ones.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Code: the control, independent features with a decoder bias, and fresh seeds"}
 independent = features.without_hierarchy(tree).states()
 control_run = setup.fit(setup.near, {"data": independent, "decoder_bias": True})
 control = metrics.read(control_run.sae[0], independent, control_run.settings[0].dictionary, tree.parents())

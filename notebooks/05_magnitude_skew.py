@@ -8,8 +8,8 @@
 # {glue:}`magnitude-skew`
 #
 # In short: how much louder the child is decides, not who is learned first. From random starts the parent is absorbed in
-# {glue:text}`n_absorbed` of {glue:text}`n_live` live seeds, from {term}`near the truth` in {glue:text}`gentle_tally`;
-# where nothing is absorbed it is none.
+# {glue:text}`n_absorbed` of {glue:text}`n_live` live seeds, from {term}`near the truth` in {glue:text}`gentle_tally` (a
+# clean SAE: in none).
 
 # %% [markdown]
 # ## What was predicted
@@ -24,7 +24,7 @@
 #
 # $$ t = \frac{D + \sqrt{D^2 + 4 w_2^2 q^2 r^2}}{2 w_2 q r}, \qquad D = w_2 q (r^2 - 1) - w_1 (1 - q), $$ (skew-ratio)
 #
-# where $w_1$ weighs the parent alone and $w_2$ the sum. It is nearer to the child than to the parent when
+# where $w_1$ weighs the parent alone and $w_2$ the sum. The first latent is nearer to the child than to the parent when
 # $w_2\, q\,(r^2 - 1) > w_1 (1 - q)$. The weights depend on what the second latent does, because the outer prefix is
 # exact on the state that the second latent completes. With weight $\beta$ on the inner prefix:
 #
@@ -92,7 +92,7 @@ print(chapter.report(runs))
 # fires: one that points toward the parent and fires on all of its inputs, and on no other, if there is one; else by
 # cosines.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Code: pick the arms that are shown"}
 loud, control = (runs["Matryoshka", "random", case] for case in ("loud", "equal"))
 shown = {
     "Matryoshka, loud child": loud,
@@ -276,7 +276,7 @@ claims.glue(reached="; ".join(f"{count} of “{name}”" for name, count in reac
 #
 # All thresholds come from the ledger, `book/claims.yml`.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Code: gather what the criteria measure"}
 every_converged = float(np.concatenate([some.converged for some in runs.values()]).mean())
 ledger, begun = claims.load(), {"child_first": len(fresh.live), "kept_though_not_first": len(fresh.live)}
 measured = {

@@ -6,8 +6,8 @@
 #
 # {glue:}`topk-too`
 #
-# In short: with K at the true mean L0 or above, a BatchTopK SAE from near the truth is the ReLU SAE of
-# {doc}`03_matryoshka_inherits`, to {glue:text}`gap_above` in every cosine. With a smaller K the child whose latent is
+# In short: with K at the true mean L0 or above, a BatchTopK SAE from near the truth has the cosines of the ReLU SAE of
+# {doc}`03_matryoshka_inherits` (largest difference {glue:text}`gap_above`). With a smaller K the child whose latent is
 # dropped is mixed in more. Over all K from 0.8 times to twice the true mean {term}`L0` the smallest median cosine of
 # the parent with a child is {glue:text}`least_over_k:.3f` (truth: 0).
 

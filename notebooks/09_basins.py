@@ -254,7 +254,7 @@ part = table["the dictionary's part"]
 claims.glue(part_adam=part[f"Adam: {strays}"])
 claims.glue(part_descent=part[f"gradient descent: {strays}"])
 
-# %% tags=["hide-input", "details"]
+# %% tags=["hide-input", "details"] mystnb={"code_prompt_show": "Code: show the table"}
 table
 
 # %% [markdown] tags=["details"]

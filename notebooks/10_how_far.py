@@ -9,7 +9,7 @@
 # In short: over {glue:text}`n_factors` factors, from near the truth, the parent's latent keeps a positive cosine with
 # its children: at least {glue:text}`lowest_near:.3f`, where the default has {glue:text}`base_near:.3f` and the truth 0.
 #
-# Below the 0.1 that the ledger asks for it falls with: {glue:text}`small_factors`.
+# Below the 0.1 that the ledger asks for with: {glue:text}`small_factors`.
 
 # %% [markdown]
 # ## What was predicted
@@ -92,7 +92,7 @@ factors |= chapter.data.tree_factors(p)
 factors |= chapter.data.model_factors(p, base)
 
 # %% [markdown]
-# Each is trained from both kinds of start.
+# Each is trained from both starts.
 
 # %%
 explored = {name: chapter.experiments.explore(factor, p) for name, factor in factors.items()}
@@ -118,7 +118,7 @@ for kind, case in many.items():
 #
 # {numref}`fig-reach-ranges` orders the factors by how far they move the parent's cosine with a child. The bars are
 # medians over seeds from near the truth; the thin lines medians over *all* live random seeds,
-# at each factor's lowest, middle and highest amount (points with fewer than three are left out).
+# at each factor's lowest, middle and highest amount (points with fewer than three live seeds are left out).
 # Of the model's factors but the inner prefix's weight and width, the largest effect is {glue:text}`model_effect:.3f`.
 
 # %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "From the lowest to the highest median of the parent's cosine with a child (truth: 0) over each factor's range; the amounts at both ends are beside the bars. The child's probability is a yardstick and not counted among the {glue:text}`n_factors`. Of all factors {glue:text}`n_halving` bring the parent's cosine with a child below half of its default (dashed) somewhere in their range, from near the truth: {glue:text}`halving`.", "name": "fig-reach-ranges"}, "image": {"alt": "Horizontal bars, one for each factor. All lie right of zero; the child's probability, the number of children and the inner weight have the longest and reach lowest; penalties, biases and tied weights have almost no length."}}

@@ -31,14 +31,14 @@
 # random orthonormal directions. Magnitudes are 4, varied by 20%, where the rows' mean square is 128.
 #
 # **SAEs.** 512 latents, BatchTopK {cite:p}`bussmann2024batchtopk` with K = 8, prefixes 32, 128 and 512, 2,000 steps of
-# 256 rows. A first trial had 1,024 latents; with half as many all seeds train again in some twenty minutes of one core,
-# and the diagnosis has twice the rows a latent. A standard SAE; a Matryoshka SAE; the *remedy*: the Matryoshka SAE
-# trained on for 1,000 steps, its decoder by the full reconstruction alone; and *detached deltas*
-# {cite:p}`chanin2025hedging`, where each prefix trains its own latents alone: then the equation has one prefix, and
-# says a larger lean. They are trained by {py:func}`matryoshka_mixing.training.descend`: on dense rows and hundreds of
-# latents a plain PyTorch loop is faster than the compiled trainer, and a GPU or SAELens would be the better tool beyond
-# this size. The stored results come from `python -m matryoshka_mixing.chapters.real_activations`; `-p n_trained 5`
-# trains again.
+# 256 rows. A first trial had 1,024 latents; with half as many, all seeds train again in some twenty minutes of one
+# core, and the diagnosis has twice as many rows for each latent. Four kinds: a standard SAE; a Matryoshka SAE; the
+# *remedy*: the Matryoshka SAE trained on for 1,000 steps, its decoder by the full reconstruction alone; and *detached
+# deltas* {cite:p}`chanin2025hedging`, where each prefix trains its own latents alone: then the equation has one prefix,
+# and says a larger lean. They are trained by {py:func}`matryoshka_mixing.training.descend`: on dense rows and hundreds
+# of latents a plain PyTorch loop is faster than the compiled trainer, and a GPU or SAELens would be the better tool
+# beyond this size. The stored results come from `python -m matryoshka_mixing.chapters.real_activations`; `-p n_trained
+# 5` trains again.
 
 # %% tags=["parameters"]
 n_trained = 0  # seeds to train again, some six minutes each; 0 shows the stored ones: a whole number from 0 to 1000
@@ -85,7 +85,7 @@ figure = chapter.draw_recalls(found)
 
 # %% [markdown]
 # The toys' standard SAEs absorb, and a first trial with 1,024 latents had seen the same here. At this size there
-# is next to nothing to improve on, the parent's latent keeps firing in every kind of SAE. Mixing does not need
+# is next to nothing to improve on: the parent's latent keeps firing in every kind of SAE. Mixing does not need
 # absorption beside it.
 #
 # ## Other sizes

@@ -202,9 +202,9 @@ claims.glue(loud_lost=hit.silent + hit.missing, topk_lost=left["TopK, K = 1"].ne
 #
 # ## Does it hold up?
 #
-# Hierarchy is not to blame for the first answer. Of two independent features the first one learned stays if the other
-# is as quiet ({glue:text}`control_quiet`), and goes if it is loud ({glue:text}`control_loud`): the inner prefix wants
-# the louder one.
+# Hierarchy is not to blame for what happens to a loud child's parent. Of two independent features the first one learned
+# stays if the other is as quiet ({glue:text}`control_quiet`), and goes if it is loud ({glue:text}`control_loud`): the
+# inner prefix wants the louder one.
 #
 # The second follows the theory. With the inner weight {glue:text}`log_weight:.3f` that the log settles at, the plain
 # sum gives the same decoders (largest difference {glue:text}`reweighting_gap`), and without a penalty the cosine is

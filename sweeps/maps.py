@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,11 @@ ledger = functools.cache(claims.load)
 def words(name: str) -> str:
     """A parameter's name as the page writes it."""
     return WORDS.get(name, name.replace("_", " "))
+
+
+def title(claim: str) -> str:
+    """How a claim is called on every page."""
+    return ledger()[claim].title
 
 
 def key(claim: str) -> claims.Criterion:
@@ -267,7 +273,7 @@ def draw_overview(screens: Sequence[Found]) -> Figure:
     names = [name for name in WORDS if name in moved] + sorted(moved - set(WORDS))
     wide = {name: max(len(found.along(name)) for found in screens if name in found.varied) for name in names}
     rows = _in_rows(names, wide)
-    figure, axes = figures.grid(len(rows), 1, (8.6, 0.29 * len(screens) + 0.6))
+    figure, axes = figures.grid(len(rows), 1, (8.6, 0.34 * len(screens) + 0.6))
     for axis, row in zip(axes, rows, strict=True):
         left = 0
         for name in row:
@@ -278,7 +284,9 @@ def draw_overview(screens: Sequence[Found]) -> Figure:
                     _cell(axis, x, y, run["verdict"], home=run[name] == found.home[name])
             left += wide[name] + 1
         axis.set(xlim=(-0.5, ACROSS), ylim=(len(screens) - 0.5, -1.6), xticks=[])
-        axis.set_yticks(range(len(screens)), [found.claim for found in screens], fontsize=9)
+        axis.set_yticks(
+            range(len(screens)), [textwrap.fill(title(found.claim), 32) for found in screens], fontsize=9, linespacing=1
+        )
         axis.tick_params(length=0)
         for side in axis.spines.values():
             side.set_visible(False)
@@ -316,7 +324,7 @@ def _reach(found: Found, name: str) -> str:
 def reach_table(screens: Sequence[Found]) -> str:
     """Claims by parameters: how far each can move alone before the verdict changes."""
     names = [name for name in WORDS if any(name in found.varied for found in screens)]
-    rows = [[f"`{f.claim}`: *{f.at_home}*", *(_reach(f, name) for name in names)] for f in screens]
+    rows = [[f"{title(f.claim)}: *{f.at_home}*", *(_reach(f, name) for name in names)] for f in screens]
     return _table(["claim", *(words(name) for name in names)], rows)
 
 
@@ -396,7 +404,7 @@ def command_line(found: Found) -> str:
 
 def section(screen: Found, plane: Found | None, spaces: Sequence[Found]) -> str:
     """What the sweeps found about one claim."""
-    parts = [f"### {ledger()[screen.claim].title}\n", f"`{screen.claim}`. {screen_line(screen)}"]
+    parts = [f"### {title(screen.claim)}\n", screen_line(screen)]
     if screen.at_home == "inconclusive":
         why = screen.here["why"].iloc[0]
         parts.append(f"At the chapter's own values runs of this size decide nothing (not met: {why}): no map.\n")
@@ -413,8 +421,8 @@ def section(screen: Found, plane: Found | None, spaces: Sequence[Found]) -> str:
 :name: fig-where-{plane.claim}
 :alt: A plane of {words(x)} and {words(y)} with one cell a run, coloured and signed by verdict; a number stands in each.
 
-The verdict on `{plane.claim}` over {words(x)} and {words(y)}. The number (a median where there are seeds) is that of
-“{key(plane.claim).says}”. All else is the chapter's own, but {command_line(plane)}.
+The verdict on *{title(plane.claim)}* over {words(x)} and {words(y)}. The number (a median where there are seeds) is
+that of “{key(plane.claim).says}”. All else is the chapter's own, but {command_line(plane)}.
 {{download}}`Numbers <_static/where-{plane.claim}.csv>`
 ```
 
@@ -443,7 +451,7 @@ def summary(screens: Sequence[Found], chosen: Mapping[str, Found | None]) -> str
             flip = ""
         else:
             flip = "none found" if run is None else f"{moved(where, run)}: *{run['verdict']}*"
-        rows.append([f"`{screen.claim}`", f"*{screen.at_home}*", over, share, flip])
+        rows.append([title(screen.claim), f"*{screen.at_home}*", over, share, flip])
     return _table(["claim", "at the chapter's own values", "map over", "supported in", "nearest other verdict"], rows)
 
 
@@ -451,7 +459,7 @@ def without(screens: Sequence[Found]) -> str:
     """The tested claims that no stored sweep moves, and why."""
     swept = {found.claim for found in screens}
     rows = [
-        [f"`{name}`", f"{{doc}}`../notebooks/{claim.notebook}`", WHY_NONE.get(claim.notebook, "not swept yet")]
+        [claim.title, f"{{doc}}`../notebooks/{claim.notebook}`", WHY_NONE.get(claim.notebook, "not swept yet")]
         for name, claim in ledger().items()
         if claim.notebook and name not in swept
     ]

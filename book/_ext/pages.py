@@ -82,7 +82,7 @@ def lighter(page, name):
 def unnamed(page):
     """Take the names that pandas gives to each cell of a styled table, where no rule of the page refers to them."""
     used = set(re.findall(r"#(T_[\w-]+)", page))
-    bare = r' id="(T_[\w-]+)" class="(?:data|row_heading|col_heading|index_name|blank)[\w ]*" ?'
+    bare = r' id="(T_[\w-]+)" class="(?:data|row_heading|col_heading|index_name|blank)[\w ]*"(?: (?=>))?'
     return re.sub(bare, lambda found: found[0] if found[1] in used else "", page)
 
 

@@ -1,13 +1,14 @@
 /* The explorable: a reader moves the toy model and sees its Matryoshka SAE move, from closed forms alone.
 
-The first half is arithmetic, the same as `theory.penalised_family` (tests/test_explorable.py holds one against the other);
-then come drawings as strings of SVG, and last what happens on a page. Nothing is fetched, nothing is stored. */
+The first half is arithmetic, that of `theory.penalised_family` and `theory.unequal_ratios` in one (tests/test_explorable.py holds it
+against both, and against trained SAEs where neither reaches); then come drawings as strings of SVG, and last what happens on a page. Nothing is fetched, nothing is stored. */
 "use strict";
 
 const Explorable = (() => {
   const CONTROLS = {
-    q: { label: "how often each child fires beside its parent", says: (s) => s.q.toFixed(2) },
+    q: { label: "how often each child fires beside its parent", says: (s) => (s.times > 1 ? chances(s) : [s.q]).map((q) => q.toFixed(2)).join(", ") },
     n: { label: "number of children", says: (s) => `${s.n}` },
+    times: { label: "how much more often child 1 fires than the others", says: (s) => (s.times > 1 ? `${s.times} times` : "equally often") },
     beta: { label: "weight of the inner prefix", says: (s) => s.beta.toFixed(s.beta < 1 ? 2 : 1) },
     l1: { label: "L1 penalty", says: (s) => s.l1.toFixed(2) },
     blamed: { label: "factor on the terms that mix", says: (s) => s.blamed.toFixed(2) },
@@ -18,7 +19,7 @@ const Explorable = (() => {
     without: "without the terms that mix",
     remedy: "with the remedy",
   };
-  const START = { q: 0.4, n: 2, beta: 1, l1: 0, blamed: 1, turn: 20, mode: "whole" };
+  const START = { q: 0.4, n: 2, times: 1, beta: 1, l1: 0, blamed: 1, turn: 20, mode: "whole" };
 
   // The arithmetic
 
@@ -36,36 +37,59 @@ const Explorable = (() => {
   const rest = (b, s) => Math.sqrt(2 - 2 * b * s + b * b);
   const weight = (s) => (s.mode === "without" ? 0 : s.beta * s.blamed);
 
-  /** Activation of the parent's latent on parent + child that costs least, for a parent's decoder of ratio t. */
-  function beside(t, state) {
-    const w = weight(state), l1 = state.l1, s = (1 + t) / Math.sqrt(1 + state.n * t * t);
-    return w ? root((b) => w * (2 * b - 2 * s + l1) + l1 * (1 + (b - s) / rest(b, s)), s) : 0;
+  /** How often child 1 fires beside its parent, and how often each other one; on average q. */
+  function chances({ q, n, times }) {
+    const other = (n * q) / (times + n - 1);
+    return [times * other, other];
   }
 
-  /** Cosines of both kinds of latent, and how often the parent's is silent where a child fires. */
+  /** Activation of the parent's latent on parent + child that costs least, where this input's projection on its decoder is s. */
+  function beside(s, state) {
+    const w = weight(state), l1 = state.l1;
+    if (!w || !l1) return w ? s : 0;
+    return root((b) => w * (2 * b - 2 * s + l1) + l1 * (1 + (b - s) / rest(b, s)), s);
+  }
+
+  /** Cosines of the parent's decoder (with the parent, child 1, each other child), from the clean one by best activations and
+  best decoder in turn; without a penalty this is the power iteration toward the top eigenvector of the re-weighted moment. */
+  function lean(state) {
+    const { q, n, beta, l1 } = state, w = weight(state), often = chances(state);
+    let u = [1, 0, 0];
+    for (let i = 0, moved = 1; i < 1000 && moved > 1e-14; i++) {
+      const [first, other] = often.map((chance, k) => {
+        const s = u[0] + u[k + 1], b = beside(s, state);
+        return chance * b * (w + l1 / (2 * rest(b, s)));
+      });
+      const next = [(1 - n * q) * (1 + beta) * (u[0] - l1 / 2) + first + (n - 1) * other, first, other];
+      const norm = Math.sqrt(next[0] ** 2 + first ** 2 + (n - 1) * other ** 2), before = u;
+      u = next.map((x) => x / norm);
+      moved = Math.max(...u.map((x, k) => Math.abs(x - before[k])));
+    }
+    return u;
+  }
+
+  /** Cosines of the latents: the parent's with the parent, child 1 and each other child; of `children`, child 1's and each other
+  one's, with the parent, itself, and child 2 or child 1. Then on what share of the inputs with a child the parent's is silent. */
   function solve(state) {
-    const { q, n, beta, l1, mode } = state;
-    if (mode === "remedy") return { t: 0, beside: 1, parent: [1, 0], child: [0, 1, 0], absorption: 0 };
-    const w = weight(state);
-    const t = root((t) => {
-      const norm = Math.sqrt(1 + n * t * t), b = beside(t, state);
-      const pull = b * (w + l1 / (2 * rest(b, (1 + t) / norm))) * (1 - n * t);
-      return (1 - n * q) * (1 + beta) * (1 / norm - l1 / 2) * t - q * pull;
-    }, 1 / n);
-    const norm = Math.sqrt(1 + n * t * t), b = beside(t, state), r = rest(b, (1 + t) / norm);
-    const parent = [1 / norm, t / norm];
-    const child = [(1 - b * parent[0]) / r, (1 - b * parent[1]) / r, (-b * parent[1]) / r];
-    return { t, beside: b, parent, child, absorption: b > 0 ? 0 : 1 };
+    if (state.mode === "remedy") return { parent: [1, 0, 0], children: [[0, 1, 0], [0, 1, 0]], silent: [false, false], absorption: 0 };
+    const u = lean(state), both = [u[0] + u[1], u[0] + u[2]].map((s) => ({ s, b: beside(s, state) }));
+    const children = both.map(({ s, b }, i) => [1 - b * u[0], 1 - b * u[i + 1], -b * u[2 - i]].map((x) => x / rest(b, s)));
+    const silent = both.map(({ b }) => b === 0), [first] = chances(state), share = first / (state.n * state.q);
+    return { parent: u, children, silent, absorption: silent[0] * share + silent[1] * (1 - share) };
   }
 
-  /** Loss on inputs that hold the parent, at a decoder of ratio t and the best activations; of the remedy the part
-  that its decoder sees. */
-  function loss(t, state) {
-    const { q, n, beta, l1, mode } = state, norm = Math.sqrt(1 + n * t * t);
-    if (mode === "remedy") return (1 - n * q) * (1 + beta) * (1 - 1 / (norm * norm));
-    const b = beside(t, state), r = rest(b, (1 + t) / norm), a = 1 / norm - l1 / 2;
-    const both = weight(state) * (r * r + l1 * b) + l1 * (r + b) - (l1 * l1) / 4;
-    return (1 - n * q) * (1 + beta) * (1 - a * a) + n * q * both;
+  /** Loss on inputs that hold the parent, where its decoder is parent + first (child 1) + other (each other child), at the best
+  activations; of the remedy the part that its decoder sees. */
+  function loss([first, other], state) {
+    const { q, n, beta, l1, mode } = state, norm = Math.sqrt(1 + first * first + (n - 1) * other * other);
+    const alone = (1 - n * q) * (1 + beta);
+    if (mode === "remedy") return alone * (1 - 1 / (norm * norm));
+    const [one, each] = [first, other].map((t) => {
+      const s = (1 + t) / norm, b = beside(s, state), r = rest(b, s);
+      return weight(state) * (r * r + l1 * b) + l1 * (r + b) - (l1 * l1) / 4;
+    });
+    const [often, seldom] = chances(state);
+    return alone * (1 - (1 / norm - l1 / 2) ** 2) + often * one + (n - 1) * seldom * each;
   }
 
   const most = (n) => Math.floor(98 / n) / 100;
@@ -82,22 +106,45 @@ const Explorable = (() => {
     return Number(text) === 0 ? "0" : (x < 0 ? "−" : "") + text;
   };
 
-  function words(state) {
-    const { parent, child, absorption } = solve(state);
-    const lean = `The parent's latent has a cosine of ${signed(parent[1])} with each child (truth 0), and each child's latent ` +
-      `one of ${signed(child[2])} with its sibling (truth 0).`;
-    if (state.mode === "remedy") return `${lean} Without a penalty, as shown, the parent's latent fires beside each child: nothing is mixed, nothing is absorbed.`;
-    if (absorption) return `${lean} But with ${state.l1 ? "this" : "any"} penalty the parent's latent is silent wherever a child fires, ` +
-      `and each child's latent holds the parent with a cosine of ${signed(child[0])}: absorption.`;
-    return `${lean} The parent's latent fires beside each child: no absorption.`;
+  const others = (state) => (state.n > 2 ? "each other child" : "child 2");
+
+  /** On which inputs the parent's latent is silent; empty if on none. */
+  function absorbed(state) {
+    const { silent } = solve(state);
+    return silent[0] && silent[1] ? "a child" : silent[0] ? "child 1" : silent[1] ? (state.n > 2 ? "another child" : "child 2") : "";
   }
 
-  /** The command that trains SAEs at these values; what a notebook has no parameter for is left out. */
+  function words(state) {
+    const { parent, children, silent } = solve(state), other = others(state), where = absorbed(state);
+    const [often, seldom] = chances(state).map(signed);
+    const leans = state.times === 1
+      ? `The parent's latent has a cosine of ${signed(parent[1])} with each child (truth 0), and each child's latent ` +
+        `one of ${signed(children[0][2])} with its sibling (truth 0).`
+      : `Child 1 fires on ${often} of the parent's inputs, ${other} on ${seldom}. The parent's latent has a cosine of ` +
+        `${signed(parent[1])} with child 1 and ${signed(parent[2])} with ${other} (truth 0). Child 1's latent has one of ` +
+        `${signed(children[0][2])} with ${other}, and ${other}'s latent one of ${signed(children[1][2])} with child 1 (truth 0).`;
+    if (state.mode === "remedy") return `${leans} Without a penalty, as shown, the parent's latent fires beside each child: nothing is mixed, nothing is absorbed.`;
+    if (where) return `${leans} But with ${state.l1 ? "this" : "any"} penalty the parent's latent is silent wherever ${where} fires, ` +
+      `and that child's latent holds the parent with a cosine of ${signed(children[silent[0] ? 0 : 1][0])}: absorption.`;
+    return `${leans} The parent's latent fires beside each child: no absorption.`;
+  }
+
+  const rounded = (value) => Number(value.toPrecision(4));
+  const papermill = (notebook, set) =>
+    `papermill notebooks/${notebook}.ipynb out.ipynb ${Object.entries(set).map(([name, value]) => `-p ${name} ${value}`).join(" ")}`;
+
+  /** The command that trains SAEs at these values. What a notebook has no parameter for is left out; unequal children go into a
+  tree file, which chapter 11 takes. */
   function command(state, notebook) {
-    const set = { child_probability: state.q, n_children: state.n, inner_weight: state.beta, l1: state.l1 };
-    if (state.mode !== "whole") set.l1 = Math.max(state.l1, 0.03);
-    const options = Object.entries(set).map(([name, value]) => `-p ${name} ${Number(value.toPrecision(4))}`);
-    return `papermill notebooks/${notebook}.ipynb out.ipynb ${options.join(" ")}`;
+    const rest = { inner_weight: rounded(state.beta), l1: state.mode === "whole" ? state.l1 : Math.max(state.l1, 0.03) };
+    const equal = papermill(notebook, { child_probability: rounded(state.q), n_children: state.n, ...rest });
+    if (state.times === 1) return equal;
+    if (state.mode === "without") return `# No chapter trains unequal children without these terms; this trains equal ones.\n${equal}`;
+    const [first, other] = chances(state).map((chance) => ({ active_prob: rounded(chance) }));
+    const parent = { active_prob: 0.3, mutually_exclusive_children: true, children: [first, ...Array(state.n - 1).fill(other)] };
+    const remedy = state.mode === "remedy" ? { remedy: "ours" } : {};
+    return `# Chapter 11 takes unequal children; its SAEs have biases, so their numbers differ a little.\necho '${JSON.stringify({ active_prob: 1, is_read_out: false, children: [parent] })}' > children.json\n` +
+      papermill("11_what_cures_it", { tree_path: "children.json", ...rest, ...remedy });
   }
 
   // The drawings
@@ -116,14 +163,14 @@ const Explorable = (() => {
 
   /** The latents as arrows among the true features; of more than two children the first two. */
   function space(state) {
-    const { parent, child } = solve(state), size = 134, centre = [150, 162];
+    const { parent, children: [one, two] } = solve(state), size = 134, centre = [150, 162];
     const angle = (state.turn * Math.PI) / 180, tilt = Math.sin(0.42), up = Math.cos(0.42);
     const at = ([p, first, second]) => [
       centre[0] + size * (first * Math.cos(angle) - second * Math.sin(angle)),
       centre[1] + size * ((first * Math.sin(angle) + second * Math.cos(angle)) * tilt - p * up),
     ];
     const origin = at([0, 0, 0]), truths = [[1, 0, 0], [0, 1, 0], [0, 0, 1]];
-    const latents = [[parent[0], parent[1], parent[1]], [child[0], child[1], child[2]], [child[0], child[2], child[1]]];
+    const latents = [parent, one, [two[0], two[2], two[1]]];
     const kinds = ["parent", "child", "child"], names = ["parent", "child 1", "child 2"];
     let drawn = "";
     truths.forEach((truth, i) => {
@@ -154,20 +201,25 @@ const Explorable = (() => {
   const path = (points, kind) => `<path class="${kind}" d="M${points.map((p) => p.map(place).join(",")).join("L")}"/>`;
   const dot = (x, y, kind, r = 5) => `<circle class="${kind}" cx="${place(x)}" cy="${place(y)}" r="${r}"/>`;
 
-  /** The loss against the parent's cosine with a child, its minimum marked. */
+  /** The loss against the parent's cosine with child 1, on the way from the clean parent through the solution. */
   function valley(state) {
-    const n = state.n, end = Math.min(0.6, 0.94 / Math.sqrt(n)), found = solve(state).parent[1];
-    const at = (cosine) => loss(cosine / Math.sqrt(1 - n * cosine * cosine), state);
+    const { n, times } = state, { parent } = solve(state), found = parent[1], often = chances(state);
+    const slope = found ? parent[2] / found : often[1] / often[0], spread = 1 + (n - 1) * slope * slope;
+    const end = Math.min(Math.max(0.6, found + 0.1), 0.94 / Math.sqrt(spread));
+    const at = (cosine) => {
+      const ratio = cosine / Math.sqrt(1 - spread * cosine * cosine);
+      return loss([ratio, slope * ratio], state);
+    };
     const cosines = Array.from({ length: 61 }, (_, i) => (end * i) / 60), losses = cosines.map(at);
     const low = Math.min(...losses), high = Math.max(...losses), pad = Math.max(0.08 * (high - low), 0.004);
     const range = [low - pad, high + pad], ticks = [low, high];
     const title = state.mode === "remedy" ? "loss that the decoder sees" : "loss";
-    const f = frame(316, 170, [-0.03, end], range, title, "parent’s latent: cosine with a child", [0, 0.2, 0.4].filter((v) => v < end), ticks);
+    const f = frame(316, 170, [-0.03, end], range, title, `parent’s latent: cosine with ${times > 1 ? "child 1" : "a child"}`, [0, 0.2, 0.4, 0.6].filter((v) => v < end), ticks);
     const drawn = f.drawn + path(cosines.map((c, i) => [f.x(c), f.y(losses[i])]), "curve") +
       `<line class="truth" x1="${place(f.x(0))}" x2="${place(f.x(0))}" y1="24" y2="134"/>` +
       text(f.x(0) + 5, 36, "truth") + dot(f.x(found), f.y(at(found)), "parent") +
       (found > 0.02 ? text(f.x(found), f.y(at(found)) - 10, "minimum", 'text-anchor="middle"') : "");
-    return svg(316, 170, drawn, `The loss is lowest where the parent's latent has a cosine of ${signed(found)} with a child.`);
+    return svg(316, 170, drawn, `The loss is lowest where the parent's latent has a cosine of ${signed(found)} with ${times > 1 ? "child 1" : "a child"}.`);
   }
 
   /** Both mixings against the amount `x`, and the trained SAEs of the run as dots. */
@@ -175,12 +227,17 @@ const Explorable = (() => {
     const key = config.x, end = key === "q" ? most(state.n) : config.most;
     const values = Array.from({ length: 61 }, (_, i) => (end * (i + 0.01)) / 60.01);
     const lines = values.map((v) => solve({ ...state, [key]: v }));
-    const f = frame(316, 190, [0, end], [-1.05, 0.75], "cosines (truth 0)", CONTROLS[key].label, [0, end / 2, end], [-1, -0.5, 0, 0.5]);
+    const average = key === "q" && state.times > 1 ? "how often a child fires beside its parent, on average" : CONTROLS[key].label;
+    const f = frame(316, 190, [0, end], [-1.05, 0.75], "cosines (truth 0)", average, [0, end / 2, end], [-1, -0.5, 0, 0.5]);
     let drawn = f.drawn + `<line class="truth" x1="${place(f.x(0))}" x2="${place(f.x(end))}" y1="${place(f.y(0))}" y2="${place(f.y(0))}"/>`;
-    const one = [["parent", (s) => s.parent[1], "parent’s latent with a child", -9], ["child", (s) => s.child[2], "child’s latent with a sibling", 17]];
-    one.forEach(([kind, read, label, off], i) => {
-      drawn += path(lines.map((s, j) => [f.x(values[j]), f.y(read(s))]), `line ${kind}`);
-      drawn += text(f.x(0) + 6, f.y(i ? -0.72 : 0.6), label) + `<rect class="${kind}" x="${place(f.x(0) + 6)}" y="${place(f.y(i ? -0.72 : 0.6) + 4)}" width="40" height="3"/>`;
+    const one = [["parent", (s, i) => s.parent[i + 1], "parent’s latent with a child"], ["child", (s, i) => s.children[i][2], "child’s latent with a sibling"]];
+    const which = state.times > 1 ? [0, 1] : [0], now = solve(state);
+    one.forEach(([kind, read, label], i) => {
+      which.forEach((k) => {
+        drawn += path(lines.map((s, j) => [f.x(values[j]), f.y(read(s, k))]), `line ${kind} ${k ? "second" : ""}`.trim());
+      });
+      const at = f.y(i ? -0.95 : 0.66);
+      drawn += `<rect class="${kind}" x="${place(f.x(0) + 6)}" y="${place(at - 6)}" width="16" height="4"/>` + text(f.x(0) + 27, at, label);
     });
     const same = comparable(state, config);
     (config.dots || []).forEach(([v, toChild, toSibling]) => {
@@ -188,40 +245,40 @@ const Explorable = (() => {
       drawn += dot(f.x(v), f.y(toChild), same ? "trained" : "trained other", 3);
       if (toSibling !== null) drawn += dot(f.x(v), f.y(toSibling), same ? "trained" : "trained other", 3);
     });
-    const now = solve(state);
-    drawn += dot(f.x(state[key]), f.y(now.parent[1]), "parent") + dot(f.x(state[key]), f.y(now.child[2]), "child");
+    one.forEach(([kind, read]) => which.forEach((k) => (drawn += dot(f.x(state[key]), f.y(read(now, k)), kind))));
     return svg(316, 190, drawn, `Against ${CONTROLS[key].label}: the closed forms as lines, trained SAEs as small dots.`);
   }
 
   /** Whether the trained SAEs were trained at these values of all that is not swept. */
   function comparable(state, config) {
-    return state.mode === "whole" && Object.entries(config.run || {}).every(([key, value]) => Math.abs(state[key] - value) < 1e-9);
+    return state.mode === "whole" && state.times === 1 && Object.entries(config.run || {}).every(([key, value]) => Math.abs(state[key] - value) < 1e-9);
   }
 
   /** What stands above the controls, as HTML. */
   function picture(state, config) {
-    const { absorption } = solve(state), many = state.n > 2 ? `, two of ${state.n} children` : "";
+    const { absorption } = solve(state), lines = state.times > 1 ? `child 1 drawn through, ${others(state)} dotted` : "closed forms";
+    const many = state.n > 2 ? `, two of ${state.n} children` : "";
     const dots = (config.dots || []).length ? (comparable(state, config)
       ? "Small dots: trained SAEs of this run."
       : "Pale dots: trained SAEs of this run, at its own values, not these.") : "";
     return `<div class="explorable-panels"><figure>${space(state)}<figcaption>Dashed: true features${many}. ` +
       `<span class="key parent"></span> parent’s latent, <span class="key child"></span> each child’s latent.</figcaption></figure>` +
-      `<figure>${valley(state)}${sweep(state, config)}<figcaption>Lines: closed forms. ${dots}</figcaption></figure></div>` +
+      `<figure>${valley(state)}${sweep(state, config)}<figcaption>Lines: ${lines}. ${dots}</figcaption></figure></div>` +
       `<div class="explorable-meter"><span>absorption</span><span class="bar"><span style="width:${100 * absorption}%"></span></span>` +
-      `<span>${absorption ? "every input with a child" : "none"}</span></div>`;
+      `<span>${absorption ? `every input with ${absorbed(state)}` : "none"}</span></div>`;
   }
 
   // The page
 
-  const toSlider = { q: (v) => v, n: (v) => v, beta: Math.log10, l1: (v) => v, blamed: (v) => v, turn: (v) => v };
+  const toSlider = { q: (v) => v, n: (v) => v, times: (v) => v, beta: Math.log10, l1: (v) => v, blamed: (v) => v, turn: (v) => v };
   const ranges = (state, config) => ({
-    q: [0.02, most(state.n), 0.01], n: [2, 12, 1], beta: [-1, 1, 0.05], l1: [0, 0.3, 0.01], blamed: [0, config.most || 2, 0.05], turn: [-60, 60, 5],
+    q: [0.02, most(state.n), 0.01], n: [2, 12, 1], times: [1, 10, 0.5], beta: [-1, 1, 0.05], l1: [0, 0.3, 0.01], blamed: [0, config.most || 2, 0.05], turn: [-60, 60, 5],
   });
 
   function mount(root, number) {
     const config = JSON.parse(root.querySelector('script[type="application/json"]')?.textContent || "{}");
     config.x ||= "q";
-    config.controls ||= ["q", "n", "beta", "l1", "turn"];
+    config.controls ||= ["q", "n", "times", "beta", "l1", "turn"];
     let state = tidy({ ...START, ...config.start });
     const id = (name) => `explorable-${number}-${name}`;
     const rows = config.controls.map((key) =>

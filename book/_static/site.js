@@ -10,7 +10,8 @@ document.addEventListener("DOMContentLoaded", () => {
 
 /** A box that scrolls must be reachable by keyboard, and only such a box. */
 function scrollers() {
-  const boxes = ".figure-box, .pst-scrollable-table-container, .verdict-box, .output.text_html, div.math, .highlight pre";
+  const boxes = ".figure-box, .pst-scrollable-table-container, .verdict-box, .output.text_html, .output.text_html > div, " +
+    "div.math, .highlight pre";
   const look = (box) => (box.scrollWidth > box.clientWidth ? (box.tabIndex = 0) : box.removeAttribute("tabindex"));
   const watch = new ResizeObserver((seen) => seen.forEach(({ target }) => look(target)));
   document.querySelectorAll(boxes).forEach((box) => {

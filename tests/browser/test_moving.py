@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 
 from matryoshka_mixing import theory
 
@@ -17,6 +18,23 @@ def shown(page):
 def expected(q=0.4, n=2, beta=1.0, l1=0.0):
     found = theory.penalised_family(q, n, beta, l1)
     return [pytest.approx(value, abs=6e-4) for value in (found.parent[1], found.child[2])]
+
+
+def unequal(q, n, beta, times):
+    """The parent's latent with child 1 and each other, child 1's with another, another's with child 1; no penalty."""
+    share = torch.tensor([times, *[1.0] * (n - 1)], dtype=torch.float64)
+    ratios = theory.unequal_ratios((1 - n * q) * (1 + beta), beta * q * share / share.mean())
+    parent = torch.nn.functional.normalize(torch.cat([torch.ones(1, dtype=torch.float64), ratios]), dim=0)
+    one = torch.eye(n + 1, dtype=torch.float64)
+    first, second = (theory.child_decoder(parent, one[0] + one[i]) for i in (1, 2))
+    return [pytest.approx(float(value), abs=6e-4) for value in (parent[1], parent[2], first[2], second[1])]
+
+
+def shown_unequal(page):
+    """The four cosines that the words give."""
+    words = page.locator(".explorable-words").first.inner_text()
+    said = r"cosine of (\S+) with child 1 and (\S+) with.*one of (\S+) with.*one of (\S+) with child 1"
+    return [float(each.replace("−", "-")) for each in re.search(said, words).groups()]
 
 
 def slider(page, key):
@@ -61,6 +79,24 @@ def test_by_mouse(open_page):
     assert shown(page) == expected()
 
 
+def test_unequal_children(open_page):
+    page, heard = open_page("book/index")
+    slider(page, "times").focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    assert slider(page, "times").get_attribute("aria-valuetext") == "4 times"
+    assert slider(page, "q").get_attribute("aria-valuetext") == "0.64, 0.16"
+    assert shown_unequal(page) == unequal(0.4, 2, 1.0, 4)
+    assert page.locator(".explorable .trained").count() == page.locator(".explorable .trained.other").count() > 5
+    assert '{"active_prob":0.64},{"active_prob":0.16}' in page.locator(".explorable-command").inner_text()
+    box = slider(page, "n").bounding_box()
+    slider(page, "n").click(position={"x": box["width"] - 3, "y": box["height"] / 2})
+    assert shown_unequal(page) == unequal(0.08, 12, 1.0, 4)
+    slider(page, "times").focus()
+    page.keyboard.press("Home")
+    assert shown(page) == expected(q=0.08, n=12) and heard == []
+
+
 def test_by_touch(open_page):
     page, _ = open_page("book/index", width=390, height=844, has_touch=True, is_mobile=True)
     box = slider(page, "q").bounding_box()
@@ -68,6 +104,10 @@ def test_by_touch(open_page):
     assert shown(page) == expected(q=0.02)
     page.get_by_text("without the terms that mix").tap()
     assert "every input" in page.locator(".explorable-meter").inner_text()
+    box = slider(page, "times").bounding_box()
+    page.get_by_text("Start again").tap()
+    slider(page, "times").tap(position={"x": box["width"] - 3, "y": box["height"] / 2})
+    assert shown_unequal(page) == unequal(0.4, 2, 1.0, 10)
 
 
 def test_the_command_is_copied(open_page):

@@ -242,7 +242,10 @@ def stored(post):
 
 
 def test_the_stored_run_is_shown_for_the_tree_of_the_post(post, stored):
-    assert post.summary() == "\n".join(post.arms) and post.claim("not-sampling") == claims.load()["not-sampling"]
+    assert (
+        post.summary().replace("\n", " ") == "arms: " + "; ".join(post.arms)
+        and post.claim("not-sampling") == claims.load()["not-sampling"]
+    )
     assert post.covered.all() and len(post.pairs) == 9
     assert stored.theory("sampled").shape == (32, 9)
     live = chapter.run_here(post)

@@ -493,7 +493,7 @@ def loss_and_recovery(panels: Mapping[str, Circles]) -> Figure:
         axis.scatter(loss, (panel.low + panel.high) / 2, label="random", **look)
         axis.plot(*panel.reference, "*", ms=11, color=COLOURS[1], mec="0.1", mew=0.6, label="near the truth")
         axis.plot(
-            panel.ticks, [0.02] * len(panel.ticks), "|", color="0.1", ms=14, mew=1.3, label="theory",
+            panel.ticks, [0.02] * len(panel.ticks), "|", color="0.15", ms=14, mew=1.3, label="theory",
             transform=axis.get_xaxis_transform(),
         )  # fmt: skip
         lowest = int(loss.argmin())
@@ -512,7 +512,7 @@ def loss_and_recovery(panels: Mapping[str, Circles]) -> Figure:
     for axis in axes[::2]:
         axis.set_ylabel("recovery")
     handles, labels = axes[0].get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+    legend = figure.legend(handles, labels, loc="outside lower left", ncols=3, fontsize=9)
     first: Any = legend.legend_handles[0]
     first.set_sizes([80])
     return figure
@@ -761,7 +761,7 @@ def stacked_shares(panels: Mapping[str, Bars], width: float = 4.3, across: int =
     for axis in axes[::across]:
         axis.set_ylabel("share of seeds")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower left", ncols=3, fontsize=9)
     return figure
 
 

@@ -7,6 +7,7 @@ that then has no value is NaN here, and comes out as words; `Toy.summary` says w
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -229,9 +230,9 @@ class Toy:
 
     def summary(self) -> str:
         """The arms; with a tree of the reader's, what it is and which numbers it cannot have."""
-        lines, pairs = list(self.arms), len(self.pairs)
+        lines, pairs = [textwrap.fill("arms: " + "; ".join(self.arms), 96)], len(self.pairs)
         if not self.own:
-            return "\n".join(lines)
+            return lines[0]
         lines.append(f"\nAll of this runs on {self.name}: {self.tree.n_features} features, {pairs} with a parent.")
         if not self.tree.can_list():
             lines.append(f"Its inputs cannot be listed; everything is measured on {len(self.states):,} samples.")
@@ -507,7 +508,7 @@ def _images(
         breaks: rows, and named columns, before which a line is drawn.
     """
     deep, across = -(-len(panels) // per_row), min(per_row, len(panels))
-    size = (2.7 * across + 1.5, 3.3 * deep + (0.9 if columns else 0.3))
+    size = (2.6 * across + 1.5, 3.3 * deep + (0.9 if columns else 0.3))
     figure, axes = figures.grid(len(panels), per_row, size, figsize=size, sharex=True, sharey=True)
     highest = 1.0 if quantity == "cosine" else max(float(np.max(matrix)) for matrix in panels.values())
     low, colours = (-1.0, DIVERGING) if quantity == "cosine" else (0.0, SEQUENTIAL)
@@ -699,7 +700,7 @@ def draw_histories(results: Results, arms: Sequence[str] = MAIN) -> Figure:
     if len(arms) > MOST_HISTORIES:
         raise ValueError(f"{len(arms)} arms were given; a panel holds at most {MOST_HISTORIES}. Choose some of them.")
     steps = results.data["steps"][1:]
-    figure, axes = figures.grid(3, 3, (3.5, 3.4))
+    figure, axes = figures.grid(3, 3, (3.1, 3.4))
     for axis, (ylabel, key) in zip(
         axes, {"cosine": "child_path", "L0": "l0_path", "penalty": "l1_path"}.items(), strict=True
     ):

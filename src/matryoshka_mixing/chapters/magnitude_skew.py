@@ -575,9 +575,9 @@ def draw_typical(panels: Mapping[str, Found], quantity: str) -> Figure:
     """Decoder cosines ("cosine"), or the "activation" on every state, in each panel's most frequent solution."""
     chosen = {title: (some, typical(some)) for title, some in panels.items()}
     if quantity == "cosine":
-        return figures.heatmaps({t: some.decoder[i].numpy() for t, (some, i) in chosen.items()}, NAMES, width=3.2)
+        return figures.heatmaps({t: some.decoder[i].numpy() for t, (some, i) in chosen.items()}, NAMES, width=2.95)
     acts = {title: some.acts[i].numpy() for title, (some, i) in chosen.items()}
-    return figures.heatmaps(acts, ["latent 0", "latent 1"], STATES, quantity=quantity, width=3.2)
+    return figures.heatmaps(acts, ["latent 0", "latent 1"], STATES, quantity=quantity, width=2.95)
 
 
 def draw_shares(runs: Runs) -> Figure:
@@ -610,7 +610,7 @@ def draw_learned(when: Mapping[tuple[str, str], Float[Tensor, "live records 2"]]
         axis.set_xlabel("training step")
     for axis in axes[::2]:
         axis.set_ylabel("share reconstructed")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=9)
     return figure
 
 
@@ -624,7 +624,7 @@ def draw_maps(setup: Setup, panels: Mapping[str, Float[Tensor, " cells"]], quant
             sequential ones (0 to 1).
     """
     x, y, n = setup.ratios, setup.chances, len(panels)
-    figure, axes = figures.grid(n, n, (3.9, 4.7), sharey=True, figsize=(3.9 * n + 1.2, 4.7))
+    figure, axes = figures.grid(n, n, (2.7, 3.8), sharey=True, figsize=(2.7 * n + 1.2, 3.8))
     low, colours = (-1, DIVERGING) if "cosine" in quantity else (0, SEQUENTIAL)
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
         axis.set_facecolor("0.8")
@@ -636,7 +636,7 @@ def draw_maps(setup: Setup, panels: Mapping[str, Float[Tensor, " cells"]], quant
             inside = np.where((up >= y[0]) & (up <= y[-1]), up, np.nan)
             # A white edge keeps the line visible on dark cells.
             edge = [mpl.patheffects.withStroke(linewidth=3.6, foreground="white")]
-            axis.plot(along, inside, color="0.1", ls=("-", "--", ":")[i], lw=1.8, label=label, path_effects=edge)
+            axis.plot(along, inside, color="0.15", ls=("-", "--", ":")[i], lw=1.8, label=label, path_effects=edge)
         case, star = (setup.case_ratio, setup.p.child_probability), {"marker": "*", "ms": 13, "color": COLOURS[1]}
         axis.plot(*case, **star, mec="white", mew=1, ls="none", label="the thread's case")
         axis.set(title=title, xlabel="child's magnitude / parent's", xlim=limits[0], ylim=limits[1])
@@ -644,5 +644,5 @@ def draw_maps(setup: Setup, panels: Mapping[str, Float[Tensor, " cells"]], quant
     axes[0].set_ylabel("child probability given the parent")
     figure.colorbar(mesh, ax=axes, label=quantity, aspect=25, pad=0.015)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=n, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower left", ncols=n, fontsize=9)
     return figure

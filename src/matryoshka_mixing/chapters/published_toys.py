@@ -176,7 +176,9 @@ def draw_singles(found: Mapping[tuple[str, str, bool], Single]) -> Figure:
     axis.set_yticks(range(len(TOYS)), list(TOYS))
     axis.invert_yaxis()
     axis.set(xlabel="latent's decoder cosine with the second feature")
-    axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    key = axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, markerscale=2)
+    for mark in filter(None, key.legend_handles):
+        mark.set_alpha(1)
     return figure
 
 

@@ -332,7 +332,7 @@ def dose_explorable(setup: Setup, factors: Float[Tensor, " doses"], near: Run) -
     shown = {
         "x": "blamed",
         "most": float(factors.max()),
-        "controls": ["blamed", "q", "n", "beta", "turn"],
+        "controls": ["blamed", "q", "n", "times", "beta", "turn"],
         "modes": False,
     }
     dots = [[factor, *pair] for factor, pair in zip(factors.tolist(), mixed.tolist(), strict=True)]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.patheffects
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -94,12 +95,12 @@ def explorable(name: str, start: Mapping[str, float], dots: Sequence[Sequence[fl
     Args:
         name: of the element on the page; letters and hyphens, unique on it.
         start: values that it starts with and that the dots were trained at: `q`, `n`, `beta`, `l1`, as far as they are
-            not the defaults (0.4, 2, 1, 0).
+            not the defaults (0.4, 2, 1, 0). The children are equal at first.
         dots: of each setting trained the amount swept, the parent's latent's cosine with a child and a child's latent's
             with its sibling; NaN where there is none.
         config: `x`, the amount swept ("q", or "blamed": a factor on the terms that mix, then `most`, its largest
-            value), `controls` (which of "q", "n", "beta", "l1", "blamed", "turn"), `modes` (False: no choice of what
-            trains it), `notebook` (the one that its command runs).
+            value), `controls` (which of "q", "n", "times", "beta", "l1", "blamed", "turn"), `modes` (False: no choice
+            of what trains it), `notebook` (the one that its command runs).
     """
     known = [[None if np.isnan(value) else round(float(value), 4) for value in dot] for dot in dots]
     run = {key: value for key, value in start.items() if key != config.get("x", "q")}
@@ -266,7 +267,7 @@ def seed_strips(
             axis.plot([np.median(values)] * 2, [i - 0.36, i + 0.36], **tick)
             tick.pop("label", None)  # one entry in the key
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=2)
+        axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2)
     axis.set_yticks(range(len(groups)), list(groups))
     axis.invert_yaxis()
     axis.set(xlabel=xlabel, ylabel="")
@@ -284,7 +285,9 @@ def cosine_maps(panels: Mapping[str, Mapping], quantity: str, line: str = "theor
         quantity: label of the colours.
         line: what the key over the figure says of the lines.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels) + 0.6, 3.8), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.3 * len(panels) + 0.6, 3.8), squeeze=False)
+    # An edge in the ground's colour keeps a line visible on dark cells and on light ones, in light and dark mode.
+    edge = [mpl.patheffects.withStroke(linewidth=3.6, foreground="white")]
     highest = _highest(panel["values"] for panel in panels.values())
     for axis, (title, panel) in zip(axes.flat, panels.items(), strict=True):
         axis.set_facecolor("0.85")
@@ -295,7 +298,7 @@ def cosine_maps(panels: Mapping[str, Mapping], quantity: str, line: str = "theor
             *edges, np.asarray(panel["values"]), cmap=DIVERGING, vmin=-highest, vmax=highest, edgecolors="white", lw=0.3
         )
         for name, x, y in panel["lines"]:
-            axis.plot(x, y, color="black", lw=2, label=name or line)
+            axis.plot(x, y, color="black", lw=2, label=name or line, path_effects=edge)
             if name:
                 end = min(x[-1], edges[0][-1]), y[-1]
                 axis.annotate(
@@ -326,9 +329,14 @@ def clouds(panels: Sequence[Mapping], line: str = "theory") -> Figure:
         for i, (label, (x, y)) in enumerate(panel["groups"].items()):
             look = {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i], "label": label}
             axis.scatter(x, y, s=16, alpha=0.5, lw=0, **look)
-        axis.plot(*panel["curve"], color="black", lw=1.6, label=line)
+        axis.plot(*panel["curve"], color="black", lw=1.6)
         axis.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"])
-    axes[0, 0].legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+        end_labels(axis, [(line, float(panel["curve"][0][-1]), float(panel["curve"][1][-1]), "0.15")])
+    key = figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3, fontsize=9, markerscale=2
+    )
+    for mark in filter(None, key.legend_handles):
+        mark.set_alpha(1)
     return figure
 
 

@@ -247,7 +247,7 @@ def interval(rise: tuple[float, float, float]) -> str:
 
 def draw(found: Found) -> Figure:
     """The parent's cosine with its children from near the truth, and what is lost from random starts."""
-    figure, axes = figures.grid(2, 2, (5.2, 3.2))
+    figure, axes = figures.grid(2, 2, (4.65, 3.2))
     jitter = np.random.default_rng(0)
     left = {form: found.arms[form, NEAR].mixing for form in FORMS}
     arms = {form: found.arms[form, RANDOM] for form in FORMS if (form, RANDOM) in found.arms}

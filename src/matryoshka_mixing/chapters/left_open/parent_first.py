@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import matplotlib as mpl
+import matplotlib.patheffects
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -225,19 +227,29 @@ def draw_plane(found: Plane) -> Figure:
     x, y = np.append(x - steps[0], x[-1] + steps[0]), np.append(found.chances - steps[1], found.chances[-1] + steps[1])
     drawn = axis.pcolormesh(2.0**x, y, found.shares, cmap=SEQUENTIAL, vmin=0, vmax=1, edgecolors="white", lw=0.4)
     fine = np.geomspace(2 ** x[0], 2 ** x[-1], 400)
-    for weights, style, label in [((2, 1), "-", "completes parent + child"), ((1, 2), "--", "completes the parent")]:
-        axis.plot(fine, turn(fine, *weights), color="black", ls=style, lw=1.8, label=f"second latent {label}")
+    edge = [mpl.patheffects.withStroke(linewidth=3.6, foreground="white")]  # visible on dark cells and on light ones
+    card = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.85}
+    # The lines meet at both ends: each is named beside its middle.
+    for weights, style, label, up, side in [
+        ((2, 1), "-", "completes parent + child", 0.33, "left"), ((1, 2), "--", "completes the parent", 0.14, "right"),
+    ]:  # fmt: skip
+        line = turn(fine, *weights)
+        axis.plot(fine, line, color="black", ls=style, lw=1.8, label=f"second latent {label}", path_effects=edge)
+        place = fine[np.abs(line - up).argmin()], up
+        off = {"left": 6, "right": -6}[side]
+        axis.annotate(
+            f"second latent\n{label}", place, (off, 0), textcoords="offset points", fontsize=9, color="black",
+            ha=side, va="center", linespacing=1.0, bbox=card,
+        )  # fmt: skip
     for ratio, name in ((1.0, "quiet"), (CHILD / PARENT, "loud")):
         axis.plot(ratio, CHANCE, "o", color="#d55e00", mec="white", ms=8)
         axis.annotate(
-            name, (ratio, CHANCE), xytext=(8, -4), textcoords="offset points", fontsize=10, color="black",
-            bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.85},
-        )  # fmt: skip
+            name, (ratio, CHANCE), xytext=(8, -4), textcoords="offset points", fontsize=10, color="black", bbox=card
+        )
     axis.set(xscale="log", xlim=(2 ** x[0], 2 ** x[-1]), ylim=(y[0], y[-1]))
     axis.set_xticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
     axis.minorticks_off()
     axis.set(xlabel="child's magnitude / parent's magnitude", ylabel="child's probability given the parent")
-    axis.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     figure.colorbar(drawn, ax=axis, label="share that keeps the parent")
     return figure
 

@@ -40,11 +40,13 @@ def draw_cosines(found: Results) -> Figure:
         for kind in (MATRYOSHKA, DELTAS):
             says = found.predicted(kind)[:, i]
             rows = KINDS.index(kind) + np.linspace(-0.15, 0.15, len(says))
-            label = "the equation, seed by seed" if kind == MATRYOSHKA else None
-            axis.scatter(says, rows, 90, color="black", marker="|", label=label)
+            axis.scatter(says, rows, 90, color="black", marker="|")
+            if i == 0 and kind == MATRYOSHKA:
+                right = max(says.max(), found.cosines(kind)[:, i].max())
+                axis.annotate("ticks: the equation", (right, KINDS.index(kind)), (8, 0), textcoords="offset points",
+                              fontsize=9, va="center")  # fmt: skip
         axis.axvline(0, color="0.7", linewidth=0.8)
         axis.set(xlabel="cosine with the child", title=f"a child of {q:g} given the parent")
-    axes[0].legend(loc="upper right", fontsize=9, handletextpad=0.1)
     return figure
 
 
@@ -84,21 +86,23 @@ def draw_map(found: Map) -> Figure:
     axes[0].set(xlabel="cosine with the commoner child")
     for axis, label in zip(axes[1:], ("pairs absorbed", "with a latent"), strict=True):
         axis.set(xlabel=label, xlim=(-0.05, 1.05), xticks=[0, 0.5, 1], xticklabels=["0", ".5", "1"])
-    axes[1].legend(*axes[0].get_legend_handles_labels(), fontsize=9, loc="upper right")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=9, loc="outside upper left", ncols=3)
     return figure
 
 
 def draw_prices(found: Results) -> Figure:
     """What each prefix leaves unexplained, without planted families."""
     figure, axes = figures.grid(1, 1, (5.6, 3.2))
+    ends = []
     for kind in KINDS:
         shares = np.median(found.of(BARE, kind, "fvu"), 0)
         places = range(len(WIDTHS)) if kind != STANDARD else [len(WIDTHS) - 1]
         line = "-" if kind != STANDARD else ""
         axes[0].plot(places, shares[list(places)], line, color=COLOUR[kind], marker=MARK[kind], label=kind)
+        ends.append((kind, places[-1], float(shares[places[-1]]), COLOUR[kind]))
     axes[0].set_xticks(range(len(WIDTHS)), [str(width) for width in WIDTHS])
     axes[0].set(xlabel="latents of the prefix", ylabel="unexplained share", ylim=(0, None))
-    axes[0].legend()
+    figures.end_labels(axes[0], ends)
     return figure
 
 
@@ -127,10 +131,12 @@ def draw_diagnosis(found: Results) -> Figure:
 def draw_toys(toys: Toys) -> Figure:
     """What the diagnosis finds against what is mixed, where the truth is known."""
     figure, axes = figures.grid(1, 1, (5.6, 3.4))
+    ends = []
     for i, kind in enumerate(toys.mixing):
         colour = figures.COLOURS[(0, 1, 7)[i]]
         axes[0].plot(toys.probabilities, toys.mixing[kind], color=colour, linewidth=1.5)
         axes[0].scatter(toys.probabilities, toys.movement[kind], 28, color=colour, marker="osD"[i], label=kind)
+        ends.append((kind, float(toys.probabilities[-1]), float(toys.mixing[kind][-1]), colour))
     axes[0].set(xlabel="probability of a child given the parent", ylabel="sine: true (lines), found (points)")
-    axes[0].legend(fontsize=9)
+    figures.end_labels(axes[0], ends)
     return figure

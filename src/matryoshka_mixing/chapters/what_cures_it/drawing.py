@@ -33,6 +33,8 @@ LOOK = {group: {"marker": MARKERS[i], "color": COLOURS[i]} for i, group in enume
 
 COLUMN = 0.74
 """Where names stand in `frontier`, as a cosine."""
+COVERED = 0.01
+"""How near another point lies that covers one; the lower one is drawn larger."""
 
 
 def frontier(stored: Stored, activation: str = "relu", toy: str | None = None) -> Figure:
@@ -49,13 +51,16 @@ def frontier(stored: Stored, activation: str = "relu", toy: str | None = None) -
     for axis, kind, title in zip(axes, (RANDOM, NEAR), ("random starts", "near the truth"), strict=True):
         mixing, absorption = (stored.means(name, kind, activation) for name in ("mixing", "absorption"))
         x, y = (table.mean(axis=1) if toy is None else table[toy] for table in (mixing, absorption))
-        for name, some in contestants().items():
-            size = 110 if some.group == "ours" else 34
-            axis.scatter(x[name], y[name], s=size, lw=0.6, edgecolor="white", zorder=3, **LOOK[some.group])
+        names = list(contestants())
+        for i, (name, some) in enumerate(contestants().items()):
+            covered = (np.hypot(x[names[i + 1 :]] - x[name], y[names[i + 1 :]] - y[name]) < COVERED).any()
+            size = 110 if some.group == "ours" or covered else 34
+            axis.scatter(x[name], y[name], s=size, lw=0.6, edgecolor="white", zorder=3, label=name, **LOOK[some.group])
         if toy is None:
             axis.plot(*walk(stored, kind, activation).T, ".:", color=LOOK["published"]["color"], ms=4, lw=1, zorder=1)
-        _labels(axis, list(contestants()), x.to_numpy(), y.to_numpy())
         axis.set(title=title, xlabel="largest mixing (cosine)", xlim=(-0.04, 1.1), ylim=(-0.05, 1.07))
+        axis.set_xticks(np.arange(4) / 5)
+        _labels(axis, names, x.to_numpy(), y.to_numpy())
     axes[0].set_ylabel("absorption")
     _key(figure)
     return figure
@@ -67,7 +72,7 @@ def _key(figure: Figure) -> None:
 
 
 def _labels(axis: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray, gap: float = 0.052) -> None:
-    """Names in a column to the right of the points, each with a line to its point; no two lines cross."""
+    """Names in a column to the right of the points, each with its point's mark and a line to it; no two lines cross."""
     shown = np.flatnonzero(np.isfinite(x + y))
     height = -np.inf
     places = np.array([height := max(each, height + gap) for each in np.sort(y[shown])])
@@ -76,11 +81,14 @@ def _labels(axis: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray, gap:
     # Of all ways to share out the places, the one with the shortest lines has no two that cross.
     lengths = np.hypot(COLUMN - x[shown, None], places - y[shown, None])
     for i, place in zip(shown.tolist(), linear_sum_assignment(lengths)[1], strict=True):
-        axis.annotate(
-            names[i], (x[i], y[i]), xytext=(COLUMN, places[place]), fontsize=9, ha="left", va="center", color="0.2",
-            weight="bold" if names[i] == OURS else "normal",
-            arrowprops={"arrowstyle": "-", "color": "0.75", "lw": 0.5, "shrinkA": 0, "shrinkB": 2},
-        )  # fmt: skip
+        look = LOOK[contestants()[names[i]].group]
+        line = {"arrowstyle": "-", "color": look["color"], "lw": 0.6, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2}
+        axis.annotate("", (x[i], y[i]), (COLUMN, places[place]), arrowprops=line)
+        # Not in the data's own coordinates: a mark of the key is none of the numbers behind the figure.
+        within = (axis.transData + axis.transAxes.inverted()).transform((COLUMN, 0))[0]
+        axis.plot(within, places[place], ms=5, mew=0, transform=axis.get_yaxis_transform(), **look)
+        weight = "bold" if names[i] == OURS else "normal"
+        axis.text(COLUMN + 0.03, places[place], names[i], fontsize=9, va="center", color="0.2", weight=weight)
 
 
 def clean(stored: Stored, activation: str = "relu") -> Figure:
