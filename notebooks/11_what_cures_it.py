@@ -294,7 +294,7 @@ HTML(chapter.page.as_html(varied, "switching"))
 # after one round, {glue:text}`three_rounds:.0%` after three and {glue:text}`all_rounds:.0%` with ours.
 #
 # On twenty features ours leaves {glue:text}`tree_ours:.0%` of seeds clean, {glue:text}`tree_early:.0%` after a quarter of
-# the plain steps, {glue:text}`tree_gradual:.0%` if the switch is gradual. This was seen on judged seeds, so ours stays.
+# the plain steps, {glue:text}`tree_gradual:.0%` gradually. These are judged seeds, so ours stays.
 #
 # Both need penalty and second stage: {glue:text}`tree_bare:.0%` and {glue:text}`tree_at_once:.0%` on twenty features
 # without.
