@@ -140,8 +140,8 @@ HTML(chapter.page.as_html(chapter.page.table(stored), "remedies"))
 # ({glue:text}`every_compiled:.1f` times).
 #
 # What each remedy is, with its formula and source, prefixes, settings and other starts row by row:
-# {doc}`11_what_cures_it_details`. Log loss, unsquared loss and availability are ideas without a paper that we know. Last
-# rows: the lowest plain loss of some seeds.
+# {doc}`11_what_cures_it_details`. Log loss, unsquared loss and availability are ideas without a paper that we know.
+# Last rows: the lowest plain loss of some seeds.
 #
 # All remedies take plain's steps ({glue:text}`steps_plain` on exact states), ours more ({glue:text}`steps_ours`). Some
 # rows of twenty features and BatchTopK had fewer (see the details), and are a floor. The claim does not rest on them:
@@ -293,14 +293,14 @@ HTML(chapter.page.as_html(varied, "switching"))
 # Unequal children lean further on their parent, and need settling for longer: {glue:text}`one_round:.0%` are clean
 # after one round, {glue:text}`three_rounds:.0%` after three and {glue:text}`all_rounds:.0%` with ours.
 #
-# On twenty features ours leaves {glue:text}`tree_ours:.0%` of seeds clean, {glue:text}`tree_early:.0%` after a quarter of
-# the plain steps, {glue:text}`tree_gradual:.0%` gradually. These are judged seeds, so ours stays.
+# On twenty features ours leaves {glue:text}`tree_ours:.0%` of seeds clean, {glue:text}`tree_early:.0%` after a
+# quarter of the plain steps, {glue:text}`tree_gradual:.0%` gradually. These are judged seeds, so ours stays.
 #
 # Both need penalty and second stage: {glue:text}`tree_bare:.0%` and {glue:text}`tree_at_once:.0%` on twenty features
 # without.
 #
-# Its {glue:text}`rounds` rounds were decided on seeds that nothing else uses, by a rule fixed before: on unequal children
-# {glue:text}`fresh_eight:.0%` end clean in place of {glue:text}`fresh_three:.0%`, and no toy loses.
+# Its {glue:text}`rounds` rounds were decided on seeds that nothing else uses, by a rule fixed before: on unequal
+# children {glue:text}`fresh_eight:.0%` end clean in place of {glue:text}`fresh_three:.0%`, and no toy loses.
 #
 # Ours is left with no spurious small firings: L0 is {glue:text}`switch_l0:.2f` of the true one.
 #
