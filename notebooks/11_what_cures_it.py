@@ -128,7 +128,7 @@ claims.glue(ort_near_low=near.iloc[:4].min(), ort_near_loud=near["loud child"], 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines with the true features on the toy of this page's parameters, one random start: plain, the remedy that was chosen, and ours.", "name": "fig-remedies-decoders"}, "image": {"alt": "Three heat maps. Plain: the parent holds both children, each child a negative sibling. The chosen remedy: the same, weaker. Ours: ones on the diagonal, and next to nothing elsewhere."}}
 figure = chapter.drawing.decoders(page)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of clean seeds with ReLU, a row a remedy and a column a toy. Numbers left out are 0.", "name": "fig-remedies-clean"}, "image": {"alt": "Two grids of shares. From near the truth ours is filled on every toy; OrtSAE on all but a loud child, C2R on three others. From random starts no remedy has a larger share than ours, and on three levels none has any; next come our own relatives, then OrtSAE and C2R on the first three toys."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of clean seeds with ReLU, a row a remedy and a column a toy. Numbers left out are 0.", "name": "fig-remedies-clean"}, "image": {"alt": "Two grids of shares. From near the truth ours is filled on every toy; OrtSAE on all but a loud child, C2R on four of these. From random starts no remedy has a larger share than ours, and on three levels none has any; next come our own relatives, then OrtSAE and C2R on the first three toys."}}
 figure = chapter.drawing.clean(stored)
 
 # %% tags=["hide-input"]
@@ -140,13 +140,12 @@ HTML(chapter.page.as_html(chapter.page.table(stored), "remedies"))
 # ({glue:text}`every_compiled:.1f` times).
 #
 # What each remedy is, with its formula and source, prefixes, settings and other starts row by row:
-# {doc}`11_what_cures_it_details`. Log loss, unsquared loss and availability are ideas without a paper that we know. The
-# last rows keep, of some seeds, that of the lowest plain loss.
+# {doc}`11_what_cures_it_details`. Log loss, unsquared loss and availability are ideas without a paper that we know.
+# Last rows: the lowest plain loss of some seeds.
 #
-# All remedies take as many steps as plain ({glue:text}`steps_plain` on exact states), and ours more
-# ({glue:text}`steps_ours`). Some had fewer on twenty features and with BatchTopK, which the page of details lists: those
-# rows are a floor. The claim does not rest on them: where they had as many they end clean in at most
-# {glue:text}`where_as_long:.0%` of random seeds, on the worst toy.
+# All remedies take plain's steps ({glue:text}`steps_plain` on exact states), ours more ({glue:text}`steps_ours`). Some
+# rows of twenty features and BatchTopK had fewer (see the details), and are a floor. The claim does not rest on them:
+# on its worst toy with as many steps, each ends clean in at most {glue:text}`where_as_long:.0%` of random seeds.
 #
 # From near the truth OrtSAE is the best that was published. On the four toys of exact states whose features are equally
 # loud its lowest share of clean seeds is {glue:text}`ort_near_low:.0%`; with a loud child it is
@@ -294,16 +293,14 @@ HTML(chapter.page.as_html(varied, "switching"))
 # Unequal children lean further on their parent, and need settling for longer: {glue:text}`one_round:.0%` are clean
 # after one round, {glue:text}`three_rounds:.0%` after three and {glue:text}`all_rounds:.0%` with ours.
 #
-# On twenty features ours leaves {glue:text}`tree_ours:.0%` of these seeds clean, {glue:text}`tree_early:.0%` if the
-# switch is made after a quarter of the plain steps, {glue:text}`tree_gradual:.0%` if gradually. This was seen on judged
-# seeds, so ours stays as it is.
+# On twenty features ours leaves {glue:text}`tree_ours:.0%` of seeds clean, {glue:text}`tree_early:.0%` after a
+# quarter of the plain steps, {glue:text}`tree_gradual:.0%` gradually. These are judged seeds, so ours stays.
 #
-# Both toys need the penalty and the second stage: without, {glue:text}`tree_bare:.0%` and {glue:text}`tree_at_once:.0%`
-# are clean on twenty features.
+# Both need penalty and second stage: {glue:text}`tree_bare:.0%` and {glue:text}`tree_at_once:.0%` on twenty features
+# without.
 #
-# That ours has {glue:text}`rounds` in place of three was decided on seeds that nothing else uses, by a rule fixed
-# before: on unequal children {glue:text}`fresh_eight:.0%` end clean in place of {glue:text}`fresh_three:.0%`, and no toy
-# loses. What this page judges was run anew since.
+# Its {glue:text}`rounds` rounds were decided on seeds that nothing else uses, by a rule fixed before: on unequal
+# children {glue:text}`fresh_eight:.0%` end clean in place of {glue:text}`fresh_three:.0%`, and no toy loses.
 #
 # Ours is left with no spurious small firings: L0 is {glue:text}`switch_l0:.2f` of the true one.
 #
