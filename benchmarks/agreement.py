@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from matryoshka_mixing._commands import write_text
 from matryoshka_mixing.features import States, orthonormal_dictionary, twenty_feature_tree
 from matryoshka_mixing.sae import SAE, TRAINED, SAEConfig, random_start
 from matryoshka_mixing.training import Setting, TrainConfig, train
@@ -127,9 +128,7 @@ def main() -> None:
     rows = compare()
     setup = {"sae_lens": version("sae-lens"), "torch": version("torch").split("+")[0], "tolerance": TOLERANCE}
     setup |= {"d_in": D_IN, "latents": LATENTS, "rows": ROWS, "seeds": SEEDS}
-    draft = options.output.with_suffix(".partial")
-    draft.write_text(json.dumps(setup | {"comparisons": rows}, indent=1) + "\n")
-    draft.replace(options.output)
+    write_text(options.output, json.dumps(setup | {"comparisons": rows}, indent=1) + "\n")
     for row in rows:
         print(row)
     if any(row["control"] <= TOLERANCE for row in rows):

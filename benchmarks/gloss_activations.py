@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 from tqdm import tqdm
 
+from matryoshka_mixing._commands import write_arrays
+
 OUTPUT = Path(__file__).parents[1] / "src/matryoshka_mixing/chapters/real_activations/glosses.npz"
 HEADS, LAYERS = 12, 6
 ROWS, COMPONENTS, SEED = 24_000, 128, 0
@@ -121,12 +123,13 @@ def main():
     basis = vectors.flip(-1)[:, :COMPONENTS]
     x = (x @ (basis * basis.sum(0).sign())).numpy()
     scale = np.abs(x).max(0) / 127
-    draft = options.output.with_name("draft.npz")
-    np.savez_compressed(
-        draft, rows=np.round(x / scale).astype(np.int8), scale=scale, synsets=np.array(offsets, np.int32)[chosen],
-        share=float(values.flip(0)[:COMPONENTS].sum() / values.sum()),
-    )  # fmt: skip
-    draft.replace(options.output)
+    rounded = {
+        "rows": np.round(x / scale).astype(np.int8),
+        "scale": scale,
+        "synsets": np.array(offsets, np.int32)[chosen],
+    }
+    share = float(values.flip(0)[:COMPONENTS].sum() / values.sum())
+    write_arrays(options.output, rounded | {"share": share})
     print(f"{len(texts)} glosses, {ROWS} taken; {options.output.stat().st_size / 1e6:.2f} MB")
 
 

@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from matryoshka_mixing._commands import write_arrays, write_text
+
 CHAPTER = Path(__file__).parents[1] / "src/matryoshka_mixing/chapters/real_activations"
 WIDTHS, K, BATCH, SEEDS, POWER = (32, 128, 512, 1024), 8, 256, (0, 1, 2, 3, 4), 128.0
 KINDS = ("BatchTopK", "Matryoshka BatchTopK")
@@ -81,13 +83,6 @@ def diagnosed(kind: str, x: torch.Tensor, steps: int, seed: int, draws: int = 19
     return diagnose(sae, x, widths=WIDTHS, draws=draws)
 
 
-def store(output: Path, arrays: dict) -> None:
-    """Write in one move."""
-    draft = output.with_name(f".{output.stem}.partial.npz")
-    np.savez_compressed(draft, **arrays)
-    draft.replace(output)
-
-
 def train_all(output: Path, steps: int, seeds: tuple[int, ...]) -> None:
     """Every seed of both kinds, and the short training; what was interrupted goes on where it was."""
     x, parts = rows(), output.with_name(f"{output.name}.runs")
@@ -100,7 +95,7 @@ def train_all(output: Path, steps: int, seeds: tuple[int, ...]) -> None:
         if not path.is_file():
             one = diagnosed(kind, x, n, seed, draws)
             arrays = {name: getattr(one, name).numpy().astype(np.float32) for name in KEPT}
-            store(path, arrays | {"fvu": one.fvu_prefixes, "fvu_refitted": one.fvu_refitted})
+            write_arrays(path, arrays | {"fvu": one.fvu_prefixes, "fvu_refitted": one.fvu_refitted})
             print(f"{kind}, {n} steps, seed {seed}\n{one.words}", flush=True)
         with np.load(path) as file:
             found[kind, n, seed] = dict(file)
@@ -108,7 +103,7 @@ def train_all(output: Path, steps: int, seeds: tuple[int, ...]) -> None:
     arrays = {f"{kind}.{m}": np.stack([found[kind, steps, seed][m] for seed in seeds]) for kind in KINDS for m in names}
     arrays |= {f"short.{kind}": found[kind, SHORT, seeds[0]]["fvu"] for kind in KINDS}
     told = {"seeds": seeds, "steps": steps, "latents": WIDTHS[-1], "k": K, "sae_lens": version("sae-lens")}
-    store(output, arrays | {name: np.array(value) for name, value in told.items()})
+    write_arrays(output, arrays | {name: np.array(value) for name, value in told.items()})
     shutil.rmtree(parts)
 
 
@@ -168,9 +163,7 @@ def time_all(output: Path, rounds: int, few: int) -> None:
             seconds[name].append(round((spent[1] - spent[0]) / few, 5))
     about = {"rounds": rounds, "steps": few, "latents": WIDTHS[-1], "batch": BATCH, "k": K}
     about |= {name: version(name) for name in ("torch", "numba", "sae-lens")}
-    draft = output.with_name(f".{output.name}.partial")
-    draft.write_text(json.dumps(about | {"seconds_a_step": seconds}, indent=1) + "\n", encoding="utf-8")
-    draft.replace(output)
+    write_text(output, json.dumps(about | {"seconds_a_step": seconds}, indent=1) + "\n")
     loop = np.array(seconds["plain loop"])
     for name, each in seconds.items():
         ratios = np.array(each) / loop

@@ -26,6 +26,8 @@ from pathlib import Path
 from floor import floor
 from problems import PROBLEMS
 
+from matryoshka_mixing._commands import write_text
+
 HERE = Path(__file__).parent
 HIERARCHY = ["hierarchy, one latent", "hierarchy, widths 1 and 3"]
 TREE = ["tree, 20 latents", "tree, 20 prefixes"]
@@ -293,9 +295,7 @@ def main() -> None:
     if repetitions < 1:
         parser.error(f"--repetitions is {repetitions}; it must be at least 1.")
     results = benchmark(repetitions, args.quick, args.minutes)
-    draft = args.output.with_name(args.output.name + ".tmp")
-    draft.write_text(json.dumps(results, indent=1) + "\n")
-    draft.replace(args.output)
+    write_text(args.output, json.dumps(results, indent=1) + "\n")
     failed = sum("error" in run for cell in results["rates"] + results["answers"] for run in cell["runs"])
     print(f"[benchmark] {results['minutes']:.1f} min, {failed} failed measurement(s); written to {args.output.name}")
 

@@ -24,6 +24,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from matryoshka_mixing import plain
+from matryoshka_mixing._commands import replacing
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 STABLE_CELL_METADATA = ("tags", "mystnb", "lines_to_next_cell")
@@ -100,12 +101,8 @@ def clean(notebook):
 def write(notebook, path):
     """Write `notebook` to `path` in one step: a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        nbformat.write(notebook, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as draft:
+        nbformat.write(notebook, draft)
 
 
 def describe(error, notebook):

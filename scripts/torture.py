@@ -22,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from matryoshka_mixing._commands import write_text
+
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".venv/bin/python"
 SHORT = """# %% [markdown]
@@ -189,9 +191,7 @@ class Tried:
         self.parts[self.part].append(row)
         print(f"[torture] {what}: {tries - len(wrong)} of {tries} right. {'; '.join(wrong[:2])[:600]}", flush=True)
         ordered = {part: self.parts[part] for part in PARTS if part in self.parts}
-        draft = self.output.with_suffix(".tmp")
-        draft.write_text(json.dumps({"parts": ordered}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.replace(self.output)
+        write_text(self.output, json.dumps({"parts": ordered}, indent=1, ensure_ascii=False) + "\n")
 
 
 class Small:

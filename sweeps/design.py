@@ -35,6 +35,7 @@ import yaml
 from scipy.stats import qmc
 
 from matryoshka_mixing import plain
+from matryoshka_mixing._commands import write_text
 from matryoshka_mixing.parameters import Chapter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -197,6 +198,4 @@ def write(sweep: Sweep, folder: str | Path) -> None:
         path = Path(folder) / name
         if not path.is_file() or path.read_text() != text:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.partial")
-            draft.write_text(text)
-            draft.replace(path)
+            write_text(path, text)

@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 
 from matryoshka_mixing import claims
+from matryoshka_mixing._commands import replacing
 
 TAKEN = ("value", "low", "high", "passed", "total", "started", "outcome")
 
@@ -84,9 +85,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="CSV file to write")
     options = parser.parse_args()
     table = gather(options.folder)
-    draft = options.output.with_name(f".{options.output.name}.partial")
-    table.to_csv(draft, index=False)
-    draft.replace(options.output)
+    with replacing(options.output) as draft:
+        table.to_csv(draft, index=False)
     print(f"{summary(table)}\ntable: {options.output}")
 
 

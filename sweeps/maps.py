@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from matryoshka_mixing import claims, figures
+from matryoshka_mixing._commands import replacing, write_text
 
 STORED = design.ROOT / "sweeps/stored"
 PAGE = design.ROOT / "book/where_it_holds.md"
@@ -555,14 +556,11 @@ def main() -> None:
             name = f"where-{found.claim}"
             drawn[name], behind[name] = draw_map(plane), numbers(plane)
     for name, figure in drawn.items():
-        draft = FIGURES / f".{name}.partial"
-        figure.savefig(draft, format="svg", metadata={"Date": None})
-        draft.replace(FIGURES / f"{name}.svg")
+        with replacing(FIGURES / f"{name}.svg") as draft:
+            figure.savefig(draft, format="svg", metadata={"Date": None})
         behind[name].to_csv(FIGURES / f"{name}.csv", index=False)
     for path, text in ((PAGE, page()), (COSTS, costs())):
-        draft = path.with_name(f".{path.name}.partial")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        write_text(path, text)
     print(f"written: {PAGE.relative_to(design.ROOT)} and {len(drawn)} figures")
 
 

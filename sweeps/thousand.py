@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from matryoshka_mixing import figures
+from matryoshka_mixing._commands import replacing, write_text
 from matryoshka_mixing.chapters.how_far.expectation import pattern_optimum
 from matryoshka_mixing.chapters.real_activations.data import objective
 from matryoshka_mixing.features import FeatureTree, States
@@ -334,14 +335,11 @@ def write() -> None:
     mpl.use("agg")
     figures.use_style()
     mpl.rcParams |= {"svg.hashsalt": "a thousand features", "svg.fonttype": "none"}
-    draft = FIGURE.with_name(f".{FIGURE.name}.partial")
     drawn = draw(judged())
-    drawn.savefig(draft, format="svg", metadata={"Date": None})
-    draft.replace(FIGURE)
-    FIGURE.with_suffix(".csv").write_text(figures.numbers(drawn), encoding="utf-8")
-    draft = PAGE.with_name(f".{PAGE.name}.partial")
-    draft.write_text(page(), encoding="utf-8")
-    draft.replace(PAGE)
+    with replacing(FIGURE) as draft:
+        drawn.savefig(draft, format="svg", metadata={"Date": None})
+    write_text(FIGURE.with_suffix(".csv"), figures.numbers(drawn))
+    write_text(PAGE, page())
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from scipy.stats import binomtest, ttest_1samp
 
 from matryoshka_mixing import plain
+from matryoshka_mixing._commands import write_text
 
 MIME = "application/vnd.matryoshka-mixing.verdict+json"
 NEGLIGIBLE = 1e-8
@@ -547,9 +548,7 @@ def _write(options: argparse.Namespace) -> None:
     texts = {options.ledger: json.dumps(found, indent=1), options.table: table(found), options.page: page(found)}
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".tmp")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        write_text(path, text)
 
 
 if __name__ == "__main__":

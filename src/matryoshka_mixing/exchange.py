@@ -11,7 +11,6 @@ Formats: SAELens 6.54 (`cfg.json`, `sae_weights.safetensors`), saprmarks/diction
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from matryoshka_mixing import plain
+from matryoshka_mixing._commands import replacing
 from matryoshka_mixing.features import FeatureTree
 from matryoshka_mixing.sae import SAE, SAEConfig
 
@@ -120,15 +120,9 @@ def _write(folder: Path, data: dict, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    drafts = [folder / f".{name}.{os.getpid()}.partial" for name in (WEIGHTS, CONFIG)]
-    try:
-        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, drafts[0])
-        drafts[1].write_text(json.dumps(data), encoding="utf-8")
-        for draft, name in zip(drafts, (WEIGHTS, CONFIG), strict=True):
-            draft.replace(folder / name)
-    finally:
-        for draft in drafts:
-            draft.unlink(missing_ok=True)
+    with replacing(folder / CONFIG) as about, replacing(folder / WEIGHTS) as weights:
+        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, weights)
+        about.write_text(json.dumps(data), encoding="utf-8")
 
 
 def read_saelens(folder: str | Path, *, widths: Sequence[int] | None = None, scale: float | None = None) -> SAE:

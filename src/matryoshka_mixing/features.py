@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from matryoshka_mixing import _random, plain
+from matryoshka_mixing._commands import write_text
 
 STATE_LIMIT = 1 << 16
 """How many states `FeatureTree.states` enumerates at most, unless told otherwise (our default)."""
@@ -335,10 +336,7 @@ class FeatureTree:
 
     def to_json(self, path: str | Path) -> None:
         """Write a tree file; an interrupted write leaves what stood there before."""
-        path = Path(path)
-        draft = path.with_name(path.name + ".tmp")
-        draft.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        draft.replace(path)
+        write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
 
 _NODE = {

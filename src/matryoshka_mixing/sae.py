@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 import operator
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -28,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from matryoshka_mixing import _random
+from matryoshka_mixing._commands import replacing
 
 Activation = Literal["relu", "topk", "batchtopk", "jumprelu"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
@@ -448,15 +448,9 @@ class SAE:
 
         tensors = dict(self.parameters) | ({} if self.threshold is None else {"threshold": self.threshold})
         configs = json.dumps([asdict(config) for config in self._each])
-        path = Path(path)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            save_file(
-                {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, draft, {"config": configs}
-            )
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        with replacing(path) as draft:
+            save_file(held, draft, {"config": configs})
 
     @classmethod
     def load(cls, path: str | Path) -> SAE:

@@ -486,7 +486,7 @@ def test_a_part_is_what_the_stored_file_holds(tmp_path):
     assert part["measures"].shape == (20, 2, 2, len(stored.NAMES)) and part["prefixes"].shape == (20, 2, 2, 2)
     path = tmp_path / "some.npz"
     names = {"remedies": np.array(list(values))}
-    stored.write(path, names | {f"three features/relu/{key}": value for key, value in part.items()})
+    stored.write_arrays(path, names | {f"three features/relu/{key}": value for key, value in part.items()})
     found = page.Stored.load(path)
     assert found.toys == ["three features"] and found.seeds("ours", "three features", "fvu").shape == (2,)
     assert found.price("plain Matryoshka", "three features") == 1

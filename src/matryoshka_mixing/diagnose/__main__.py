@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from matryoshka_mixing import exchange
+from matryoshka_mixing._commands import write_text
 from matryoshka_mixing.diagnose import diagnose, files
 from matryoshka_mixing.diagnose.page import html
 
@@ -66,24 +67,14 @@ def main(arguments: list[str] | None = None) -> int:
             draws=options.draws, batch=options.batch, seed=options.seed, progress=not options.quiet,
         )  # fmt: skip
         options.output.mkdir(parents=True, exist_ok=True)
-        _write(options.output / "diagnosis.json", json.dumps(found.to_dict(), indent=1) + "\n")
-        _write(options.output / "diagnosis.html", html(found, options.sae.resolve().name))
+        write_text(options.output / "diagnosis.json", json.dumps(found.to_dict(), indent=1) + "\n")
+        write_text(options.output / "diagnosis.html", html(found, options.sae.resolve().name))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(found.words)
     print(f"Written: {options.output / 'diagnosis.html'}, {options.output / 'diagnosis.json'}")
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file in one move: an interrupted write, or a full disk, leaves what stood there before."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from matryoshka_mixing import plain
+from matryoshka_mixing._commands import write_arrays
 from matryoshka_mixing.features import FeatureTree, twenty_feature_tree
 from matryoshka_mixing.original.measures import compute
 from matryoshka_mixing.original.recipe import Arm, Recipe, arms, independent_arms
@@ -70,11 +70,11 @@ def store(
     for path, seed in zip(tqdm(paths, unit="seed"), seeds, strict=True):
         if not _is_finished(path, tree, recipe, chosen):
             part = compute(tree, [seed], recipe, chosen, threads=threads)
-            _write(path, part | {"run": _run(tree, recipe, chosen)})
+            write_arrays(path, part | {"run": _run(tree, recipe, chosen)})
     parts = [load(path) for path in paths]
     for part in parts:
         del part["run"]
-    _write(output, joined(parts))
+    write_arrays(output, joined(parts))
     for path in paths:
         path.unlink()
     with suppress(OSError):  # seeds of another run may be there
@@ -91,17 +91,6 @@ def _is_finished(path: Path, tree: FeatureTree, recipe: Recipe, chosen: Mapping[
     with suppress(OSError, ValueError, KeyError):
         return bool(load(path)["run"] == _run(tree, recipe, chosen))
     return False
-
-
-def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a file in one move: an interrupted write leaves what stood there before."""
-    draft = path.with_name(f".{path.name}.partial")
-    try:
-        with draft.open("wb") as file:
-            np.savez_compressed(file, **dict[str, Any](arrays))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

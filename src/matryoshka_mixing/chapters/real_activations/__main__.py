@@ -2,9 +2,9 @@
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
+from matryoshka_mixing._commands import resumable
 from matryoshka_mixing.chapters.real_activations.data import KINDS
 from matryoshka_mixing.chapters.real_activations.experiments import (
     MAP,
@@ -54,9 +54,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with resumable("real activations", "seeds"):
         main()
-    except KeyboardInterrupt:
-        sys.exit("[real activations] interrupted; the same command goes on with the seeds that are left")
-    except OSError as error:
-        sys.exit(f"[real activations] FAILED: {error}; the same command goes on with the seeds that are left")

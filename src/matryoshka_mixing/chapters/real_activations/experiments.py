@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from matryoshka_mixing import metrics, plain, theory
+from matryoshka_mixing._commands import write_arrays
 from matryoshka_mixing.chapters.real_activations.data import (
     BASE,
     CHILDREN,
@@ -258,12 +258,7 @@ def _each(
 def store(found: dict[str, np.ndarray], path: Path = STORED) -> None:
     """Write the results in one move, in half the precision."""
     small: dict[str, Any] = {key: v.astype(np.float32) if v.dtype == np.float64 else v for key, v in found.items()}
-    draft = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    try:
-        np.savez_compressed(draft, **small)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_arrays(path, small)
 
 
 def stored(path: Path = STORED, kinds: tuple[str, ...] = KINDS) -> dict[str, np.ndarray]:

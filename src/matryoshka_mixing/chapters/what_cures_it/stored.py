@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from matryoshka_mixing import plain
+from matryoshka_mixing._commands import resumable, write_arrays
 from matryoshka_mixing.chapters.what_cures_it import contestants, costs, switching
 from matryoshka_mixing.chapters.what_cures_it.contestants import Contestant
 from matryoshka_mixing.chapters.what_cures_it.measures import measure
@@ -164,30 +163,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paths = {name: folder / f"{name.replace(', ', '.').replace(' ', '_')}.npz" for name in parts()}
     for name, compute in parts().items():
         if options.only in (None, name) and not paths[name].is_file():
-            write(paths[name], compute())
+            write_arrays(paths[name], compute())
     if options.only:
         return
     joined: dict[str, np.ndarray] = {"remedies": np.array(list(contestants.contestants()))}
     for path in paths.values():
         joined |= plain.read_arrays(path)
-    write(options.output, joined)
-
-
-def write(path: Path, arrays: dict[str, Any]) -> None:
-    """Write a file in one move: an interrupted write leaves what stood there before."""
-    draft = path.with_name(f".{path.name}.partial")
-    try:
-        with draft.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_arrays(options.output, joined)
 
 
 if __name__ == "__main__":
-    try:
+    with resumable("what cures it", "parts"):
         main()
-    except KeyboardInterrupt:
-        sys.exit("[what cures it] interrupted; the same command goes on with the parts that are left")
-    except OSError as error:
-        sys.exit(f"[what cures it] FAILED: {error}; the same command goes on with the parts that are left")
