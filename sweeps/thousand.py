@@ -123,7 +123,7 @@ def trained(arm: Arm, rows: torch.Tensor, directions: torch.Tensor, ranks: list[
 def ranks_found(sae: SAE, directions: torch.Tensor) -> list[int]:
     """The position of each feature's latent in an SAE that started anywhere; its width for a feature without one.
 
-    Latents are assigned to features; a pair counts from a cosine of `FOUND` on: in so many dimensions that is no chance.
+    Latents are assigned to features; from a cosine of `FOUND` on (no chance in so many dimensions) a pair counts.
     """
     cosines = metrics.decoder_cosines(sae, directions.to(sae.W_dec))
     latents = metrics.match(cosines)
