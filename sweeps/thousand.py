@@ -20,12 +20,12 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from matryoshka_mixing import figures
+from matryoshka_mixing import figures, metrics
 from matryoshka_mixing._commands import replacing, write_text
 from matryoshka_mixing.chapters.how_far.expectation import pattern_optimum
 from matryoshka_mixing.chapters.real_activations.data import objective
 from matryoshka_mixing.features import FeatureTree, States
-from matryoshka_mixing.sae import SAE, SAEConfig, start_near
+from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import TrainConfig, descend
 
 FOLDER = design.ROOT / "sweeps/stored/thousand"
@@ -40,6 +40,7 @@ LARGE, SAMPLES = 16_384, 200_000_000  # SynthSAEBench's size
 # Fixed before the run.
 FIRINGS = 300  # an edge is judged where its child fires this often in training, as far as its rate says
 CLOSE, ALIKE, NOTHING, DROP = 0.05, 0.8, 0.05, 0.1
+FOUND = 0.8  # from a random start: a latent is a feature's where their cosine is at least this
 
 
 def thousand_features() -> FeatureTree:
@@ -89,10 +90,12 @@ def predicted(ranks: list[int], widths: tuple[int, ...]) -> dict[tuple[int, int]
 
 @dataclass(frozen=True)
 class Arm:
-    """One SAE of the run, and its prefixes."""
+    """One SAE of the run: its prefixes, whether it starts at random, and for how many times the steps it trains."""
 
     name: str
     widths: tuple[int, ...]
+    random: bool = False
+    times: int = 1
 
 
 ARMS = (
@@ -100,16 +103,32 @@ ARMS = (
     Arm("standard, 1,000 latents", WIDTHS[-1:]),
     Arm("Matryoshka, 250 latents", WIDTHS[:3]),
     Arm("Matryoshka, 500 latents", WIDTHS[:4]),
+    Arm("Matryoshka, 1,000 latents, random start", WIDTHS, random=True, times=10),
 )
 
 
 def trained(arm: Arm, rows: torch.Tensor, directions: torch.Tensor, ranks: list[int], k: float, steps: int) -> SAE:
     """Train one SAE by a plain PyTorch loop, which on this many latents is faster than the compiled trainer."""
     config = SAEConfig(directions.shape[1], arm.widths, activation="batchtopk", k=k)
-    start = start_near(directions, [SEED], NOISE, order=np.argsort(ranks)[: config.d_sae].tolist())[0]
+    order = np.argsort(ranks)[: config.d_sae].tolist()
+    if arm.random:
+        start = random_start(config, [SEED], decoder_norm=1.0)[0]
+    else:
+        start = start_near(directions, [SEED], NOISE, order=order)[0]
     loss = objective(rows, config, BATCH, SEED)
     none = {"b_enc": np.s_[:], "b_dec": np.s_[:]}
     return descend(loss, start.map(torch.Tensor.float).with_config(config), TrainConfig(steps, lr=1e-3), held=none).sae
+
+
+def ranks_found(sae: SAE, directions: torch.Tensor) -> list[int]:
+    """The position of each feature's latent in an SAE that started anywhere; its width for a feature without one.
+
+    Latents are assigned to features; from a cosine of `FOUND` on (no chance in so many dimensions) a pair counts.
+    """
+    cosines = metrics.decoder_cosines(sae, directions.to(sae.W_dec))
+    latents = metrics.match(cosines)
+    own = cosines[latents.clamp_min(0), torch.arange(len(latents))]
+    return torch.where((latents >= 0) & (own >= FOUND), latents, len(sae.W_dec)).tolist()
 
 
 def inputs(tree: FeatureTree, directions: torch.Tensor, n: int, seed: int) -> torch.Tensor:
@@ -167,20 +186,22 @@ def run(steps: int = STEPS) -> None:
     tree = thousand_features()
     ranks, directions, rates = ranks_by_rate(tree), directions_of(tree.n_features), tree.firing_probabilities()
     rows, k = inputs(tree, directions, ROWS, SEED), float(rates.sum())
-    tables, costs = [], {}
+    tables, costs, held = [], {}, {}
     for arm in ARMS:
         started = time.process_time()
-        sae = trained(arm, rows, directions, ranks, k, steps)
+        sae = trained(arm, rows, directions, ranks, k, steps * arm.times)
         costs[arm.name] = round(time.process_time() - started, 1)
-        found = read(sae, tree, directions, ranks)
-        theory = predicted(ranks, arm.widths)
+        places = ranks_found(sae, directions) if arm.random else ranks
+        held[arm.name] = sum(place < arm.widths[-1] for place in places)
+        found = read(sae, tree, directions, places)
+        theory = predicted(places, arm.widths)
         found["predicted"] = [theory[edge] for edge in zip(found["parent"], found["child"], strict=True)]
-        found["firings"] = rates.numpy()[found["child"]] * steps * BATCH
+        found["firings"] = rates.numpy()[found["child"]] * steps * arm.times * BATCH
         tables.append(found.assign(arm=arm.name))
         print(f"{arm.name}: {len(found)} edges, {costs[arm.name]} s of one core", file=sys.stderr)
     FOLDER.mkdir(parents=True, exist_ok=True)
     pd.concat(tables).round(4).to_csv(FOLDER / "edges.csv", index=False)
-    (FOLDER / "cost.json").write_text(json.dumps({"steps": steps, "seconds": costs}, indent=1) + "\n")
+    write_text(FOLDER / "cost.json", json.dumps({"steps": steps, "seconds": costs, "held": held}, indent=1) + "\n")
 
 
 # The page, from what is stored
@@ -222,7 +243,7 @@ def page() -> str:
     """The page in MyST Markdown, from what is stored alone."""
     edges, cost = judged(), json.loads((FOLDER / "cost.json").read_text())
     found = {name: summary(table) for name, table in edges.items()}
-    nested, plain = found[ARMS[0].name], found[ARMS[1].name]
+    nested, plain, anywhere = (found[ARMS[i].name] for i in (0, 1, -1))
     checks = [
         (f"Matryoshka: median distance from theory at most {CLOSE}", nested["gap"], nested["gap"] <= CLOSE),
         (f"Matryoshka: correlation with theory over edges at least {ALIKE}", nested["alike"], nested["alike"] >= ALIKE),
@@ -231,6 +252,9 @@ def page() -> str:
          nested["stranger"] <= NOTHING),
         (f"recall drops by more than {DROP} on a smaller share of edges than in the standard SAE: difference",
          nested["drops"] - plain["drops"], nested["drops"] < plain["drops"]),
+        (f"random start: median distance from theory at most {CLOSE}", anywhere["gap"], anywhere["gap"] <= CLOSE),
+        (f"random start: correlation with theory over edges at least {ALIKE}", anywhere["alike"],
+         anywhere["alike"] >= ALIKE),
     ]  # fmt: skip
     lines = [f"| {text} | {value:.3f} | {'met' if met else '**not met**'} |" for text, value, met in checks]
     arms = []
@@ -243,7 +267,7 @@ def page() -> str:
     return TEXT.format(
         checks="\n".join(lines), arms="\n".join(arms), weak=weak,
         samples=f"{samples:,}", steps=cost["steps"], firings=FIRINGS, noise=NOISE,
-        random=10 * cost["seconds"][ARMS[0].name] / 60,
+        found=FOUND, times=ARMS[-1].times, held=cost["held"][ARMS[-1].name],
         features=f"{tree.n_features:,}", l0=f"{float(tree.firing_probabilities().sum()):.1f}",
         widths=", ".join(f"{width:,}" for width in WIDTHS), **on_paper(cost["seconds"][ARMS[0].name] / samples),
     )  # fmt: skip
@@ -267,7 +291,7 @@ def on_paper(per_sample: float) -> dict[str, str]:
 
 
 WEAK = """
-The last line says little: from near the truth, and in so few steps, next to nothing is absorbed in either SAE.
+The line on recall says little: from near the truth, and in so few steps, next to nothing is absorbed in either SAE.
 """
 
 TEXT = """\
@@ -285,10 +309,10 @@ Roots fire by Zipf's law, and so do children given their root; all magnitudes ar
 random in 768 dimensions, so that no two are orthogonal. On average {l0} features fire.
 
 BatchTopK SAEs with K at that number and without biases, {samples} samples each in {steps} steps. Latents are sorted by
-rate, and start within {noise:g} of the truth (relative to its length): the question is where the solution lies, not
-whether random starts find it ({{doc}}`../notebooks/09_basins` is on that). A Matryoshka SAE of 1,000 latents has
-prefixes of {widths}; narrower ones have the first of these. The control has one prefix, the full width. No SAE was
-trained from a random start: with ten times the steps it would take {random:.0f} minutes of one core.
+rate, and start within {noise:g} of the truth (relative to its length): the question is where the solution lies. A
+Matryoshka SAE of 1,000 latents has prefixes of {widths}; narrower ones have the first of these. The control has one
+prefix, the full width. One more Matryoshka SAE starts at random and takes {times} times the steps. There a feature
+has a latent where their cosine is at least {found:g}, and theory is told in which prefix that latent is.
 
 Theory takes each family by itself, as if all directions were orthogonal, and knows nothing but rates and ranks: which
 features fire together how often, and which prefix first holds the latent of each. Thresholds were fixed before the run.
@@ -315,6 +339,8 @@ than with no child. *Seconds*: training, on one core.
 | --- | --- | --- |
 {checks}
 {weak}
+From the random start {held} of {features} features have a latent; the edges are those whose parent has one.
+
 ## How it grows, on paper
 
 SynthSAEBench's data has 16,384 features, and SAEs are trained on 200 million samples of it. A sample of an SAE as wide

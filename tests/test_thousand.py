@@ -57,6 +57,16 @@ def test_reading_an_sae_that_is_the_truth_and_one_that_leans(tree, monkeypatch):
     assert found.loc[(0, 1), "with_child"] == 0 and found.loc[(0, 1), "alone"] == 1
 
 
+def test_latents_of_a_start_at_random_are_found_wherever_they_stand():
+    """The truth in another order; one latent lies between two features of others."""
+    directions, order = torch.eye(1000, dtype=torch.float64), np.random.default_rng(0).permutation(1000)
+    sae = start_near(directions, [0], 0.0, order=order.tolist())[0]
+    sae.W_dec[order.tolist().index(1)] = directions[2] + directions[3]
+    assert thousand.ranks_found(sae, directions) == [
+        1000 if feature == 1 else order.tolist().index(feature) for feature in range(1000)
+    ]
+
+
 def test_what_is_stored_is_whole_and_theory_comes_again(tree):
     table = pd.read_csv(thousand.FOLDER / "edges.csv")
     assert set(table["arm"]) == {arm.name for arm in thousand.ARMS} and len(table) == 3 * 960 + 710
