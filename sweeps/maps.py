@@ -41,13 +41,9 @@ WORDS = {
 """What the page calls the parameters that sweeps move."""
 WHY_NONE = {
     "06_every_prefix": "what could move is the tree, a file; the numbers of this chapter are the size of its run",
-    "08_topk": "not run, at three seconds of one core each; the design is `sweeps/topk_screen.yml`",
-    "09_basins": "not run, at five seconds of one core each; the design is `sweeps/basins_screen.yml`",
     "10_how_far": "the chapter is a sweep itself, over all that its family can be",
     "11_what_cures_it": "its verdicts stand on a stored run, all remedies on all toys",
     "12_real_activations": "its verdicts stand on stored runs of real activations, ten minutes a seed",
-    "13_left_open": "not run, at nine seconds of one core each; the design is `sweeps/open_screen.yml`",
-    "14_published_toys": "not run, at five seconds of one core each; the design is `sweeps/published_screen.yml`",
 }
 """Why a chapter has no stored sweep."""
 
