@@ -294,12 +294,21 @@ def draw_overview(screens: Sequence[Found]) -> Figure:
 
 
 def stored(kind: str) -> Iterator[tuple[str, Found]]:
-    """The stored sweeps whose names end like this, claim by claim in the book's order: their names, what they found."""
+    """The stored sweeps whose names end like this, claim by claim in the book's order: their names, what they found.
+
+    Raises:
+        ValueError: if a map leaves out the chapter's own point, from which the nearest flip is counted.
+    """
     tables = {path.stem: pd.read_csv(path, keep_default_na=True) for path in sorted(STORED.glob(f"*_{kind}.csv"))}
     for name, table in sorted(tables.items(), key=lambda item: item[1]["chapter"].iloc[0]):
         for claim in ledger():
             if claim in set(table["claim"]):
-                yield name, Found.of(table, claim)
+                found = Found.of(table, claim)
+                if kind == "map" and found.here.empty:
+                    raise ValueError(
+                        f"{name} has no run at the chapter's own values, {found.home}; add them to its grid."
+                    )
+                yield name, found
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

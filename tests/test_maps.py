@@ -162,6 +162,16 @@ def test_without_a_stored_sweep_the_page_says_so(monkeypatch, tmp_path):
     assert "No sweep is stored" in maps.page() and "No sweep is stored" in maps.costs()
 
 
+def test_a_map_without_the_chapters_own_point_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(maps, "STORED", tmp_path)
+    here = {key: verdict for key, verdict in STAR.items() if key != (0.4, 0.0)}
+    table(here).to_csv(tmp_path / "mine_map.csv", index=False)
+    with pytest.raises(ValueError, match=r"mine_map has no run at the chapter's own point.*add it to the grid"):
+        list(maps.stored("map"))
+    table(STAR).to_csv(tmp_path / "mine_map.csv", index=False)
+    assert [found.at_home for _, found in maps.stored("map")] == ["supported"]
+
+
 # What is stored
 
 
