@@ -15,10 +15,9 @@
 #
 # The parent's decoder is the top eigenvector of its family's second moment, each state weighed by the prefixes that
 # hold the parent's latent and miss the child's ({doc}`04_why_it_happens`). Neither the background nor the parent's
-# own probability is in it. So the lean follows from where the latents stand, with nothing to fit.
+# own probability is in it; nothing is fitted.
 #
-# Thresholds were fixed in the ledger before the run, after a first trial of others on other seeds. With five seeds, a
-# share is settled only where all agree.
+# Thresholds were fixed before the run. With five seeds, a share is settled only where all agree.
 #
 # ## Setup
 #
@@ -34,9 +33,9 @@
 # steps of 256 rows. Four kinds: a standard SAE; a Matryoshka SAE; the *remedy*: the Matryoshka SAE trained on for 1,000
 # steps, its decoder by the full reconstruction alone; and *detached deltas* {cite:p}`chanin2025hedging`, where each
 # prefix trains its own latents alone: then the equation has one prefix, and says a larger lean. They are trained by
-# {py:func}`matryoshka_mixing.training.descend`: on dense rows and hundreds of latents a plain PyTorch loop is faster
-# than the compiled trainer, and a GPU or SAELens would be the better tool beyond this size. The stored results come from
-# `python -m matryoshka_mixing.chapters.real_activations`; `-p n_trained 5` trains again.
+# {py:func}`matryoshka_mixing.training.descend`, which on dense rows is faster than the compiled trainer; beyond this
+# size a GPU or SAELens is the better tool. The stored results come from `python -m
+# matryoshka_mixing.chapters.real_activations`; `-p n_trained 5` trains again.
 
 # %% tags=["parameters"]
 n_trained = 0  # seeds to train again, some ten minutes each; 0 shows the stored ones: a whole number from 0 to 1000
@@ -82,8 +81,7 @@ claims.glue(
 figure = chapter.draw_recalls(found)
 
 # %% [markdown]
-# The toys' standard SAEs absorb. Here there is next to nothing to improve on: the parent's latent keeps firing in every
-# kind of SAE. Mixing does not need absorption beside it.
+# The toys' standard SAEs absorb. Here the parent's latent keeps firing in every kind of SAE: little is to improve.
 #
 # ## Other sizes
 #
@@ -112,15 +110,14 @@ claims.glue(
 figure = chapter.draw_map(sizes)
 
 # %% [markdown]
-# K = 16 alone leaves few commoner children a latent of their own ({glue:text}`map_k_own:.0%` in Matryoshka SAEs), so the
-# parent's latent holds them too: a median lean of {glue:text}`map_k:.3f`, by the equation {glue:text}`map_k_says:.3f`.
+# K = 16 alone leaves {glue:text}`map_k_own:.0%` of the commoner children a latent of their own, so the parent's holds
+# them too: a median lean of {glue:text}`map_k:.3f`, by the equation {glue:text}`map_k_says:.3f`.
 #
-# Magnitude 6 alone gives every child a latent of its own, mostly in the parent's own prefix. There the equation says
-# little, {glue:text}`map_magnitude_says:.3f`, and the lean is {glue:text}`map_magnitude:.3f`.
+# With magnitude 6 alone all have one, mostly in the parent's prefix: by the equation
+# {glue:text}`map_magnitude_says:.3f`, found {glue:text}`map_magnitude:.3f`.
 #
-# With both next to nothing is absorbed, and in Matryoshka SAEs the parent's latent leans toward the commoner child in
-# {glue:text}`map_loud_seeds` seeds: mixing without absorption. But the median lean, {glue:text}`map_loud:.3f`, is more
-# than the equation says, {glue:text}`map_loud_says:.3f`.
+# With both, Matryoshka SAEs mix in {glue:text}`map_loud_seeds` seeds, and next to nothing is absorbed. But the lean,
+# {glue:text}`map_loud:.3f`, is more than the equation's {glue:text}`map_loud_says:.3f`.
 #
 # A commoner child of .4 rarely has a latent of its own: in {glue:text}`map_common:.0%` of the families in Matryoshka
 # SAEs, in {glue:text}`map_common_standard:.0%` in standard ones. It is merged into its parent's latent, whose cosine
@@ -155,9 +152,9 @@ figure = chapter.draw_diagnosis(found)
 # %% [markdown]
 # The ledger asked for a larger cosine, which SAEs of half as many latents have (its history tells). Here most inner
 # latents stand in the third prefix. One prefix alone pulls at these, and they fire on few rows: chance turns them
-# farther than the prefix losses do. Their lean is still about what is predicted. In the first prefix permuted latents
-# give a large cosine too, since their pulls share a direction. So the lean tells more than the cosine. By the prefix
-# that a latent first is in (means over its judged latents; medians and ranges of seeds):
+# farther. Their lean is still about what is predicted. In the first prefix permuted latents give a large cosine too.
+# So the lean tells more. By the prefix that a latent first is in (means over judged latents; medians and ranges of
+# seeds):
 
 # %% tags=["hide-input"]
 from IPython.display import Markdown
