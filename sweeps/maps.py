@@ -305,9 +305,7 @@ def stored(kind: str) -> Iterator[tuple[str, Found]]:
             if claim in set(table["claim"]):
                 found = Found.of(table, claim)
                 if kind == "map" and found.here.empty:
-                    raise ValueError(
-                        f"{name} has no run at the chapter's own values, {found.home}; add them to its grid."
-                    )
+                    raise ValueError(f"{name} has no run at the chapter's own point, {found.home}; add it to the grid.")
                 yield name, found
 
 

@@ -94,7 +94,7 @@ def test_the_equation(monkeypatch):
     found = experiments.predicted_cosines(places)
     for row, (parent, a, b) in zip(found, places.tolist(), strict=True):
         pulls = torch.tensor([0.08 * (a - parent), 0.16 * (b - parent)], dtype=torch.float64)
-        ratios = theory.unequal_ratios(0.76 * (3 - parent), pulls)
+        ratios = theory.unequal_ratios(0.76 * (len(data.WIDTHS) - parent), pulls)
         assert torch.allclose(row, ratios / (1 + ratios.square().sum()).sqrt(), atol=1e-9)
     assert found[3].abs().max() < 1e-9 and 0 < found[1, 0] < found[0, 0]
     alone = experiments.predicted_cosines(places[:1], detached=True)[0]  # the parent's own prefix, and no other
@@ -156,7 +156,7 @@ def test_a_part_of_what_is_stored_comes_again(sizes):
 
 
 def test_training_again_gives_results_of_the_same_form(stored, monkeypatch):
-    few = data.rows()[:600]
+    few = data.rows()[:1100]
     monkeypatch.setattr(experiments, "rows", lambda: few)
     again = experiments.compute((3,), steps=3, progress=False)
     assert again.keys() == stored.found.keys()
@@ -189,7 +189,7 @@ def test_a_call_that_was_stopped_goes_on_and_ends_with_the_same_bits(tmp_path, m
 
 def test_a_map_of_the_same_form(sizes, monkeypatch, tmp_path):
     """At one point; a second call reads what the first has left."""
-    few, name = data.rows()[:600], "K = 16, magnitude 6"
+    few, name = data.rows()[:1100], "K = 16, magnitude 6"
     monkeypatch.setattr(experiments, "rows", lambda: few)
     monkeypatch.setattr(experiments, "POINTS", {name: experiments.POINTS[name]})
     again = experiments.compute_map((3,), steps=3, progress=False, folder=tmp_path)
