@@ -109,12 +109,12 @@ class Found:
         varied = tuple(name for name in known.described() if runs[name].nunique() > 1)
         return cls(claim, chapter, varied, {name: getattr(known(), name) for name in varied}, runs)
 
-    @property
+    @functools.cached_property
     def here(self) -> pd.DataFrame:
         """The run at the chapter's own values of all that is varied, if there is one: one row, or none."""
         return self.runs[(self.runs[list(self.varied)] == pd.Series(self.home)).all(axis=1)]
 
-    @property
+    @functools.cached_property
     def at_home(self) -> str | None:
         """The verdict there."""
         return None if self.here.empty else self.here["verdict"].iloc[0]

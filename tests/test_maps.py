@@ -175,12 +175,17 @@ def test_a_map_without_the_chapters_own_point_is_refused(monkeypatch, tmp_path):
 # What is stored
 
 
-def test_the_page_is_what_the_stored_tables_give():
-    assert maps.PAGE.read_text(encoding="utf-8") == maps.page(), "run: python sweeps/maps.py"
+@pytest.fixture(scope="module")
+def page():
+    return maps.page()
+
+
+def test_the_page_is_what_the_stored_tables_give(page):
+    assert maps.PAGE.read_text(encoding="utf-8") == page, "run: python sweeps/maps.py"
     assert maps.COSTS.read_text(encoding="utf-8") == maps.costs(), "run: python sweeps/maps.py"
-    for figure in re.findall(r"_static/(where-[\w-]+)\.svg", maps.page()):
+    for figure in re.findall(r"_static/(where-[\w-]+)\.svg", page):
         assert (maps.FIGURES / f"{figure}.svg").is_file()
-        assert f"<_static/{figure}.csv>" in maps.page(), "the numbers behind it"
+        assert f"<_static/{figure}.csv>" in page, "the numbers behind it"
         assert set(pd.read_csv(maps.FIGURES / f"{figure}.csv")) >= {"verdict", "key", "metric", "claim"}
 
 
@@ -198,8 +203,8 @@ def test_a_map_crosses_the_two_parameters_that_some_claims_screening_puts_first(
     assert all(found.at_home == screens[found.claim].at_home for found in crossed), "the same run"
 
 
-def test_every_tested_claim_is_on_the_page_or_it_is_said_why_not():
-    swept, page = {found.claim for _, found in maps.stored("screen")}, maps.page()
+def test_every_tested_claim_is_on_the_page_or_it_is_said_why_not(page):
+    swept = {found.claim for _, found in maps.stored("screen")}
     for name, claim in claims.load().items():
         if claim.notebook:
             assert name in swept or claim.notebook in maps.WHY_NONE, name
