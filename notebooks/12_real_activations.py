@@ -81,7 +81,8 @@ claims.glue(
 figure = chapter.draw_recalls(found)
 
 # %% [markdown]
-# The toys' standard SAEs absorb. Here the parent's latent keeps firing in every kind of SAE: little is to improve.
+# The toys' standard SAEs absorb. Here the parent's latent keeps firing in every kind of SAE; there is little to
+# improve.
 #
 # ## Other sizes
 #
@@ -153,13 +154,13 @@ figure = chapter.draw_diagnosis(found)
 # The ledger asked for a larger cosine, which SAEs of half as many latents have (its history tells). Here most inner
 # latents stand in the third prefix. One prefix alone pulls at these, and they fire on few rows: chance turns them
 # farther. Their lean is still about what is predicted. In the first prefix permuted latents give a large cosine too.
-# So the lean tells more. By the prefix that a latent first is in (means over judged latents; medians and ranges of
-# seeds):
+# So the lean tells more. By the prefix that a latent first is in (means over judged latents, medians of seeds):
 
 # %% tags=["hide-input"]
 from IPython.display import Markdown
 
-Markdown(chapter.shells_table(found))
+shells = chapter.shells_table(found)
+Markdown(shells)
 
 # %% [markdown]
 # Of the Matryoshka SAE's inner latents {glue:text}`leaning:.0%` lean by more than chance, of the remedy's

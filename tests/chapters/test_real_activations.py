@@ -264,6 +264,19 @@ def test_absorbing_by_hand():
     assert summary.Results(found | {"seeds": np.arange(2)}).absorbing("standard").tolist() == [0.5, 0.0]
 
 
+def test_the_table_by_prefix_by_hand(monkeypatch):
+    """Three seeds; the second latent of the second prefix is not judged, so its numbers do not count."""
+    monkeypatch.setattr(summary, "WIDTHS", (1, 3, 4))
+    names = ("lean", "predicted", "leans", "along", "permuted", "chance")
+    found = {f"bare.Matryoshka.{name}": np.array([[0.1, 0.2, 9.0], [0.3, 0.4, 9.0], [0.9, 0.6, 9.0]]) for name in names}
+    found["bare.Matryoshka.judged"] = np.array([[True, True, False]] * 3)
+    lines = chapter.shells_table(summary.Results(found | {"seeds": np.arange(3)})).splitlines()
+    assert lines[2:] == [
+        "| 1 to 1 | 0.300 | 0.300 | 0.30 | 0.30 | 0.30 | 0.30 |",
+        "| 2 to 3 | 0.400 | 0.400 | 0.40 | 0.40 | 0.40 | 0.40 |",
+    ]
+
+
 def test_figures_show_the_numbers(stored):
     axes = chapter.draw_cosines(stored).axes
     offsets = axes[1].collections[1].get_offsets()[:, 0]

@@ -107,13 +107,13 @@ def step_costs(path: Path = STEPS) -> dict[str, np.ndarray]:
 
 
 def shells_table(found: Results) -> str:
-    """Markdown: a line for each inner prefix's own latents, bare Matryoshka SAEs, medians and ranges over seeds."""
+    """The diagnosis by prefix: a line of Markdown for each inner prefix's own latents, bare Matryoshka SAEs."""
     names = {"lean": 3, "predicted": 3, "leans": 2, "along": 2, "permuted": 2, "chance": 2}
     lines = ["| latents | lean | predicted | share that lean | cosine with the pull | permuted | turn by chance |"]
     lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
     for number, last in enumerate(WIDTHS[:-1]):
         first = (0, *WIDTHS)[number] + 1
-        cells = [spread(found.shell(number, name), digits) for name, digits in names.items()]
+        cells = [f"{np.median(found.shell(number, name)):.{digits}f}" for name, digits in names.items()]
         lines.append(f"| {first} to {last} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
