@@ -28,7 +28,10 @@ def held(lock):
 
 
 def run(command):
-    """Run the command and return its exit status; once it is stopped, the complaints of make are left out."""
+    """Run the command and return its exit status; once it is stopped, only our own lines are shown, which begin with [.
+
+    What is left out are the complaints of make, and tracebacks of programs that were still at their imports.
+    """
     stopped = []
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace")
 
@@ -40,7 +43,7 @@ def run(command):
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     for line in process.stderr:
-        if not (stopped and line.startswith("make")):
+        if not stopped or line.startswith("["):
             sys.stderr.write(line)
             sys.stderr.flush()
     status = process.wait()
