@@ -236,6 +236,7 @@ def draw(edges: dict[str, pd.DataFrame]) -> Figure:
         axis.plot(table["predicted"], table["cosine"], "o", ms=3, alpha=0.6, color=figures.COLOURS[0])
         axis.set_title(name, fontsize=10, loc="left")
         axis.set(xlabel="theory, from rates and ranks", ylabel="found")
+        axis.tick_params(labelbottom=True)  # beneath some columns no panel follows
     return figure
 
 
