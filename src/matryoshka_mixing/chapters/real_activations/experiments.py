@@ -36,7 +36,7 @@ from matryoshka_mixing.diagnose import Diagnosis, diagnose
 from matryoshka_mixing.sae import SAE
 
 STORED = HERE / "results.npz"
-SEEDS = (200, 201, 202, 203, 204)
+SEEDS = tuple(range(200, 210))
 """The seeds of the stored results; each draws directions, firing, magnitudes, start and batches."""
 DIAGNOSED = ("movement", "chance", "along", "permuted", "lean", "bound", "predicted", "agreement", "leans", "judged")
 
