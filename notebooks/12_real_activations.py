@@ -17,7 +17,7 @@
 # hold the parent's latent and miss the child's ({doc}`04_why_it_happens`). Neither the background nor the parent's
 # own probability is in it; nothing is fitted.
 #
-# Thresholds were fixed before the run. With five seeds, a share is settled only where all agree.
+# Thresholds were fixed before the run. With ten seeds, a share is settled only where nine agree.
 #
 # ## Setup
 #
@@ -284,7 +284,7 @@ claims.glue(mixing=mixing, absorption=absorption, diagnosis=diagnosis)
 # %% [markdown]
 # ## What would change our mind
 #
-# Planted directions are random and orthonormal; features of a model are neither. One model, one layer, and five seeds
+# Planted directions are random and orthonormal; features of a model are neither. One model, one layer, and ten seeds
 # cannot speak for others. Bare activations have no truth: that a latent leans says what the prefix losses did to it,
 # not that what is left is a feature. A hierarchy of features known in some model, with firing rates, would settle it.
 #

@@ -1,6 +1,8 @@
 import ast
+import fnmatch
 import json
 import math
+import shutil
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from matryoshka_mixing import metrics, remedy
+from matryoshka_mixing import metrics, plain, remedy
 from matryoshka_mixing.chapters import what_cures_it as chapter
 from matryoshka_mixing.chapters.what_cures_it import (
     contestants,
@@ -544,6 +546,34 @@ def test_the_stored_run_goes_on_where_it_was_stopped_and_ends_with_the_same_bits
     assert called == ["a", "b", "b", "c"], "what was done is not done again"
     stored.main(["--output", str(tmp_path / "whole.npz")])
     assert (tmp_path / "stopped.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+@pytest.mark.skipif(not stored.STORED.is_file(), reason="nothing is stored yet")
+def test_some_parts_are_computed_anew_and_the_others_kept(tmp_path, monkeypatch, capsys):
+    """Of the stored file itself: what is split and joined is the file again, bit by bit."""
+    before = plain.read_arrays(stored.STORED)
+    names, called = list(stored.parts()), []
+    anew = [name for name in names if fnmatch.fnmatchcase(name, "loud child, *, OrtSAE")]
+
+    def part(name):
+        def compute():
+            called.append(name)
+            return stored.split(before)[name]
+
+        return compute
+
+    monkeypatch.setattr(stored, "parts", lambda: {name: part(name) for name in names})
+    path = tmp_path / "again.npz"
+    for wrong, says in (("loud child", "no part is named 'loud child'"), ("costs", "there is no file")):
+        with pytest.raises(SystemExit):
+            stored.main(["--output", str(path), "--anew", wrong])
+        assert says in capsys.readouterr().err and not list(tmp_path.iterdir())
+    shutil.copy(stored.STORED, path)
+    stored.main(["--output", str(path), "--anew", "loud child, *, OrtSAE"])
+    after = plain.read_arrays(path)
+    assert called == anew and len(anew) == 2
+    assert after.keys() == before.keys()
+    assert all(after[key].tobytes() == before[key].tobytes() for key in before)
 
 
 STORED = pytest.mark.skipif(not stored.STORED.is_file(), reason="nothing is stored yet")

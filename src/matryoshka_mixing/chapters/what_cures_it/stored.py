@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -139,6 +140,22 @@ def joined(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return arrays
 
 
+def split(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of every part of a stored run, by the part's name: what `joined` has put together."""
+    listed = contestants.contestants()
+    of_part: dict[str, dict[str, np.ndarray]] = {name: {} for name in parts()}
+    for key, array in found.items():
+        if "/" in key:
+            toy, activation, measure = key.split("/")
+            ends = np.cumsum([len(some.values) for some in listed.values()])[:-1]
+            each = np.split(array, ends) if measure == "tried" else array
+            for remedy, own in zip(listed, each, strict=True):
+                of_part[f"{toy}, {activation}, {remedy}"][f"{key}/{remedy}"] = own
+        elif key != "remedies":
+            of_part[key if key in of_part else "costs"][key] = array
+    return of_part
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m matryoshka_mixing.chapters.what_cures_it.stored [--output FILE]`: about two hours on one core.
 
@@ -149,13 +166,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("remedies.npz"), help="file to write (default: %(default)s)"
     )
-    parser.add_argument("--only", choices=list(parts()), metavar="PART",
-                        help="compute this part alone, to be joined by a later call")  # fmt: skip
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--only", choices=list(parts()), metavar="PART",
+                       help="compute this part alone, to be joined by a later call")  # fmt: skip
+    which.add_argument(
+        "--anew", nargs="+", metavar="PATTERN",
+        help="compute the parts of these names anew, such as 'loud child, *, OrtSAE', and keep the file's others",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     folder = options.output.with_name(options.output.name + ".parts")
-    folder.mkdir(exist_ok=True)
     paths = {name: place(folder, name) for name in parts()}
+    kept = {}
+    if options.anew:
+        for pattern in options.anew:
+            if not any(fnmatchcase(name, pattern) for name in paths):
+                parser.error(f"--anew: no part is named {pattern!r}; the parts are {'; '.join(paths)}.")
+        if not options.output.is_file():
+            parser.error(f"--anew: there is no file {options.output} to keep the other parts of; leave --anew out.")
+        kept = split(plain.read_arrays(options.output))
+    folder.mkdir(exist_ok=True)
+    for name, arrays in kept.items():
+        if not any(fnmatchcase(name, pattern) for pattern in options.anew) and not paths[name].is_file():
+            write_arrays(paths[name], arrays)
     for name, compute in tqdm(parts().items(), unit="part"):
         if options.only in (None, name) and not paths[name].is_file():
             write_arrays(paths[name], compute())
