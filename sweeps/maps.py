@@ -489,22 +489,8 @@ def page() -> str:
     parts = [f"""# Where it holds
 
 A verdict holds at one set of parameters. This page moves them: {total:,} runs of whole notebooks, each judged by the
-same thresholds as its chapter. {{doc}}`sweeps` says how to run such sweeps, and what they cost. To be that many, the
-runs are smaller than the chapters' own. So a share of seeds is more often undecided, and the verdict *inconclusive*,
-also where a chapter with its many seeds decides.
-
-First each parameter was moved alone, to three other values: a screening. Then the two that matter most were crossed on
-a grid. *Matter most* means that the verdict changes at the largest share of the values tried, and among equals that the
-number behind the verdict moves farthest. Claims of one chapter share its runs, and may share a map.
-
-{summary(overview, chosen)}
-
-*Nearest* is measured on the axes of the map, each from 0 to 1 over its values (on a log scale where they span a factor
-above 20 and none is 0).
-
-## How far each parameter can move
-
-{{numref}}`fig-where-overview` shows every run of the screenings.
+same thresholds as its chapter. First each parameter was moved alone, to three other values: a screening. Its every run
+is in {{numref}}`fig-where-overview`.
 
 ```{{figure}} _static/where-overview.svg
 :name: fig-where-overview
@@ -514,9 +500,26 @@ Claims by parameters: the verdict at each value of a parameter moved alone, from
 Empty: not a parameter of that chapter. {{download}}`Numbers <_static/where-overview.csv>`
 ```
 
-{reach_table(overview)}
+To be that many, the runs are smaller than the chapters' own. So a share of seeds is more often undecided, and the
+verdict *inconclusive*, also where a chapter with its many seeds decides. {{doc}}`sweeps` says how to run such sweeps,
+and what they cost.
 
-In numbers: the values up to which the verdict stays, as far as was tried; in brackets the first at which it changes.
+## Maps, and the nearest other verdict
+
+Then the two parameters that matter most were crossed on a grid. *Matter most* means that the verdict changes at the
+largest share of the values tried, and among equals that the number behind the verdict moves farthest. Claims of one
+chapter share its runs, and may share a map.
+
+{summary(overview, chosen)}
+
+*Nearest* is measured on the axes of the map, each from 0 to 1 over its values (on a log scale where they span a factor
+above 20 and none is 0).
+
+## How far each parameter can move
+
+The values up to which the verdict stays, as far as was tried; in brackets the first at which it changes.
+
+{reach_table(overview)}
 
 ## Claim by claim
 """]  # fmt: skip
