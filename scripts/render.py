@@ -24,6 +24,7 @@ import threading
 import time
 from pathlib import Path
 
+import kernels
 import tested
 import yaml
 
@@ -300,7 +301,8 @@ def build_site(build, notebooks):
             shown.append(build / "shown" / name)
             shown[-1].write_text(page)
     shutil.rmtree(build / "speed", ignore_errors=True)
-    subprocess.run([sys.executable, "benchmarks/page.py", "benchmarks/results.json", build / "speed"], check=True)
+    command = [sys.executable, "benchmarks/page.py", "benchmarks/results.json", build / "speed"]
+    subprocess.run(command, check=True, env=kernels.surroundings())
     afresh = assemble(build / "source", wanted_sources(build, shown, notebooks))
     # Sphinx repeats no warning for a page that it has already read: after a failed
     # or interrupted build a second one would pass.
