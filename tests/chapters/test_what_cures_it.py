@@ -647,6 +647,7 @@ def test_tables_show_the_numbers_of_the_stored_run():
     assert len(tried) == len(page.settings()) and tried["random starts", "clean seeds"].between(0, 1).all()
     row = [name for name, _ in page.settings()].index("balanced weights")
     assert page.walk(found, 0)[0] == pytest.approx(tried.iloc[row][["random starts"]].to_numpy()[:2])
-    rounds = page.fresh_rounds(found)
-    clean = found.rounds["unequal children"][1, :, stored.NAMES.index("clean")]
-    assert rounds.loc["eight rounds", "unequal children"] == pytest.approx(clean.mean())
+    fresh = page.fresh(found)
+    clean = found.decided["rounds", "unequal children"][1, :, stored.NAMES.index("clean")]
+    assert fresh.loc["eight rounds", "unequal children"] == pytest.approx(clean.mean())
+    assert len(fresh) == 4 and fresh.notna().all(axis=None) and list(fresh) == found.toys

@@ -47,7 +47,7 @@ class Stored:
         tried: by toy and activation, what each free number gave on other seeds, shape (numbers, kinds, 4), in the order
             of `settings` and with the measures of `stored.tried`.
         switching: by toy, shape (variants, seeds, measures), in the order of `switching.VARIANTS`.
-        rounds: by toy, shape (variants, seeds, measures), in the order of `switching.DECIDED`.
+        decided: by question and toy, shape (variants, seeds, measures), in the order of `switching.QUESTIONS`.
         more: of ours on twenty features, further random seeds, shape (seeds, measures).
         costs: of a step of each remedy in plain PyTorch, in units of plain Matryoshka's.
         compiled_costs: the same in our compiled trainer, of plain, every and random prefixes.
@@ -62,7 +62,7 @@ class Stored:
     stages: Mapping[tuple[str, str], Float[np.ndarray, " remedies"]]
     tried: Mapping[tuple[str, str], Float[np.ndarray, "settings kinds 4"]]
     switching: Mapping[str, Float[np.ndarray, "variants varied_seeds measures"]]
-    rounds: Mapping[str, Float[np.ndarray, "two fresh_seeds measures"]]
+    decided: Mapping[tuple[str, str], Float[np.ndarray, "two fresh_seeds measures"]]
     more: Float[np.ndarray, "further_seeds measures"]
     costs: Float[np.ndarray, " timed"]
     compiled_costs: Float[np.ndarray, " three"]
@@ -85,12 +85,13 @@ class Stored:
                 f"{wanted[:2]}, any, {wanted[2]}. Compute the file again."
             )
         varied = {toy: data[key] for toy in switching.TOYS if (key := f"switching, {toy}") in data}
-        rounds = {toy: data[key] for toy in toys if (key := f"rounds, {toy}") in data}
+        both = [(question, toy) for question in switching.QUESTIONS for toy in toys]
+        decided = {each: data[key] for each in both if (key := ", ".join(each)) in data}
         more = [data[key] for key in data if key.startswith("more seeds")]
         costs, compiled = (data.get(name, np.zeros(0)) for name in ("costs", "compiled_costs"))
         seeds = np.concatenate([np.zeros((0, len(NAMES))), *more])
         of_all = found, prefixes, prefixes_l0, values, stages, tried
-        return cls(remedies, toys, *of_all, varied, rounds, seeds, costs, compiled)
+        return cls(remedies, toys, *of_all, varied, decided, seeds, costs, compiled)
 
     def seeds(self, name: str, toy: str, measure: str, kind: int = RANDOM, activation: str = "relu") -> np.ndarray:
         """One measure of every seed."""
@@ -245,10 +246,13 @@ def walk(stored: Stored, kind: int, activation: str = "relu") -> Float[np.ndarra
     return np.nanmean(every, 0)
 
 
-def fresh_rounds(stored: Stored) -> pd.DataFrame:
-    """Share of clean seeds with three and with eight rounds of settling, one column a toy; seeds of their own."""
-    columns = {toy: found[..., NAMES.index("clean")].mean(1) for toy, found in stored.rounds.items()}
-    return pd.DataFrame(columns, index=list(switching.DECIDED))
+def fresh(stored: Stored) -> pd.DataFrame:
+    """Share of clean seeds of what was decided on seeds of its own: a row for each variant, one column a toy."""
+    clean = {each: found[..., NAMES.index("clean")].mean(1) for each, found in stored.decided.items()}
+    return pd.concat(
+        pd.DataFrame({toy: clean[question, toy] for toy in stored.toys if (question, toy) in clean}, list(asked.variants))
+        for question, asked in switching.QUESTIONS.items()
+    )
 
 
 def chosen_numbers(stored: Stored, activation: str = "relu") -> pd.DataFrame:

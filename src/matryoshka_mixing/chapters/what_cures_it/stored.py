@@ -28,8 +28,6 @@ FEWER = 30
 """Seeds of a toy with sampled batches."""
 MORE = range(11_032, 11_194), range(11_194, 11_402)
 """Further random seeds of ours on twenty features: 30 had left its share undecided, and 192 as well."""
-FRESH = range(12_000, 12_064)
-"""Seeds on which the number of rounds of settling was decided (the ledger's history has the rule)."""
 TRIAL = 0.125
 """Share of its steps with which `tried` trains a remedy by autograd."""
 NAMES = (
@@ -110,15 +108,16 @@ def parts() -> dict[str, Callable[[], dict[str, np.ndarray]]]:
     def variants(toy: Toy, name: str) -> dict[str, np.ndarray]:
         return {name: switching.run(toy, SEEDS[:FEWER] if toy.sampled else SEEDS, NAMES)}
 
-    def rounds(toy: Toy, name: str) -> dict[str, np.ndarray]:
-        seeds = FRESH[:FEWER] if toy.sampled else FRESH
-        return {name: switching.run(toy, seeds, NAMES, switching.DECIDED)}
+    def decided(toy: Toy, asked: switching.Question, name: str) -> dict[str, np.ndarray]:
+        seeds = asked.seeds[: asked.sampled] if toy.sampled else asked.seeds
+        return {name: switching.run(toy, seeds, NAMES, asked.variants)}
 
     def further(seeds: range, name: str) -> dict[str, np.ndarray]:
         return {name: more(toys()["twenty features"], seeds)}
 
-    for name, toy in toys().items():
-        found[f"rounds, {name}"] = partial(rounds, toy, f"rounds, {name}")
+    for question, asked in switching.QUESTIONS.items():
+        for name, toy in toys().items():
+            found[f"{question}, {name}"] = partial(decided, toy, asked, f"{question}, {name}")
     for name in switching.TOYS:
         found[f"switching, {name}"] = partial(variants, toys()[name], f"switching, {name}")
     for seeds in MORE:

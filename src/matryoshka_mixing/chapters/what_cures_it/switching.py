@@ -82,8 +82,31 @@ VARIANTS: Mapping[str, How] = {
 """By name, ours first."""
 
 
-DECIDED = {"three rounds": How(rounds=3), "eight rounds": How(rounds=8)}
-"""What is decided on seeds of its own: how often decoder and encoder are settled in turn."""
+@dataclass(frozen=True)
+class Question:
+    """What is decided on seeds of its own, by a rule in the ledger.
+
+    Attributes:
+        seeds: which nothing else uses.
+        sampled: how many of them on a toy with sampled batches.
+        variants: what is compared.
+    """
+
+    seeds: range
+    sampled: int
+    variants: Mapping[str, How]
+
+
+QUESTIONS: Mapping[str, Question] = {
+    "rounds": Question(
+        range(12_000, 12_064), 30, {"three rounds": How(rounds=3), "eight rounds": How(rounds=8)}
+    ),
+    "switch": Question(
+        range(12_100, 12_164), 64,
+        {"switch once plain has settled": How(), "after a quarter of the plain steps": How(before=0.25)},
+    ),
+}  # fmt: skip
+"""How often decoder and encoder are settled in turn, and when to switch."""
 
 
 def run(
