@@ -185,8 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--anew: there is no file {options.output} to keep the other parts of; leave --anew out.")
         kept = split(plain.read_arrays(options.output))
     folder.mkdir(exist_ok=True)
-    for name, arrays in kept.items():
-        if not any(fnmatchcase(name, pattern) for pattern in options.anew) and not paths[name].is_file():
+    for name, arrays in kept.items():  # a part that the file lacks has none
+        if arrays and not any(fnmatchcase(name, pattern) for pattern in options.anew) and not paths[name].is_file():
             write_arrays(paths[name], arrays)
     for name, compute in tqdm(parts().items(), unit="part"):
         if options.only in (None, name) and not paths[name].is_file():
