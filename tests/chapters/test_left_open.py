@@ -234,7 +234,8 @@ def test_the_rise_is_that_of_seeds_live_under_both():
     middle, low, high = found.rise()
     assert middle == pytest.approx(1 / 3) and low == 0 and high == 1
     dead = replace(found, arms=dict.fromkeys(arms, arm([1.0] * 4, [False] * 4)))
-    assert np.isnan(dead.rise()).all()
+    assert np.isnan(dead.rise()).all() and log_losses.interval(dead.rise()) == "no value"
+    assert log_losses.interval(found.rise()) == "0.00 to 1.00"
 
 
 # The shorter questions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -241,8 +242,8 @@ def largest_return(child_probabilities: np.ndarray, n_children: int = 2) -> floa
 
 
 def interval(rise: tuple[float, float, float]) -> str:
-    """The interval of `Found.rise` in words."""
-    return f"{rise[1]:.2f} to {rise[2]:.2f}"
+    """The interval of `Found.rise` in words, also where no seed is live under both forms."""
+    return "no value" if math.isnan(rise[0]) else f"{rise[1]:.2f} to {rise[2]:.2f}"
 
 
 def draw(found: Found) -> Figure:
