@@ -4,6 +4,8 @@ import os
 
 import numpy as np
 import pytest
+import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from matryoshka_mixing import _commands
 
@@ -35,3 +37,13 @@ def test_a_command_that_is_stopped_says_in_one_line_how_it_goes_on(stop, said):
         raise stop
     with pytest.raises(ValueError, match="a fault of ours"), _commands.resumable("mine", "seeds"):
         raise ValueError("a fault of ours")
+
+
+def test_a_long_command_runs_on_one_thread():
+    before = torch.get_num_threads()
+    try:
+        with threadpool_limits(2), _commands.resumable("mine", "seeds"):
+            assert torch.get_num_threads() == 1
+            assert {pool["num_threads"] for pool in threadpool_info()} == {1}
+    finally:
+        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""What all that writes files shares: a file is written in one move, a command that is stopped ends in one line."""
+"""What notebooks and commands share: one thread, files written in one move, an end in one line if they are stopped."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+
+def one_thread() -> None:
+    """Hold PyTorch and BLAS to one thread: on small matrices threads wait for each other longer than they compute."""
+    import torch  # which those that only write files need not wait for
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 @contextmanager
@@ -41,7 +50,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
 
 @contextmanager
 def resumable(name: str, parts: str) -> Iterator[None]:
-    """A command that goes on where it was: Ctrl-C, and a disk that is full, end it in one line.
+    """A command that goes on where it was, on one thread: Ctrl-C, and a disk that is full, end it in one line.
 
     Args:
         name: what the line begins with.
@@ -49,6 +58,7 @@ def resumable(name: str, parts: str) -> Iterator[None]:
     """
     then = f"the same command goes on with the {parts} that are left"
     try:
+        one_thread()
         yield
     except KeyboardInterrupt:
         sys.exit(f"[{name}] interrupted; {then}")

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from types import ModuleType
 
-import torch
-from threadpoolctl import threadpool_limits
-
 from matryoshka_mixing import figures
+from matryoshka_mixing._commands import one_thread
 from matryoshka_mixing.parameters import Chapter
 
 
@@ -28,8 +26,6 @@ def begin(namespace: MutableMapping[str, object]) -> Chapter:
     if not isinstance(chapter, ModuleType) or not hasattr(chapter, "Parameters"):
         raise ValueError("import the chapter's module first: from matryoshka_mixing.chapters import NAME as chapter")
     chosen = chapter.Parameters.of(namespace)
-    # The matrices are small: threads of BLAS would wait for each other longer than they compute.
-    torch.set_num_threads(1)
-    threadpool_limits(1)
+    one_thread()
     figures.use_style()
     return chosen

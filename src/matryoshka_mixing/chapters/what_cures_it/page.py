@@ -249,10 +249,11 @@ def walk(stored: Stored, kind: int, activation: str = "relu") -> Float[np.ndarra
 def fresh(stored: Stored) -> pd.DataFrame:
     """Share of clean seeds of what was decided on seeds of its own: a row for each variant, one column a toy."""
     clean = {each: found[..., NAMES.index("clean")].mean(1) for each, found in stored.decided.items()}
-    return pd.concat(
-        pd.DataFrame({toy: clean[question, toy] for toy in stored.toys if (question, toy) in clean}, list(asked.variants))
-        for question, asked in switching.QUESTIONS.items()
-    )
+    tables = []
+    for question, asked in switching.QUESTIONS.items():
+        columns = {toy: clean[question, toy] for toy in stored.toys if (question, toy) in clean}
+        tables.append(pd.DataFrame(columns, index=list(asked.variants)))
+    return pd.concat(tables)
 
 
 def chosen_numbers(stored: Stored, activation: str = "relu") -> pd.DataFrame:

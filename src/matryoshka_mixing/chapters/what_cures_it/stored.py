@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from matryoshka_mixing import plain
@@ -173,7 +172,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="compute the parts of these names anew, such as 'loud child, *, OrtSAE', and keep the file's others",
     )  # fmt: skip
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
     folder = options.output.with_name(options.output.name + ".parts")
     paths = {name: place(folder, name) for name in parts()}
     kept = {}
