@@ -115,7 +115,6 @@ claims.glue(every_plain=stored.cost("every prefix"), every_compiled=float(stored
 claims.glue(split_cost=stored.cost("ours"), trial=1 / chapter.stored.TRIAL)
 taken = chapter.page.steps(stored)["three features"]
 claims.glue(steps_plain=int(taken["plain Matryoshka"]), steps_ours=int(taken["ours"]))
-claims.glue(where_as_long=chapter.page.where_as_long(stored))
 near = stored.means("clean", chapter.page.NEAR).loc["OrtSAE"]
 claims.glue(ort_near_low=near.iloc[:4].min(), ort_near_loud=near["loud child"], ort_near_tree=near["twenty features"])
 
@@ -143,9 +142,7 @@ HTML(chapter.page.as_html(chapter.page.table(stored), "remedies"))
 # {doc}`11_what_cures_it_details`. Log loss, unsquared loss and availability are ideas without a paper that we know.
 # Last rows: the lowest plain loss of some seeds.
 #
-# All remedies take plain's steps ({glue:text}`steps_plain` on exact states), ours more ({glue:text}`steps_ours`). Some
-# rows of twenty features and BatchTopK had fewer (see the details), and are a floor. The claim does not rest on them:
-# on its worst toy with as many steps, each ends clean in at most {glue:text}`where_as_long:.0%` of random seeds.
+# All remedies take plain's steps ({glue:text}`steps_plain` on exact states), ours more ({glue:text}`steps_ours`).
 #
 # From near the truth OrtSAE is the best that was published. On the four toys of exact states whose features are equally
 # loud its lowest share of clean seeds is {glue:text}`ort_near_low:.0%`; with a loud child it is
@@ -203,7 +200,7 @@ HTML(chapter.page.by_toy(stored))
 # ## Prefixes
 #
 # Each prefix by itself, on every toy: what it leaves unexplained, and how many of its latents fire (medians of random
-# seeds). Where L0 has no value, that run did not count it.
+# seeds).
 
 # %% tags=["hide-input", "details"]
 HTML(chapter.page.all_prefixes(stored))
@@ -225,8 +222,7 @@ HTML(chapter.page.as_html(chapter.page.unequal(stored), "unequal"))
 HTML(chapter.page.as_html(chapter.page.tries(stored), "tries"))
 
 # %% [markdown] tags=["details"]
-# The number that was chosen for each remedy and toy, with ReLU and with BatchTopK. Rows by autograd with fewer steps
-# take the number that was best on three features with ReLU.
+# The number that was chosen for each remedy and toy, with ReLU and with BatchTopK.
 
 # %% tags=["hide-input", "details"]
 chosen = [chapter.page.chosen_numbers(stored, activation) for activation in chapter.toys.ACTIVATIONS]

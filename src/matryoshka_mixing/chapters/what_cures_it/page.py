@@ -214,20 +214,6 @@ def steps(stored: Stored, activation: str = "relu") -> pd.DataFrame:
     return pd.DataFrame(each, index=stored.remedies).round().astype(int)
 
 
-def where_as_long(stored: Stored) -> float:
-    """Of remedies with fewer steps than plain on some toy: how clean they end where they had as many.
-
-    That is the share of clean random seeds on the worst of those toys, for the remedy and activation with the largest.
-    """
-    largest = []
-    for activation in ACTIVATIONS:
-        taken = pd.DataFrame({toy: stored.steps(toy, activation) for toy in stored.toys})
-        short = taken[(taken < 1).any(axis=1)]
-        clean = stored.means("clean", RANDOM, activation).loc[short.index]
-        largest += clean.where(short >= 1, 1.0).min(axis=1).tolist()
-    return max(largest, default=0.0)
-
-
 def tries(stored: Stored, activation: str = "relu") -> pd.DataFrame:
     """What every free number gave on the seeds on which it was chosen: means over toys, one row a remedy and number."""
     every = np.stack([stored.tried[toy, activation] for toy in stored.toys])
