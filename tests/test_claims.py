@@ -1,5 +1,6 @@
 import html
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -98,7 +99,9 @@ def test_a_narrow_interval_around_half_is_about_half_and_a_wide_one_undecided():
 )
 def test_means_are_judged_by_their_interval(values, op, outcome):
     mean = Criterion("m", "says", op, 0, "decisive", mean=True, width=0.1)
-    found = judge(Claim("x", "X", "", "", criteria=(mean,)), {"m": values}).outcomes[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a single value there is no interval to ask SciPy for
+        found = judge(Claim("x", "X", "", "", criteria=(mean,)), {"m": values}).outcomes[0]
     assert found.outcome == outcome and found.value == pytest.approx(np.mean(values), abs=1e-4)
     if len(set(values)) > 1:
         n, spread = len(values), np.std(values, ddof=1)
@@ -142,6 +145,8 @@ def test_seeds_left_out_are_counted_in_the_text():
     assert "in 64 of 64 live seeds (100 started)" in key_outcome(judge(CLAIM, GOOD, started=100)).text()
     assert key_outcome(judge(CLAIM, GOOD, started=64)).text().endswith("in 64 of 64 seeds")
     assert key_outcome(judge(CLAIM, GOOD | {"main": []}, started=100)).text() == "no live seed (100 started)"
+    untold = key_outcome(judge(CLAIM, GOOD | {"main": []}, started={"control": 100}))
+    assert untold.text() == key_outcome(judge(CLAIM, GOOD | {"main": []})).text(), "how many started is not known"
 
 
 def test_the_key_sentence_holds_what_was_measured():
@@ -247,7 +252,7 @@ def test_collect_gathers_verdicts_and_the_table_shows_what_is_not_tested(tmp_pat
     found = json.loads((tmp_path / "l.json").read_text())
     assert {i: record["verdict"] for i, record in found.items()} == dict.fromkeys(OURS[:3], "supported")
     table = (tmp_path / "t" / "t.md").read_text()
-    assert table.count("✓ supported") == 3
+    assert table.count("✓ supported") == 3 and table.count(".ipynb)") == 3, "a link to what there is"
     assert table.count("not yet tested") == len(OURS) - 3
     assert "leans 0.100 toward each child" in table and table.count("every criterion is met") == 3
     page = (tmp_path / "t" / "page.md").read_text()
