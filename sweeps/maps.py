@@ -348,14 +348,14 @@ def moved(found: Found, run: pd.Series) -> str:
     return ", ".join(f"{words(name)} {run[name]:g}" for name in found.varied if run[name] != found.home[name])
 
 
-def flip_lines(found: Found) -> str:
+def flip_lines(found: Found, which: str = "") -> str:
     """The nearest run with another verdict, why it is another, and its command."""
     run = found.flip()
     if run is None:
         return f"In all {len(found.runs)} runs the verdict is *{found.at_home}*: no run flips it."
     reason = f"; not met: {run['why']}" if run["why"] else ""
     return (
-        f"The nearest run with another verdict, {moved(found, run)}, is *{run['verdict']}*{reason}.\n\n"
+        f"The nearest run{which} with another verdict, {moved(found, run)}, is *{run['verdict']}*{reason}.\n\n"
         f"```bash\n{found.command(run)}\n```"
     )
 
@@ -433,6 +433,8 @@ On this grid: {share_line(plane)}.{core_line(plane)}
 
 {flip_lines(plane)}
 """)  # fmt: skip
+        if plane.flip() is None and screen.flip() is not None:
+            parts.append(flip_lines(screen, " of the screening") + "\n")
     for space in spaces:
         if space.claim == screen.claim:
             ranges = ", ".join(f"{words(n)} {space.runs[n].min():g} to {space.runs[n].max():g}" for n in space.varied)
@@ -442,11 +444,11 @@ On this grid: {share_line(plane)}.{core_line(plane)}
 
 
 def summary(screens: Sequence[Found], chosen: Mapping[str, Found | None]) -> str:
-    """A row a claim: the verdict at home, what matters most, the share of the map, the nearest flip."""
+    """A row a claim: the verdict at home, what matters most, the share of the map, the nearest flip, screened or there."""
     rows = []
     for screen in screens:
         plane = chosen[screen.claim]
-        where = plane or screen
+        where = plane if plane and plane.flip() is not None else screen
         run = where.flip()
         share = "" if plane is None else f"{plane.share()[0]} of {plane.share()[1]}"
         over = "no map" if plane is None else " × ".join(map(words, plane.varied))
@@ -512,8 +514,8 @@ chapter share its runs, and may share a map.
 
 {summary(overview, chosen)}
 
-*Nearest* is measured on the axes of the map, each from 0 to 1 over its values (on a log scale where they span a factor
-above 20 and none is 0).
+*Nearest* is measured on the axes of the map (of the screening, where the map has no other verdict), each from 0 to 1
+over its values (on a log scale where they span a factor above 20 and none is 0).
 
 ## How far each parameter can move
 
