@@ -444,7 +444,7 @@ On this grid: {share_line(plane)}.{core_line(plane)}
 
 
 def summary(screens: Sequence[Found], chosen: Mapping[str, Found | None]) -> str:
-    """A row a claim: the verdict at home, what matters most, the share of the map, the nearest flip, screened or there."""
+    """A row a claim: the verdict at home, what matters most, the share of the map, the nearest flip of both."""
     rows = []
     for screen in screens:
         plane = chosen[screen.claim]
