@@ -81,7 +81,7 @@ claims.glue(
 figure = chapter.draw_recalls(found)
 
 # %% [markdown]
-# The toys' standard SAEs absorb. Here the parent's latent keeps firing in every kind of SAE; there is little to
+# The toys' standard SAEs absorb. Here the parent's latent mostly keeps firing in every kind of SAE; there is little to
 # improve.
 #
 # ## Other sizes
