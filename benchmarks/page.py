@@ -290,29 +290,28 @@ def rate_figure(results: dict) -> Figure:
     """Steps a second against the number of SAEs at once: ours and JAX, one panel for each problem."""
     cells = pick(results["rates"], threads=1, dtype="float64")
     problems = list(dict.fromkeys(cell["problem"] for cell in cells))
+    styles = {"ours": "-", "jax": ":"}
     figure, axes = figures.grid(len(problems), 2, (4.6, 3.4))
     for axis, problem in zip(axes, problems, strict=True):
+        ends = []
         for i, batch in enumerate((None, 200, 4096)):
-            for contender, line in (("ours", "-"), ("jax", ":")):
+            for contender, style in styles.items():
                 here = pick(cells, problem=problem, batch=batch, contender=contender)
                 points = [(cell["instances"], median(values(cell))) for cell in here]
                 points = [point for point in points if point[1]]
-                if points:
-                    name = f"{NAMES[contender]}, {batch_name(batch)}"
-                    axis.plot(
-                        *zip(*points, strict=True),
-                        line,
-                        marker=figures.MARKERS[i],
-                        color=figures.COLOURS[i],
-                        label=name,
-                    )
+                if not points:
+                    continue
+                look = {"marker": figures.MARKERS[i], "color": figures.COLOURS[i]}
+                axis.plot(*zip(*points, strict=True), style, label=f"{NAMES[contender]}, {batch_name(batch)}", **look)
+                if contender == "ours":
+                    ends.append((batch_name(batch), *points[-1], figures.COLOURS[i]))
         sizes = sorted({cell["instances"] for cell in pick(cells, problem=problem)})
         axis.set(xscale="log", yscale="log", xlabel="SAEs at once", ylabel="SAE-steps a second", title=problem)
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axis.minorticks_off()
-    drawn = [axis.get_legend_handles_labels() for axis in axes]
-    named = {name: line for lines, names in drawn for name, line in zip(names, lines, strict=True)}
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, fontsize=9)
+        figures.end_labels(axis, ends)
+    key = [mpl.lines.Line2D([], [], color="0.3", ls=style, label=NAMES[name]) for name, style in styles.items()]
+    figure.legend(handles=key, loc="outside upper left", ncols=2, fontsize=9)
     return figure
 
 
