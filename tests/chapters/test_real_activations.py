@@ -128,7 +128,7 @@ def test_stored_results_are_whole_and_small(stored):
     assert experiments.STORED.stat().st_size < 2e6
     for kind in data.KINDS:
         assert stored.of("planted", kind, "families.cosines").shape == (len(experiments.SEEDS), 8, 2)
-        assert stored.of("bare", kind, "lean").shape == (5, 512)
+        assert stored.of("bare", kind, "lean").shape == (len(experiments.SEEDS), 512)
     for measure in (chapter.mixing_measures, chapter.absorption_measures, chapter.diagnosis_measures):
         for name, values in measure(stored).items():
             assert values.shape == (5,) and np.isfinite(values).all(), name
