@@ -45,6 +45,12 @@ WEIGHT = """async () => {
 # Figures whose caption does not lead to the numbers behind them.
 NO_NUMBERS = """() => [...document.querySelectorAll('main figure:has(> figcaption)')].filter((figure) =>
     !figure.closest('.explorable') && !figure.querySelector('figcaption a.download')).map((figure) => figure.id)"""
+# What search engines and shared links show of a page that begins with text, as far as it lacks.
+UNTOLD = """() => {
+    const said = (key) => document.querySelector(`meta[property='og:${key}']`)?.content ?? '';
+    const lacks = ['title', 'description', 'image'].filter((key) => !said(key));
+    return said('site_name') === 'Matryoshka Mixing' ? lacks : [...lacks, `a site called ${said('site_name')}`];
+}"""
 # The page has answered to its new size: the theme's sidebars slide, and boxes that come to scroll learn it by a frame.
 SETTLED = """async () => {
     const frames = async () => { for (const _ of [1, 2]) await new Promise(requestAnimationFrame); };
@@ -95,6 +101,7 @@ def test_page(tab, address, path):
         wrong.append(f"{weight} bytes before its figures")
     if path.startswith("notebooks/"):
         wrong += [f"no numbers behind {figure}" for figure in page.evaluate(NO_NUMBERS)]
+        wrong += [f"the tags of a shared link lack {each}" for each in page.evaluate(UNTOLD)]
     top = page.evaluate(FIRST_FIGURE)
     if path in FIGURE_FIRST and (top is None or top > 900 - SEEN):
         wrong.append(f"the first figure begins at {top}")
