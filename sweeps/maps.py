@@ -332,12 +332,7 @@ def reach_table(screens: Sequence[Found]) -> str:
 
 
 def plane_of(screen: Found, planes: Sequence[Found]) -> Found | None:
-    """The map of a claim: of those that there are, the one over what the screening puts first.
-
-    None too where runs of this size decide nothing at home: there is nothing that could flip.
-    """
-    if screen.at_home == "inconclusive":
-        return None
+    """The map of a claim: of those that there are, the one over what the screening puts first."""
     order = list(screen.screened().index)
     own = [plane for plane in planes if plane.claim == screen.claim]
     return min(own, key=lambda plane: sorted(order.index(name) for name in plane.varied), default=None)
@@ -410,8 +405,8 @@ def section(screen: Found, plane: Found | None, spaces: Sequence[Found]) -> str:
     parts = [f"### {title(screen.claim)}\n", screen_line(screen)]
     if screen.at_home == "inconclusive":
         why = screen.here["why"].iloc[0]
-        parts.append(f"At the chapter's own values runs of this size decide nothing (not met: {why}): no map.\n")
-    elif plane is None:
+        parts.append(f"At the chapter's own values runs of this size decide nothing (not met: {why}).")
+    if plane is None:
         cost = f"It has no map. A run took {screen.runs['cpu_seconds'].median():.1f} seconds of one core."
         parts.append(f"{cost}\n\n{flip_lines(screen)}\n")
     else:
@@ -452,10 +447,7 @@ def summary(screens: Sequence[Found], chosen: Mapping[str, Found | None]) -> str
         run = where.flip()
         share = "" if plane is None else f"{plane.share()[0]} of {plane.share()[1]}"
         over = "no map" if plane is None else " × ".join(map(words, plane.varied))
-        if screen.at_home == "inconclusive":
-            flip = ""
-        else:
-            flip = "none found" if run is None else f"{moved(where, run)}: *{run['verdict']}*"
+        flip = "none found" if run is None else f"{moved(where, run)}: *{run['verdict']}*"
         rows.append([title(screen.claim), f"*{screen.at_home}*", over, share, flip])
     return _table(["claim", "at the chapter's own values", "map over", "supported in", "nearest other verdict"], rows)
 

@@ -119,7 +119,8 @@ def test_a_claim_gets_the_map_over_what_its_screening_puts_first(star):
     assert maps.plane_of(screen, [other, fits]) is fits and maps.plane_of(screen, [other]) is other
     assert maps.plane_of(screen, []) is None
     undecided = maps.Found.of(table(dict.fromkeys(STAR, "inconclusive")), "mse-reason")
-    assert maps.plane_of(undecided, [fits]) is None, "nothing could flip"
+    assert maps.plane_of(undecided, [fits]) is fits, "shown where home decides nothing too: other points may"
+    assert "decide nothing (not met" in maps.section(undecided, fits, [])
 
 
 def test_how_far_each_parameter_can_move_stands_in_one_cell(star):

@@ -647,3 +647,6 @@ def test_tables_show_the_numbers_of_the_stored_run():
     clean = found.decided["rounds", "unequal children"][1, :, stored.NAMES.index("clean")]
     assert fresh.loc["eight rounds", "unequal children"] == pytest.approx(clean.mean())
     assert len(fresh) == 4 and fresh.notna().all(axis=None) and list(fresh) == found.toys
+    three, eight, late, early = (row for _, row in fresh.iterrows())
+    assert (eight >= three).all(), "the page: no toy loses"
+    assert (early - late).mean() < 0.05 and (early < late).any(), "the page: the switch stays late"
