@@ -31,7 +31,7 @@ README_FIGURE := notebooks/03_matryoshka_inherits.ipynb fig-matryoshka-curve boo
 PACKAGE   := src/matryoshka_mixing
 CHAPTERS  := $(PACKAGE)/chapters
 # What every notebook stands on: code and data of the package, all but the chapters' own modules.
-COMMON    := $(shell find $(PACKAGE) -type f \( -name '*.py' -o -name '*.json' -o -name '*.npz' \) -not -path '$(CHAPTERS)/[!_]*')
+COMMON    := $(shell find $(PACKAGE) -type f \( -name '*.py' -o -name '*.json' -o -name '*.npz' -o -name '*.mplstyle' \) -not -path '$(CHAPTERS)/[!_]*')
 # Folders are listed too: their dates tell of a file that was removed.
 BOOK      := _config.yml _toc.yml benchmarks/. $(wildcard benchmarks/*.py benchmarks/*.json) \
              book/. $(shell find book -mindepth 1 -not -path "*/__pycache__*")

@@ -122,7 +122,9 @@ def executed(notebook, output, parameters, cwd):
         cwd=cwd,
         kernel_manager_class=kernels.AsyncPrivate,
         progress_bar=False,
+        request_save_on_cell_execute=False,  # twice a cell the whole notebook, which takes longer than most cells
         coalesce_streams=True,
+        shutdown_kernel="immediate",  # it has nothing left to save, and taking PyTorch apart takes a second or two
         extra_arguments=["--log-level=CRITICAL"],
     )
 

@@ -6,6 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 from matryoshka_mixing import claims, metrics, original, theory
 from matryoshka_mixing.claims import Claim, Criterion, judge, number
@@ -108,6 +111,23 @@ def test_means_are_judged_by_their_interval(values, op, outcome):
         half = {32: 2.0395, 4: 3.1824}[n] * spread / n**0.5  # Student's quantiles, from a table
         assert found.interval == pytest.approx([np.mean(values) - half, np.mean(values) + half], abs=1e-3)
         assert f"over {n} seeds" in found.text()
+
+
+@given(st.data(), st.integers(1, 500))
+def test_intervals_of_shares_are_scipys(data, total):
+    passed = data.draw(st.integers(0, total))
+    share = Criterion("m", "says", ">=", 0.5, "decisive", share=0.5)
+    found = judge(Claim("x", "X", "", "", criteria=(share,)), {"m": np.arange(total) < passed}).outcomes[0]
+    expected = stats.binomtest(passed, total).proportion_ci(method="wilson")
+    assert found.interval == pytest.approx((expected.low, expected.high), rel=5.1e-4, abs=1e-7)  # kept: four digits
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=60).filter(lambda found: np.ptp(found) > 1e-3))
+def test_intervals_of_means_are_scipys(values):
+    mean = Criterion("m", "says", ">=", 0.5, "decisive", mean=True)
+    found = judge(Claim("x", "X", "", "", criteria=(mean,)), {"m": values}).outcomes[0]
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval()
+    assert found.interval == pytest.approx((expected.low, expected.high), rel=5.1e-4, abs=1e-7)  # kept: four digits
 
 
 def test_shares_are_judged_by_their_interval():

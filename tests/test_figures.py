@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 import warnings
@@ -5,13 +6,47 @@ import warnings
 import matplotlib as mpl
 import numpy as np
 import pytest
+import seaborn
 
 from matryoshka_mixing import figures
+from matryoshka_mixing.figures import style
 from matryoshka_mixing.metrics import Basin
 
 
 def texts(figure):
     return [t.get_text() for axis in figure.axes if axis.get_visible() for t in axis.texts]
+
+
+def test_the_style_is_seaborns_theme():
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        plain = dict(mpl.rcParams)
+        seaborn.set_theme(context="notebook", style="ticks", palette="colorblind")
+        changed = {name: value for name, value in mpl.rcParams.items() if value != plain[name]}
+    cycle, colours = changed.pop("axes.prop_cycle"), [mpl.colors.to_hex(each) for each in figures.COLOURS]
+    assert changed.pop("image.cmap") == "rocket"  # of seaborn's own; every map of the book names its colours
+    assert [mpl.colors.to_hex(each) for each in cycle.by_key()["color"]] == colours
+    theme = {name: value for name, value in style.THEME.items() if name != "axes.prop_cycle"}
+    assert theme == changed and len(theme) > 20
+
+
+def test_a_notebook_holds_each_figure_as_vector_bitmap_and_numbers_laid_out_alike():
+    """Both are the figure's own size, uncropped, and the layout of the first stays that of the second."""
+    with mpl.rc_context():
+        figures.use_style()
+        figure = figures.heatmaps({"a": np.array([[1.0, -0.25]]), "b": np.zeros((1, 2))}, ["x", "y"])
+        loose = [axis.get_position().bounds for axis in figure.axes]
+        held = style.pictures(figure)
+        laid_out = [axis.get_position().bounds for axis in figure.axes]
+        again = style.pictures(figure)
+    assert set(held) == {"image/svg+xml", "image/png", "text/csv"} and loose != laid_out
+    assert np.allclose([axis.get_position().bounds for axis in figure.axes], laid_out, rtol=0, atol=1e-12)
+    assert again["image/png"] == held["image/png"]
+    assert ">x</text>" in held["image/svg+xml"] and held["text/csv"] == figures.numbers(figure)
+    wide, high = figure.get_size_inches()
+    assert f'width="{wide * 72:g}pt" height="{high * 72:g}pt"' in held["image/svg+xml"]
+    bitmap = base64.b64decode(held["image/png"])
+    assert [int.from_bytes(bitmap[at : at + 4], "big") for at in (16, 20)] == [int(wide * 110), int(high * 110)]
 
 
 def test_heatmaps_write_every_value_on_one_centred_scale():

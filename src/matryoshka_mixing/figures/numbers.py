@@ -22,20 +22,6 @@ MOST = 5000
 Row = tuple[str, str, Any, Any, Any]
 
 
-def store_numbers(shell: Any) -> None:
-    """Let a notebook's shell store the `numbers` of each figure beside its picture."""
-    from IPython.core.formatters import BaseFormatter  # a tool of the book, not of the package
-
-    class Numbers(BaseFormatter):
-        def __call__(self, thing: Any) -> str | None:
-            # By its own type, not by IPython's table: the inline backend takes every figure out of that.
-            return numbers(thing) if isinstance(thing, Figure) else None
-
-    formatter = Numbers(parent=shell.display_formatter)
-    formatter.format_type = "text/csv"
-    shell.display_formatter.formatters[formatter.format_type] = formatter
-
-
 def numbers(figure: Figure) -> str:
     """What a figure draws, as CSV with the columns of `HEAD`: a row a point, bar or cell, four digits each.
 

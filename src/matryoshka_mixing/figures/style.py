@@ -6,17 +6,19 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from matryoshka_mixing.figures.numbers import store_numbers
+from matryoshka_mixing.figures.numbers import numbers
 
-COLOURS = sns.color_palette("colorblind")
+THEME = mpl.rc_params_from_file(Path(__file__).with_name("seaborn.mplstyle"), use_default_template=False)
+COLOURS: list[Any] = [to_rgb(each) for each in THEME["axes.prop_cycle"].by_key()["color"]]
 MARKERS = "osD^vP"
 QUANTITIES: dict[str, Any] = {
     "parent's with a child": COLOURS[0], "with a child": COLOURS[0], "with each child": COLOURS[0],
@@ -36,15 +38,13 @@ def use_style() -> None:
     """Set the style of all figures; call once in a notebook."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
-        # Notebooks crop figures by default, which draws each one twice; constrained layout leaves nothing to crop.
-        shell.run_line_magic("config", "InlineBackend.print_figure_kwargs = {'bbox_inches': None}")
-        # The book takes the vector, with its text as text; other viewers of a notebook take what they can show.
-        shell.run_line_magic("config", "InlineBackend.figure_formats = {'png', 'svg'}")
-        store_numbers(shell)
+        # In place of the inline backend's own, which lay a figure out anew for each format, and crop it.
+        shell.run_line_magic("config", "InlineBackend.figure_formats = set()")
+        shell.display_formatter.mimebundle_formatter.for_type(Figure, pictures)
     # A name in a script that the font lacks: the vector's text is shown by the reader's own fonts.
     warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
-    sns.set_theme(context="notebook", style="ticks", palette="colorblind")
-    mpl.rcParams |= {
+    mpl.rcdefaults()
+    mpl.rcParams |= THEME | {
         "figure.dpi": 110,
         "savefig.dpi": 110,
         "figure.constrained_layout.use": True,
@@ -55,6 +55,21 @@ def use_style() -> None:
         "svg.fonttype": "none",
         "svg.hashsalt": "matryoshka-mixing",  # otherwise ids are drawn anew in every run
     }
+
+
+def pictures(figure: Figure) -> dict[str, str]:
+    """A figure as a notebook holds it: the vector for the book, with its text as text, a bitmap and the `numbers`.
+
+    Not every viewer of notebooks shows vectors. The figure is laid out once for both, and nothing is cropped.
+    """
+    from IPython.core.pylabtools import print_figure  # a tool of the book, not of the package
+
+    figure.draw_without_rendering()
+    with plt.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)
+    vector = print_figure(figure, "svg", bbox_inches=None)
+    bitmap = print_figure(figure, "png", bbox_inches=None, base64=True)
+    return {"image/svg+xml": vector, "image/png": bitmap, "text/csv": numbers(figure)}
 
 
 def colour(name: str, other: int = 0) -> Any:

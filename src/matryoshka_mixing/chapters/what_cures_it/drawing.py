@@ -97,10 +97,9 @@ def clean(stored: Stored, activation: str = "relu") -> Figure:
     for axis, kind, title in zip(axes, (RANDOM, NEAR), ("random starts", "near the truth"), strict=True):
         table = stored.means("clean", kind, activation)
         drawn = axis.pcolormesh(table.to_numpy(), cmap=SEQUENTIAL, vmin=0, vmax=1, edgecolors="white", lw=0.5)
-        for row, column in np.ndindex(table.shape):
+        for row, column in zip(*np.nonzero(table.to_numpy()), strict=True):
             share = table.iat[row, column]
-            text = f"{share:.0%}" if share else "·"
-            axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=9,
+            axis.text(column + 0.5, row + 0.5, f"{share:.0%}", ha="center", va="center", fontsize=9,
                       color="white" if share > 0.6 else "0.1", in_layout=False)  # fmt: skip
         axis.set_xticks(np.arange(table.shape[1]) + 0.5, list(table.columns), rotation=35, ha="right", fontsize=9)
         axis.set_yticks(np.arange(len(table)) + 0.5, list(table.index), fontsize=9)
