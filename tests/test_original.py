@@ -357,7 +357,7 @@ def test_trees_too_large_to_list_are_sampled():
         (lambda: fit(family(0.3, 0.4), [Arm((1.0,))], []), "seeds are"),
         (lambda: fit(family(0.3, 0.4), [Arm((1.0,))], [-1]), "seeds are"),
         (lambda: fit(family(0.3, 0.4), [Arm((1.0,))], [0], until=0), "until is 0"),
-        (lambda: fit(family(0.3, 0.4), [Arm((1.0,))], [0], threads=0), "threads 0"),
+        (lambda: fit(family(0.3, 0.4), [Arm((1.0,))], [0], threads=0), "threads is 0"),
         (lambda: original.compute(independent([0.3, 0.2]), [0], SHORT, arms(2)), "no feature of the tree has a child"),
     ],
 )

@@ -7,15 +7,16 @@ import random
 import threading
 import time
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
-from matryoshka_mixing import training
+from matryoshka_mixing import _kernel, training
 from matryoshka_mixing.features import FeatureTree, States, family, independent, orthonormal_dictionary
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
-from matryoshka_mixing.training import Setting, TrainConfig, descend, objective, train
+from matryoshka_mixing.training import BRIEF, THREADS, Setting, TrainConfig, descend, objective, train
 
 BARE = SAEConfig(20, (1, 3), encoder_bias=False, decoder_bias=False)
 MANY = independent([0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05])
@@ -39,6 +40,13 @@ OPTIONS = {
 TABLE = [dict(zip(OPTIONS, values, strict=True)) for values in itertools.product(*OPTIONS.values())]
 
 
+@cache
+def states_and_dictionaries():
+    """What the rows share: making it anew for each of thousands takes longer than the comparison."""
+    dictionaries = torch.stack([orthonormal_dictionary(3, 20, seed) for seed in range(SEEDS)])
+    return family(0.3, 0.4).states(), dictionaries, start_near(dictionaries[0], range(SEEDS), noise=0.8)
+
+
 def setting_of(options):
     """The setting that a row of the table describes, and a start in which everything is somewhere."""
     (activation, k), (widths, weights, others) = options["activation"], options["prefixes"]
@@ -52,19 +60,18 @@ def setting_of(options):
         k=k,
         decoder_weights=others if options["two_sets_of_weights"] else None,
     )
-    states = family(0.3, 0.4).states()
+    states, dictionaries, start = states_and_dictionaries()
+    dictionary, start = dictionaries[0], start.map(torch.clone)
     generator = torch.Generator().manual_seed(0)
-    dictionary = orthonormal_dictionary(3, 20, 0)
     terms = torch.rand(2, len(widths), len(states), dtype=torch.float64, generator=generator)
     terms = {"none": {}, "one set": {"terms": terms[0]}, "two sets": {"terms": terms[0], "decoder_terms": terms[1]}}
-    start = start_near(dictionary, range(SEEDS), noise=0.8)
     start.W_enc.mul_(1.3)  # else a latent that fires alone is just right, and Adam scales up the rounding of a zero
     start.b_enc.add_(0.1 * options["biases"][0] * torch.randn(SEEDS, 3, dtype=torch.float64, generator=generator))
     start.b_dec.add_(0.1 * options["biases"][1] * torch.randn(SEEDS, 20, dtype=torch.float64, generator=generator))
     if options["dense"]:
         states, dictionary = States(states.inputs(dictionary), states.probs), None
     elif options["own_dictionaries"]:
-        dictionary = torch.stack([orthonormal_dictionary(3, 20, seed) for seed in range(SEEDS)])
+        dictionary = dictionaries
     held = {"b_dec": ..., "W_dec": 0, "W_enc": np.s_[:, 1]} if options["held"] else {}
     return Setting(config, states, dictionary, **terms[options["terms"]], held=held), start.with_config(config)
 
@@ -97,8 +104,9 @@ def loss_and_gradient(setting, start):
     leaves = {name: parameter.clone().requires_grad_() for name, parameter in start.parameters.items()}
     losses = objective(setting, range(SEEDS), STEP)[0](replace(start, **leaves))
     losses = losses if isinstance(losses, tuple) else (losses, losses)
-    parts = [torch.autograd.grad(loss.sum(), list(leaves.values()), retain_graph=True) for loss in losses]
-    gradient = dict(zip(leaves, (*parts[0][:2], *parts[1][2:]), strict=True))
+    each = dict.fromkeys(losses)  # one alone, where both are the same
+    parts = {loss: torch.autograd.grad(loss.sum(), list(leaves.values()), retain_graph=True) for loss in each}
+    gradient = dict(zip(leaves, (*parts[losses[0]][:2], *parts[losses[1]][2:]), strict=True))
     for name, index in setting.held.items():
         for part in gradient[name]:
             part[index] = 0
@@ -447,6 +455,28 @@ def test_bad_sweeps_and_starts(tree, dictionary):
         train(setting, start, threads=0)
 
 
+@pytest.mark.parametrize("given", ["0", "two", "", "-1", "1.5"])
+def test_a_wrong_number_of_threads_in_the_environment_is_named(given, tree, dictionary, monkeypatch):
+    monkeypatch.setenv(THREADS, given)
+    with pytest.raises(ValueError, match=f"{THREADS} is {given}; it must be at least 1"):
+        train(Setting(BARE, tree.states(), dictionary), start_near(dictionary, [0]), TrainConfig(1))
+
+
+def test_the_environment_says_on_how_many_threads(tree, dictionary, monkeypatch):
+    """Two SAEs of many steps are trained by two threads; with none asked for, by one; an argument goes first."""
+    used = set()
+    fit = _kernel.fit
+    monkeypatch.setattr(_kernel, "fit", lambda *given: (used.add(threading.get_ident()), time.sleep(0.2), fit(*given)))
+    setting, start = Setting(BARE, tree.states(), dictionary), start_near(dictionary, range(2))
+    for given, asked, threads in [(None, None, 1), ("2", None, 2), ("2", 1, 1)]:
+        used.clear()
+        monkeypatch.delenv(THREADS, raising=False)
+        if given:
+            monkeypatch.setenv(THREADS, given)
+        train(setting, start, TrainConfig(BRIEF), threads=asked)
+        assert len(used) == threads
+
+
 def test_a_dictionary_in_single_precision_is_taken(tree, dictionary):
     start, single = random_start(BARE, range(2)), dictionary.float()
     runs = [train(Setting(BARE, tree.states(), d), start, TrainConfig(30)).sae.W_dec for d in (single.double(), single)]
@@ -467,7 +497,7 @@ def test_another_device_goes_through_descend(activation, batch_size, tree, dicti
     ]
     start, schedule = random_start(config, range(4)), TrainConfig(60, batch_size=batch_size, snapshots=(9,))
     ours = train(settings, start, schedule)
-    each = training._fitting(settings, start, schedule, torch.float64, 1)
+    each = training._fitting(settings, start, schedule, torch.float64)
     other = training._train_by_autograd(settings, each, schedule, "cpu", torch.float64, False)
     assert other.sae.instances == ours.sae.instances and other.path.instances == ours.path.instances
     assert other.history.shape == ours.history.shape and other.sae.config == ours.sae.config

@@ -184,7 +184,7 @@ def assign(
         top[feature] = feature if parent is None else top[parent]
 
     def never(these: Tensor, those: Tensor) -> Tensor:
-        return these.mT.double() @ those.double() == 0
+        return these.mT.float() @ those.float() == 0  # sums of ones and zeros, so that none is 0 by rounding
 
     cosines = decoder_cosines(sae, dictionary)
     with_it = never(~fires & seen, present) & never(fires, ~present[..., top] & seen)

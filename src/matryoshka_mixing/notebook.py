@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import MutableMapping
 from types import ModuleType
 
-from matryoshka_mixing import figures
+from matryoshka_mixing import figures, training
 from matryoshka_mixing._commands import one_thread
 from matryoshka_mixing.parameters import Chapter
 
@@ -27,5 +28,8 @@ def begin(namespace: MutableMapping[str, object]) -> Chapter:
         raise ValueError("import the chapter's module first: from matryoshka_mixing.chapters import NAME as chapter")
     chosen = chapter.Parameters.of(namespace)
     one_thread()
+    # Of matrices; SAEs are trained on all cores that this process may use, unless a number was given.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    os.environ.setdefault(training.THREADS, str(cores))
     figures.use_style()
     return chosen

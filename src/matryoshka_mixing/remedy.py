@@ -99,7 +99,7 @@ def remedied(
     after: TrainConfig | None = None,
     *,
     rounds: int = ROUNDS,
-    threads: int = 1,
+    threads: int | None = None,
 ) -> Stages:
     """Train every setting with the remedy, in three stages.
 
@@ -125,7 +125,7 @@ def remedied(
 
 
 def settle(
-    settings: Sequence[Setting], sae: SAE, config: TrainConfig, rounds: int = ROUNDS, *, threads: int = 1
+    settings: Sequence[Setting], sae: SAE, config: TrainConfig, rounds: int = ROUNDS, *, threads: int | None = None
 ) -> SAE:
     """The last stage: the decoder by least squares, and the encoder alone by the prefixes' loss, in turn.
 

@@ -56,7 +56,7 @@ def stream(
     *,
     folder: str | Path,
     chunk: int = 64,
-    threads: int = 1,
+    threads: int | None = None,
     dtype: torch.dtype = torch.float64,
     progress: bool = False,
 ) -> Stored:

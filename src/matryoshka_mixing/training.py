@@ -8,6 +8,7 @@ number of threads, or on the CPU.
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -24,6 +25,9 @@ from tqdm import tqdm
 from matryoshka_mixing import _batches, _kernel, _random
 from matryoshka_mixing.features import FeatureTree, States
 from matryoshka_mixing.sae import ACTIVATIONS, SAE, TRAINED, SAEConfig
+
+THREADS = "MATRYOSHKA_MIXING_THREADS"
+"""The environment variable that says on how many threads SAEs are trained where nothing else does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +249,7 @@ def train(
     start: SAE,
     config: TrainConfig = TrainConfig(),
     *,
-    threads: int = 1,
+    threads: int | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.float64,
     progress: bool = False,
@@ -257,7 +261,8 @@ def train(
         start: initial parameters with axes (seeds,), used for every setting, or (settings, seeds). Their configuration
             does not matter: the settings have theirs.
         config: how to train.
-        threads: how many SAEs to train at the same time, each on a core of its own.
+        threads: how many SAEs to train at the same time, each on a core of its own. By default what the environment
+            variable MATRYOSHKA_MIXING_THREADS says (a notebook of the book sets it to all cores), else 1.
         device: "cpu", or another on which `descend` then trains each setting, all seeds side by side.
         dtype: torch.float64 or torch.float32.
         progress: show a progress bar.
@@ -270,7 +275,8 @@ def train(
         ValueError: if settings disagree in size, `start` does not fit them, or there are no seeds.
     """
     settings = [settings] if isinstance(settings, Setting) else list(settings)
-    start = _fitting(settings, start, config, dtype, threads)
+    threads = threads_of(threads)
+    start = _fitting(settings, start, config, dtype)
     if device != "cpu":
         return _train_by_autograd(settings, start, config, device, dtype, progress)
     jobs = [
@@ -286,7 +292,19 @@ def train(
     return Trained(SAE.stack(saes), loss, grad_norm, grad_norm <= config.tolerance, history, config.recorded, path)
 
 
-def _fitting(settings: list[Setting], start: SAE, config: TrainConfig, dtype: torch.dtype, threads: int) -> SAE:
+def threads_of(threads: int | None) -> int:
+    """The number of threads that was asked for, or else the environment's.
+
+    Raises:
+        ValueError: if it is no whole number from 1 on.
+    """
+    given = os.environ.get(THREADS, "1") if threads is None else str(threads)
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"{THREADS if threads is None else 'threads'} is {given}; it must be at least 1.")
+    return int(given)
+
+
+def _fitting(settings: list[Setting], start: SAE, config: TrainConfig, dtype: torch.dtype) -> SAE:
     """The start with axes (settings, seeds), after all that can be wrong was looked at."""
     if not settings:
         raise ValueError("no settings were given; train needs at least 1.")
@@ -305,8 +323,6 @@ def _fitting(settings: list[Setting], start: SAE, config: TrainConfig, dtype: to
             raise ValueError("a FeatureTree can only be sampled; give batch_size, or pass tree.states() as data.")
     if dtype not in (torch.float64, torch.float32):
         raise ValueError(f"dtype is {dtype}; it must be torch.float64 or torch.float32.")
-    if threads < 1:
-        raise ValueError(f"threads is {threads}; it must be at least 1.")
     if len(start.instances) == 1:
         start = start.with_config(start._each[0]).map(lambda p: p.expand(len(settings), *p.shape))
     if len(start.instances) != 2 or start.W_enc.shape != (len(settings), start.instances[1], first.d_in, first.d_sae):
@@ -490,7 +506,7 @@ def _run(jobs: Sequence, seeds: int, steps: int, threads: int, progress: bool) -
         def advance() -> None:
             bar.update(int(marks[:, 0].sum()) - bar.n)
 
-        if threads == 1 and bar.total < BRIEF:
+        if bar.total < BRIEF:
             worker(marks[0])
             advance()
             return

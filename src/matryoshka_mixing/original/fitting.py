@@ -73,7 +73,7 @@ def fit(
     *,
     parents: Sequence[int | None] | None = None,
     until: int | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     progress: bool = False,
 ) -> Toys:
     """Train every arm from every seed: a seed names the start, the directions, the batches and the drawn prefixes.
@@ -85,7 +85,7 @@ def fit(
         recipe: the schedule.
         parents: whose pairs the history follows; the tree's own by default.
         until: stop after so many steps of the schedule.
-        threads: how many SAEs to train at the same time.
+        threads: as for `training.train`.
         progress: show a progress bar.
 
     Returns:
@@ -94,15 +94,14 @@ def fit(
     Raises:
         ValueError: naming what does not fit, and what is allowed.
     """
+    threads = training.threads_of(threads)
     arms, seeds, until = list(arms), [int(seed) for seed in seeds], recipe.steps if until is None else until
     if not arms or len({len(arm.weights) for arm in arms}) > 1:
         raise ValueError(f"{len(arms)} arms were given; give at least 1, and all with as many latents.")
     if not seeds or min(seeds) < 0:
         raise ValueError(f"seeds are {seeds}; give at least 1, each a whole number of at least 0.")
-    if not 1 <= until <= recipe.steps or threads < 1:
-        raise ValueError(
-            f"until is {until} and threads {threads}; until may be 1 to {recipe.steps}, threads 1 or more."
-        )
+    if not 1 <= until <= recipe.steps:
+        raise ValueError(f"until is {until}; it may be 1 to {recipe.steps}.")
     bench = _Bench(tree, len(arms[0].weights), seeds, recipe, until)
     runs = [_Run(bench, arm) for arm in arms]
     training._run(runs, len(seeds), until, threads, progress)

@@ -127,7 +127,7 @@ def compute(
     recipe: Recipe,
     chosen: Mapping[str, Arm],
     *,
-    threads: int = 1,
+    threads: int | None = None,
     progress: bool = False,
 ) -> dict[str, np.ndarray]:
     """Train and measure the chosen arms on a tree, and arms called "..., independent" on its control.

@@ -61,7 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def store(
-    output: Path, tree: FeatureTree, seeds: Sequence[int], recipe: Recipe, chosen: Mapping[str, Arm], threads: int = 1
+    output: Path,
+    tree: FeatureTree,
+    seeds: Sequence[int],
+    recipe: Recipe,
+    chosen: Mapping[str, Arm],
+    threads: int | None = None,
 ) -> None:
     """Compute the chosen arms for every seed and write them to `output`; see `main`."""
     folder = output.with_name(output.name + ".seeds")
