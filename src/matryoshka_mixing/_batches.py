@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from matryoshka_mixing._random import OPTIONS, normal, uniform
+from matryoshka_mixing._random import INSIDE, OPTIONS, normal, uniform
 from matryoshka_mixing.features import FeatureTree, States
 
 COUNTED = 1 << 17
@@ -209,7 +209,7 @@ def tree_nodes(tree: FeatureTree) -> np.ndarray:
     return np.array(rows)
 
 
-@njit(**OPTIONS)
+@njit(**INSIDE)
 def draw_states(batch, inputs, size, stream):
     """Draw `size` states with replacement; the distinct ones, in the order in which they came, with their shares."""
     n, distinct = inputs.n_states, 0
@@ -229,7 +229,7 @@ def draw_states(batch, inputs, size, stream):
     return distinct
 
 
-@njit(**OPTIONS)
+@njit(**INSIDE)
 def draw_counts(batch, inputs, size, stream):
     """Draw how often each of few states is among `size` inputs: one binomial number after the other."""
     each, left, distinct = (1 << inputs.levels) - 1 + inputs.levels, size, 0
@@ -250,7 +250,7 @@ def draw_counts(batch, inputs, size, stream):
     return distinct
 
 
-@njit(**OPTIONS)
+@njit(**INSIDE)
 def draw_tree(batch, inputs, size, stream):
     """Draw `size` inputs by the law of a tree, node by node, each with an equal share."""
     held = 0

@@ -41,14 +41,14 @@ from matryoshka_mixing._lanes import (
     store_halves,
     total,
 )
-from matryoshka_mixing._random import OPTIONS
+from matryoshka_mixing._random import INSIDE, OPTIONS
 
 RELU, TOPK, BATCHTOPK = 0, 1, 2
 EDGE = 1e-6
 """A share of a row below this counts as none, and above one less this as all (as in `sae`)."""
 THRESHOLD_MEMORY = 0.99
 """What the running mean of BatchTopK's threshold keeps at each step (SAELens's default)."""
-INNER = OPTIONS | {"forceinline": True}
+INNER = INSIDE | {"forceinline": True}
 """Of functions that are called in one place: a call with all these arguments costs as much as an input does."""
 
 
@@ -250,7 +250,7 @@ def make_room(shape: Shape, inputs: int, prefixes: int, dtype: type) -> Room:
     )
 
 
-@njit(**OPTIONS)
+@njit(**INSIDE)
 def dot(a, i, b, j, n):
     """The inner product of a[i:i+n] and b[j:j+n]; n is a multiple of `LANES`."""
     sums = load(a, i) * load(b, j)
@@ -259,7 +259,7 @@ def dot(a, i, b, j, n):
     return total(sums)
 
 
-@njit(**OPTIONS)
+@njit(**INSIDE)
 def add(a, i, scale, b, j, n):
     """a[i:i+n] += scale * b[j:j+n]."""
     factor = splat(a, scale)
@@ -267,7 +267,7 @@ def add(a, i, scale, b, j, n):
         store(a, i + c, load(a, i + c) + factor * load(b, j + c))
 
 
-@njit(**OPTIONS)
+@njit(**INSIDE)
 def fill(a, n):
     """a[:n] = 0; n is a multiple of `LANES`."""
     for c in range(0, n, LANES):
@@ -325,7 +325,7 @@ def activate(theta, shape, loss, inputs, batch, n, room, dense):
         keep_largest_of_batch(room, batch, n, loss.k)
 
 
-@njit(**OPTIONS)
+@njit(**INSIDE)
 def keep_largest(room, low, high, k):
     """TopK: of the entries from low to high keep the k with the largest a ||W_dec||, of equal ones the first."""
     for _ in range(high - low - k):
@@ -339,7 +339,7 @@ def keep_largest(room, low, high, k):
     return high
 
 
-@njit(**OPTIONS)
+@njit(**INSIDE)
 def before(room, i, j):
     """Whether entry i comes before entry j: by a ||W_dec||, of equal ones the first."""
     a, b = room.act[i] * room.norms[room.latent[i]], room.act[j] * room.norms[room.latent[j]]

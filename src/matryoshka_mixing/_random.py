@@ -34,6 +34,8 @@ _forget_stale_code()
 
 OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 """How everything is compiled: no fast-math, so that no sum is reordered and nothing contracted."""
+INSIDE = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Of functions that compiled code alone calls: what would let Python call them takes a second or two to compile."""
 
 
 DICTIONARY, START, NOISE, BATCHES, PREFIXES = range(5)

@@ -47,29 +47,30 @@ def pattern_optimum(
     Raises:
         ValueError: if the latent of a firing feature is in no prefix that weighs.
     """
-    x, firing = states.inputs(dictionary), (states.acts > 0).any(0)
-    active = (states.acts > 0).to(x)[:, firing]
-    held = torch.tensor([[rank < width for width in widths] for rank in ranks], dtype=x.dtype)
-    reach = (held @ torch.tensor(weights, dtype=x.dtype))[firing]
+    x, firing = states.inputs(dictionary).numpy(), (states.acts > 0).any(0).numpy()
+    active, probs = (states.acts > 0).double().numpy()[:, firing], states.probs.numpy()[:, None]
+    held = np.array([[rank < width for width in widths] for rank in ranks], dtype=x.dtype)
+    reach = (held @ np.array(weights, dtype=x.dtype))[firing]
     if not (reach > 0).all():
         raise ValueError(f"no prefix of widths {widths} and weights {weights} holds every latent of ranks {ranks}.")
-    both, either = torch.minimum(reach[:, None], reach), active[:, :, None] * active[:, None]
-    idle = torch.diag_embed(1 - active)
+    both = np.minimum(reach[:, None], reach)
+    system, idle = active[:, :, None] * active[:, None] * both, np.eye(len(reach)) * (1 - active)[:, None]
 
     def saved(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        rows = torch.from_numpy(flat).unflatten(0, (-1, x.shape[1])).requires_grad_()
+        rows = flat.reshape(-1, x.shape[1])
         along = active * reach * (x @ rows.T)
-        acts = torch.linalg.solve(either * both * (rows @ rows.T) + idle, along)
-        loss = -(states.probs[:, None] * along * acts).sum()
+        acts = np.linalg.solve(system * (rows @ rows.T) + idle, along[..., None])[..., 0]
         # The length of a decoder is free; this holds it near 1 and leaves the optimum as it is.
-        loss = loss + (rows.square().sum(-1) - 1).square().sum()
-        loss.backward()
-        return loss.item(), rows.grad.flatten().numpy()
+        longer = (rows**2).sum(1, keepdims=True) - 1
+        loss = -(probs * along * acts).sum() + (longer**2).sum()
+        # As the activations are the best ones, their own change does not count.
+        slope = (acts.T @ (probs * acts) * both) @ rows - reach[:, None] * ((probs * acts).T @ x)
+        return float(loss), (2 * slope + 4 * longer * rows).ravel()
 
-    start = normalize(dictionary[firing], dim=-1).flatten().numpy()
+    start = normalize(dictionary, dim=-1).numpy()[firing].ravel()
     best = minimize(saved, start, jac=True, method="L-BFGS-B", options={"maxiter": 5000, "ftol": 1e-16, "gtol": 1e-10})
     rows = torch.zeros_like(dictionary)
-    rows[firing] = normalize(torch.from_numpy(best.x).unflatten(0, (-1, x.shape[1])), dim=-1)
+    rows[torch.from_numpy(firing)] = normalize(torch.from_numpy(best.x).unflatten(0, (-1, x.shape[1])), dim=-1)
     return rows
 
 
