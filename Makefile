@@ -10,7 +10,8 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 # SAEs that are trained at the same time: the cores, shared out over what runs at once.
-export MATRYOSHKA_MIXING_THREADS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN || echo 1) / $(JOBS) '|' 1)
+CORES := $(shell env -u OMP_NUM_THREADS nproc 2> /dev/null || getconf _NPROCESSORS_ONLN 2> /dev/null || echo 1)
+export MATRYOSHKA_MIXING_THREADS ?= $(shell expr $(CORES) / $(JOBS) '|' 1 2> /dev/null || echo 1)
 
 PROFILES := $(basename $(notdir $(wildcard notebooks/profiles/*.yml)))
 ifneq ($(words $(PROFILE)) $(filter $(PROFILE),$(PROFILES)),1 $(PROFILE))

@@ -140,7 +140,9 @@ def contenders(x: torch.Tensor) -> dict:
         descend(data.objective(x, config, BATCH, SEEDS[0]), single, TrainConfig(steps, 2e-3))
 
     def compiled(steps: int) -> None:
-        train(Setting(config, states), start, TrainConfig(steps, 2e-3, batch_size=BATCH), dtype=torch.float32)
+        train(
+            Setting(config, states), start, TrainConfig(steps, 2e-3, batch_size=BATCH), threads=1, dtype=torch.float32
+        )
 
     theirs = {f"SAELens, {kind}": lambda steps, kind=kind: fit(kind, x, steps, SEEDS[0]) for kind in KINDS}
     return {"plain loop": loop, "compiled trainer": compiled} | theirs

@@ -383,11 +383,12 @@ def page(results: dict) -> str:
         if "difference" in agreed
         else f"Whether JAX and ours train the same could not be checked: {agreed['error']}."
     )
+    medians = "One repetition" if results["repetitions"] == 1 else f"Medians of {results['repetitions']} repetitions"
     return f"""# Speed
 
 {opening(results)}
 {quick}
-Medians of {results["repetitions"]} repetition(s), all contenders once in each; in brackets the least and the largest.
+{medians}, all contenders once in each; in brackets the least and the largest.
 Ratios are taken within a repetition. {same} Everything here is written from `benchmarks/results.json`; `make benchmark`
 measures it anew in about {results["minutes"]:.0f} minutes.
 

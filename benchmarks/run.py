@@ -206,7 +206,7 @@ def benchmark(repetitions: int, quick: bool, minutes: float) -> dict:
         for repetition in range(repetitions):
             # The first repetition compiles.
             if done and (time.monotonic() - began) + (time.monotonic() - first) / done > 60 * minutes:
-                say(f"no time for more than {done} repetition(s) in {minutes:g} minutes")
+                say(f"no time for another repetition, after {done}, in {minutes:g} minutes")
                 break
             speeds.append(measure({"measure": "speeds", "contender": "machine"}))
             for cell in rates:

@@ -116,7 +116,7 @@ claims.glue(split_cost=stored.cost("ours"), trial=1 / chapter.stored.TRIAL)
 taken = chapter.page.steps(stored)["three features"]
 claims.glue(steps_plain=int(taken["plain Matryoshka"]), steps_ours=int(taken["ours"]))
 near = stored.means("clean", chapter.page.NEAR).loc["OrtSAE"]
-claims.glue(ort_near_low=near.iloc[:4].min(), ort_near_loud=near["loud child"], ort_near_tree=near["twenty features"])
+claims.glue(ort_near_loud=near.pop("loud child"), ort_near_tree=near.pop("twenty features"), ort_near_low=near.min())
 
 # %% [markdown]
 # ## Does it hold up?
@@ -265,16 +265,18 @@ claims.glue(switch_ours=float(equal.loc["ours"].mean()), switch_start=float(equa
 claims.glue(switch_late=float(equal.loc["after twice as many"].mean()))
 rounds = {"one_round": "one round of settling", "three_rounds": "three rounds", "all_rounds": "ours"}
 claims.glue(**{name: float(unequal[variant]) for name, variant in rounds.items()})
-others = equal.iloc[4:].drop("with a decoder bias")
+early, late, start = "after a quarter of the plain steps", "after twice as many", "switch at the start"
+others = equal.drop(["ours", start, early, late, "with a decoder bias"])
 claims.glue(others_low=float(others.min().min()), others_high=float(others.max().max()))
 claims.glue(switch_l0=float(varied.loc["ours", "L0 / true L0"]))
 tree = varied["clean, twenty features"]
-claims.glue(tree_ours=float(tree["ours"]), tree_early=float(tree["after a quarter of the plain steps"]))
+claims.glue(tree_ours=float(tree["ours"]), tree_early=float(tree[early]))
 claims.glue(tree_gradual=float(tree["gradually, in 8 parts"]), tree_bare=float(tree["no penalty after the switch"]))
 claims.glue(tree_at_once=float(tree["no second stage"]))
 fresh = chapter.page.fresh(stored)
-claims.glue(**{f"fresh_{name.split()[0]}": float(share) for name, share in fresh["unequal children"].iloc[:2].items()})
-late, early = (fresh.iloc[i] for i in (2, 3))
+few, many = fresh.loc["three rounds"], fresh.loc["eight rounds"]
+early, late = fresh.loc[early], fresh.loc["switch once plain has settled"]
+claims.glue(fresh_three=float(few["unequal children"]), fresh_eight=float(many["unequal children"]))
 claims.glue(fresh_late=float(late["twenty features"]), fresh_early=float(early["twenty features"]))
 claims.glue(early_gain=float((early - late).mean()), rounds=chapter.switching.How().rounds)
 HTML(chapter.page.as_html(varied, "switching"))

@@ -21,6 +21,7 @@ import jupytext
 import kernels
 import nbformat
 import papermill
+from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from matryoshka_mixing import plain
@@ -113,6 +114,25 @@ def describe(error, notebook):
     return f"cell [{error.exec_count}] ({lines[0] if lines else 'empty'}): {error.ename}: {error.evalue}"
 
 
+class SavedAtTheEnd(NBClientEngine):
+    """Papermill's own engine, but the notebook is saved at the start and the end only, also if the kernel has died.
+
+    Saving it whole before and after each cell takes longer than most cells.
+    """
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, **given):
+        """Execute the notebook."""
+        nb_man.output_path, output = None, nb_man.output_path
+        try:
+            super().execute_managed_notebook(nb_man, kernel_name, **given)
+        finally:
+            nb_man.output_path = output
+
+
+papermill_engines.register(SavedAtTheEnd.__name__, SavedAtTheEnd)
+
+
 def executed(notebook, output, parameters, cwd):
     """Call papermill as every run of the project does, and return the executed notebook."""
     return papermill.execute_notebook(
@@ -122,7 +142,7 @@ def executed(notebook, output, parameters, cwd):
         cwd=cwd,
         kernel_manager_class=kernels.AsyncPrivate,
         progress_bar=False,
-        request_save_on_cell_execute=False,  # twice a cell the whole notebook, which takes longer than most cells
+        engine_name=SavedAtTheEnd.__name__,
         coalesce_streams=True,
         shutdown_kernel="immediate",  # it has nothing left to save, and taking PyTorch apart takes a second or two
         extra_arguments=["--log-level=CRITICAL"],

@@ -116,18 +116,22 @@ def test_means_are_judged_by_their_interval(values, op, outcome):
 @given(st.data(), st.integers(1, 500))
 def test_intervals_of_shares_are_scipys(data, total):
     passed = data.draw(st.integers(0, total))
-    share = Criterion("m", "says", ">=", 0.5, "decisive", share=0.5)
-    found = judge(Claim("x", "X", "", "", criteria=(share,)), {"m": np.arange(total) < passed}).outcomes[0]
     expected = stats.binomtest(passed, total).proportion_ci(method="wilson")
-    assert found.interval == pytest.approx((expected.low, expected.high), rel=5.1e-4, abs=1e-7)  # kept: four digits
+    assert claims._share_interval(passed, total) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-12)
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=60).filter(lambda found: np.ptp(found) > 1e-3))
 def test_intervals_of_means_are_scipys(values):
-    mean = Criterion("m", "says", ">=", 0.5, "decisive", mean=True)
-    found = judge(Claim("x", "X", "", "", criteria=(mean,)), {"m": values}).outcomes[0]
     expected = stats.ttest_1samp(values, 0.0).confidence_interval()
-    assert found.interval == pytest.approx((expected.low, expected.high), rel=5.1e-4, abs=1e-7)  # kept: four digits
+    assert claims._mean_interval(np.array(values)) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-9)
+
+
+@given(st.floats(-1e3, 1e3), st.integers(2, 500))
+def test_the_interval_of_equal_values_is_that_value(value, n):
+    assert claims._mean_interval(np.full(n, value)) == (value, value)
+    for op in ("<=", ">="):
+        mean = Criterion("m", "says", op, value, "decisive", mean=True)
+        assert judge(Claim("x", "X", "", "", criteria=(mean,)), {"m": np.full(n, value)}).outcomes[0].outcome == "met"
 
 
 def test_shares_are_judged_by_their_interval():

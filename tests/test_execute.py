@@ -12,6 +12,7 @@ import execute
 import jupytext
 import kernels
 import nbformat
+import papermill.engines
 import pytest
 
 from matryoshka_mixing.parameters import PARAMETERS
@@ -147,6 +148,24 @@ def test_a_failing_notebook_leaves_its_traceback_and_no_output(tmp_path):
     with pytest.raises(RuntimeError, match=r"cell \[1\].*ValueError: width must be 1 or more"):
         execute.run(source, path, {})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.failed.ipynb", "bad.failed.log", "bad.py"]
+
+
+def test_a_kernel_that_dies_leaves_what_it_had_done(tmp_path):
+    source, path = tmp_path / "dies.py", tmp_path / "dies.ipynb"
+    source.write_text("# %%\nprint('done so far')\n\n# %%\nimport os\nos._exit(1)\n")
+    with pytest.raises(RuntimeError, match="Kernel died"):
+        execute.run(source, path, {})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["dies.failed.ipynb", "dies.failed.log", "dies.py"]
+    assert read(tmp_path / "dies.failed.ipynb").cells[0].outputs[0].text == "done so far\n"
+
+
+def test_the_notebook_is_saved_at_the_start_and_the_end_only(tmp_path, monkeypatch):
+    source, saved = tmp_path / "many.py", []
+    source.write_text("# %%\n1\n\n# %%\n2\n\n# %%\n3\n")
+    write = papermill.engines.write_ipynb
+    monkeypatch.setattr(papermill.engines, "write_ipynb", lambda nb, path: (saved.append(path), write(nb, path)))
+    execute.run(source, tmp_path / "many.ipynb", {})
+    assert len(saved) == 2
 
 
 def test_nbval_sees_a_changed_number(source, tmp_path):

@@ -2,11 +2,14 @@ import base64
 import json
 import re
 import warnings
+from functools import wraps
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
-import seaborn
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from matryoshka_mixing import figures
 from matryoshka_mixing.figures import style
@@ -18,6 +21,7 @@ def texts(figure):
 
 
 def test_the_style_is_seaborns_theme():
+    seaborn = pytest.importorskip("seaborn")
     with mpl.rc_context():
         mpl.rcdefaults()
         plain = dict(mpl.rcParams)
@@ -30,23 +34,64 @@ def test_the_style_is_seaborns_theme():
     assert theme == changed and len(theme) > 20
 
 
-def test_a_notebook_holds_each_figure_as_vector_bitmap_and_numbers_laid_out_alike():
-    """Both are the figure's own size, uncropped, and the layout of the first stays that of the second."""
-    with mpl.rc_context():
-        figures.use_style()
-        figure = figures.heatmaps({"a": np.array([[1.0, -0.25]]), "b": np.zeros((1, 2))}, ["x", "y"])
-        loose = [axis.get_position().bounds for axis in figure.axes]
-        held = style.pictures(figure)
-        laid_out = [axis.get_position().bounds for axis in figure.axes]
-        again = style.pictures(figure)
-    assert set(held) == {"image/svg+xml", "image/png", "text/csv"} and loose != laid_out
-    assert np.allclose([axis.get_position().bounds for axis in figure.axes], laid_out, rtol=0, atol=1e-12)
-    assert again["image/png"] == held["image/png"]
-    assert ">x</text>" in held["image/svg+xml"] and held["text/csv"] == figures.numbers(figure)
+@pytest.fixture
+def layouts(monkeypatch):
+    """How often a figure was laid out, and where its panels were whenever it was drawn."""
+    pytest.importorskip("IPython")
+    seen = {"layouts": 0, "places": []}
+    for name in ("ConstrainedLayoutEngine", "TightLayoutEngine"):
+        engine = getattr(mpl.layout_engine, name)
+
+        def execute(self, figure, before=engine.execute):
+            seen["layouts"] += 1
+            return before(self, figure)
+
+        monkeypatch.setattr(engine, "execute", execute)
+    for canvas, name in ((FigureCanvasSVG, "print_svg"), (FigureCanvasAgg, "print_png")):
+        before = getattr(canvas, name)
+
+        @wraps(before)
+        def draw(self, *given, before=before, **options):
+            done = before(self, *given, **options)
+            seen["places"].append([axis.get_position().bounds for axis in self.figure.axes])
+            return done
+
+        monkeypatch.setattr(canvas, name, draw)
+    return seen
+
+
+@pytest.mark.parametrize("layout", ["constrained", "compressed", "tight", "none"])
+def test_a_notebook_holds_each_figure_as_vector_bitmap_and_numbers_laid_out_once(layout, layouts):
+    """Both are the figure's own size, uncropped, with its panels in the same places, and it keeps its layout."""
+    figure, axes = figures.grid(2, 2, (3, 2), layout=layout)
+    axes[0].plot([1.0, 2.0], [0.25, 0.5])
+    axes[1].set_ylabel("y\n" * 5)
+    if layout == "none":
+        figure.subplots_adjust(left=0.3)
+    engine = figure.get_layout_engine()
+    held = style.pictures(figure)
+    assert layouts["layouts"] == (layout != "none") and figure.get_layout_engine() is engine
+    vector, bitmap = layouts["places"]
+    assert np.allclose(vector, bitmap, rtol=0, atol=1e-12)
+    assert held.keys() == {"image/svg+xml", "image/png", "text/csv"} and held["text/csv"] == figures.numbers(figure)
     wide, high = figure.get_size_inches()
     assert f'width="{wide * 72:g}pt" height="{high * 72:g}pt"' in held["image/svg+xml"]
     bitmap = base64.b64decode(held["image/png"])
     assert [int.from_bytes(bitmap[at : at + 4], "big") for at in (16, 20)] == [int(wide * 110), int(high * 110)]
+
+
+def test_an_empty_figure_has_no_pictures():
+    pytest.importorskip("IPython")
+    assert style.pictures(mpl.pyplot.figure()).keys() == {"text/csv"}
+
+
+def test_formats_that_a_reader_chose_go_first(monkeypatch):
+    config = pytest.importorskip("matplotlib_inline.config")
+    figure, chosen = figures.heatmaps({"a": np.zeros((1, 2))}, ["x", "y"]), SimpleNamespace(figure_formats=set())
+    monkeypatch.setattr(config.InlineBackend, "instance", lambda: chosen)
+    assert style._shown(figure).keys() == {"image/svg+xml", "image/png", "text/csv"}
+    chosen.figure_formats = {"png"}
+    assert style._shown(figure) == {}
 
 
 def test_heatmaps_write_every_value_on_one_centred_scale():

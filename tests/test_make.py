@@ -84,6 +84,7 @@ def test_a_chapters_own_data_count(built):
             for name in ("__init__", "features", "sae", "_kernel", "training", "claims", "notebook")
         ),
         f"{PACKAGE}/figures/style.py",
+        f"{PACKAGE}/figures/seaborn.mplstyle",
         f"{PACKAGE}/chapters/_shared.py",
         "book/claims.yml",
         "notebooks/profiles/report.yml",

@@ -1,5 +1,6 @@
 """What readers do with a notebook and nbval cannot show: run it at their own parameters, from any folder."""
 
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import papermill
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from matryoshka_mixing import claims, figures, notebook, theory
+from matryoshka_mixing import claims, figures, notebook, theory, training
 from matryoshka_mixing.chapters import narrow_sae_mixes
 
 ROOT = Path(__file__).parent.parent
@@ -54,7 +55,22 @@ def test_a_bad_value_stops_before_any_training(tmp_path):
     assert "notebook.begin(globals())" in reached[-1] and len(reached) == 3, "the cell after both sets of parameters"
 
 
+@pytest.mark.parametrize(("given", "cores", "used"), [(None, {0, 3, 5}, "3"), (None, None, "4"), ("2", {0}, "2")])
+def test_the_first_call_lets_saes_be_trained_on_all_cores_unless_a_number_is_given(given, cores, used, monkeypatch):
+    monkeypatch.setattr(figures, "use_style", lambda: None)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
+    if cores is None:  # as on macOS
+        monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setenv(training.THREADS, given or "1")
+    if given is None:
+        monkeypatch.delenv(training.THREADS)
+    notebook.begin({"chapter": narrow_sae_mixes})
+    assert os.environ[training.THREADS] == used
+
+
 def test_the_first_call_hands_over_the_chapters_parameters(monkeypatch):
+    monkeypatch.setenv(training.THREADS, "1")
     called = []
     monkeypatch.setattr(figures, "use_style", lambda: called.append("style"))
     with threadpool_limits(2):

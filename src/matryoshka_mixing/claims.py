@@ -408,6 +408,8 @@ def _mean_interval(values: np.ndarray) -> tuple[float, float]:
     """The 95% interval of the mean by Student's t; NaN for a single seed."""
     if len(values) < 2:
         return np.nan, np.nan
+    if np.ptp(values) == 0:  # of equal numbers, whose mean is rounded
+        return float(values[0]), float(values[0])
     middle, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
     reach = float(stdtrit(len(values) - 1, 0.975)) * error
     return middle - reach, middle + reach

@@ -29,7 +29,7 @@ def begin(namespace: MutableMapping[str, object]) -> Chapter:
     chosen = chapter.Parameters.of(namespace)
     one_thread()
     # Of matrices; SAEs are trained on all cores that this process may use, unless a number was given.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault(training.THREADS, str(cores))
     figures.use_style()
     return chosen

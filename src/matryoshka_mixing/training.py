@@ -272,7 +272,7 @@ def train(
         trained beside it, on any number of threads, and on any CPU.
 
     Raises:
-        ValueError: if settings disagree in size, `start` does not fit them, or there are no seeds.
+        ValueError: if settings disagree in size, `start` does not fit them, there are no seeds, or no threads.
     """
     settings = [settings] if isinstance(settings, Setting) else list(settings)
     threads = threads_of(threads)
@@ -506,7 +506,7 @@ def _run(jobs: Sequence, seeds: int, steps: int, threads: int, progress: bool) -
         def advance() -> None:
             bar.update(int(marks[:, 0].sum()) - bar.n)
 
-        if bar.total < BRIEF:
+        if threads == 1 and bar.total < BRIEF:
             worker(marks[0])
             advance()
             return

@@ -35,15 +35,17 @@ SEQUENTIAL = "Greens"
 
 
 def use_style() -> None:
-    """Set the style of all figures; call once in a notebook."""
+    """Set the style of all figures; call once in a notebook, whose figures are then shown as `pictures`.
+
+    Formats that are chosen afterwards (`%config InlineBackend.figure_formats = [...]`) go first.
+    """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is not None:
+    if shell is not None and hasattr(shell, "kernel"):
         # In place of the inline backend's own, which lay a figure out anew for each format, and crop it.
         shell.run_line_magic("config", "InlineBackend.figure_formats = set()")
-        shell.display_formatter.mimebundle_formatter.for_type(Figure, pictures)
+        shell.display_formatter.mimebundle_formatter.for_type(Figure, _shown)
     # A name in a script that the font lacks: the vector's text is shown by the reader's own fonts.
     warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
-    mpl.rcdefaults()
     mpl.rcParams |= THEME | {
         "figure.dpi": 110,
         "savefig.dpi": 110,
@@ -57,19 +59,33 @@ def use_style() -> None:
     }
 
 
+def _shown(figure: Figure) -> dict[str, str]:
+    from matplotlib_inline.config import InlineBackend
+
+    return {} if InlineBackend.instance().figure_formats else pictures(figure)
+
+
 def pictures(figure: Figure) -> dict[str, str]:
     """A figure as a notebook holds it: the vector for the book, with its text as text, a bitmap and the `numbers`.
 
-    Not every viewer of notebooks shows vectors. The figure is laid out once for both, and nothing is cropped.
+    Not every viewer of notebooks shows vectors. The figure is laid out once for both, and nothing is cropped. An empty
+    figure has no pictures.
     """
     from IPython.core.pylabtools import print_figure  # a tool of the book, not of the package
 
+    engine = figure.get_layout_engine()
     figure.draw_without_rendering()
-    with plt.rc_context({"figure.constrained_layout.use": False}):
-        figure.set_layout_engine(None)
-    vector = print_figure(figure, "svg", bbox_inches=None)
-    bitmap = print_figure(figure, "png", bbox_inches=None, base64=True)
-    return {"image/svg+xml": vector, "image/png": bitmap, "text/csv": numbers(figure)}
+    try:
+        # None means what these settings say, also where printing puts it back.
+        with plt.rc_context({"figure.constrained_layout.use": False, "figure.autolayout": False}):
+            figure.set_layout_engine(None)
+            vector = print_figure(figure, "svg", bbox_inches=None)
+            bitmap = print_figure(figure, "png", bbox_inches=None, base64=True)
+    finally:
+        if engine is not None:
+            figure.set_layout_engine(engine)
+    found = {"image/svg+xml": vector, "image/png": bitmap, "text/csv": numbers(figure)}
+    return {kind: data for kind, data in found.items() if data is not None}
 
 
 def colour(name: str, other: int = 0) -> Any:
