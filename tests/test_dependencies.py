@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 OWN = {"matryoshka_mixing"} | {
     path.stem for folder in ("scripts", "sweeps", "tests") for path in (ROOT / folder).rglob("*.py")
 }
-ON_DEMAND = {"ipython", "llvmlite"}
-"""Come with ipykernel and with numba, in the version that these need."""
+ON_DEMAND = {"ipython", "llvmlite", "matplotlib-inline"}
+"""Come with ipykernel and with numba, in the versions that these need."""
 
 
 def plain(name):
