@@ -81,6 +81,10 @@ def test_a_narrow_interval_around_half_is_about_half_and_a_wide_one_undecided():
     eighty = replace(half, share=0.8)
     found = judge(Claim("x", "X", "", "", criteria=(eighty,)), {"m": np.arange(100) < 80}).outcomes[0]
     assert found.words == "about 80% of the seeds"
+    for share, passed in ((0.1, 20), (0.9, 180)):  # an interval of +-.042, and .05 is as far as it may reach
+        far = replace(half, share=share)
+        found = judge(Claim("x", "X", "", "", criteria=(far,)), {"m": np.arange(200) < passed}).outcomes[0]
+        assert found.outcome == claims.NEAR
     ninety = replace(half, share=0.9)
     found = judge(Claim("x", "X", "", "", criteria=(ninety,)), {"m": np.ones(30)}).outcomes[0]
     assert found.outcome == "undecided", "all of a few seeds pass"
@@ -132,6 +136,25 @@ def test_the_interval_of_equal_values_is_that_value(value, n):
     for op in ("<=", ">="):
         mean = Criterion("m", "says", op, value, "decisive", mean=True)
         assert judge(Claim("x", "X", "", "", criteria=(mean,)), {"m": np.full(n, value)}).outcomes[0].outcome == "met"
+
+
+def test_noise_is_a_plain_zero_beside_numbers_of_ordinary_size_alone():
+    least = Criterion("m", "says", ">=", 0.0, "decisive", share=0.5)
+
+    def text(values):
+        return judge(Claim("x", "X", "", "", criteria=(least,)), {"m": values}).outcomes[0].text()
+
+    assert text([1e-12, 0.001, 0.001]).startswith("0.001 (0.000 to 0.001) in")
+    assert text([1e-12, 0.0009, 0.0009]).startswith("9.0e-04 (below 1e-08 to 9.0e-04) in")
+    assert text([1e-8, 0.5, 0.5]).startswith("0.500 (below 1e-08 to 0.500) in")
+
+
+def test_glue_hands_a_verdict_over_as_its_headline_under_its_claims_id(monkeypatch):
+    pytest.importorskip("myst_nb")
+    given, verdict = {}, judge(CLAIM, GOOD)
+    monkeypatch.setattr("myst_nb.glue", lambda name, value, display: given.update({name: value}))
+    claims.glue(verdict=verdict, share=0.123456, word="many")
+    assert given.pop(CLAIM.id).data == verdict.headline() and given == {"share": 0.1235, "word": "many"}
 
 
 def test_shares_are_judged_by_their_interval():
