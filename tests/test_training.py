@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from matryoshka_mixing import _kernel, training
+from matryoshka_mixing import _abreast, training
 from matryoshka_mixing.features import FeatureTree, States, family, independent, orthonormal_dictionary
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import BRIEF, THREADS, Setting, TrainConfig, descend, objective, train
@@ -23,6 +23,8 @@ MANY = independent([0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05])
 """A tree with 128 states."""
 VARYING = FeatureTree(1.0, tuple(FeatureTree(0.3, magnitude_std=0.1) for _ in range(3)), is_read_out=False)
 SEEDS = 2
+KERNELS = {"side by side": _abreast.MOST_ROWS, "one at a time": 0}
+"""Up to how many features and latents a ReLU SAE is trained side by side with others; with 0 none is."""
 
 ACTIVATIONS = [("relu", None), ("topk", 1), ("topk", 2), ("batchtopk", 0.33), ("batchtopk", 1.2)]
 PREFIXES = [((3,), (1.0,), (0.3,)), ((1, 3), (0.5, 2.0), (0.0, 1.5)), ((1, 2, 3), (1.0, 0.0, 3.0), (0.2, 0.4, 1.0))]
@@ -115,9 +117,17 @@ def loss_and_gradient(setting, start):
     return losses[0], gradient
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.fixture(params=KERNELS)
+def either_kernel(request, monkeypatch):
+    """Small ReLU SAEs on listed states are trained by the one or the other."""
+    monkeypatch.setattr(_abreast, "MOST_ROWS", KERNELS[request.param])
+
+
+@pytest.mark.usefixtures("shapes_unchecked", "either_kernel")
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 def test_loss_and_gradient_are_those_of_autograd_for_every_combination(activation):
+    if activation[0] != "relu" and _abreast.MOST_ROWS:
+        pytest.skip("other activations are trained by one kernel alone")
     rows = [row for row in TABLE if row["activation"] == activation and not (row["dense"] and row["own_dictionaries"])]
     assert len(rows) == 864
     for row in rows:
@@ -130,16 +140,69 @@ def test_loss_and_gradient_are_those_of_autograd_for_every_combination(activatio
         assert gradient["W_dec"].abs().max() > 1e-3, "there is something to compare"
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.usefixtures("shapes_unchecked", "either_kernel")
 @pytest.mark.parametrize("optimiser", ["adam", "gd"])
 @pytest.mark.parametrize("clip", [None, 0.3])
 def test_fifty_steps_are_those_of_autograd(optimiser, clip):
     schedule = TrainConfig(
         50, optimiser=optimiser, clip=clip, lr=0.02 if optimiser == "adam" else 0.2, snapshots=(7, 50)
     )
-    for row in random.Random(f"{optimiser} {clip}").sample(TABLE, 25):
+    aside = [row for row in TABLE if row["activation"] == ("relu", None) and not row["dense"]]
+    for row in random.Random(f"{optimiser} {clip}").sample(aside if _abreast.MOST_ROWS else TABLE, 25):
         setting, start = setting_of(row)
         assert differences(train(setting, start, schedule), by_autograd(setting, start, schedule)) <= 1e-8, row
+
+
+def few(seeds):
+    """Settings whose SAEs are trained side by side, of 4 and 128 states, with many seeds' own dictionaries."""
+    own = torch.stack([orthonormal_dictionary(3, 20, seed) for seed in range(seeds)])
+    every = SAEConfig(20, (1, 2, 3), l1=0.02)
+    return [
+        Setting(BARE, family(0.3, 0.4).states(), own),
+        Setting(every, family(0.3, 0.4).states(), own, held={"W_dec": 0}),
+        Setting(replace(every, decoder_weights=(0.0, 1.0, 2.0)), MANY.states(), orthonormal_dictionary(7, 20, 1)),
+        Setting(every, MANY, orthonormal_dictionary(7, 20, 1)),
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [None, 3, 50, 500])
+@pytest.mark.parametrize("clip", [None, 0.3])
+def test_the_two_kernels_draw_and_train_the_same(batch_size, clip, monkeypatch):
+    """Every field, for more SAEs than stand side by side; the loss and its square roots round differently."""
+    start = random_start(BARE, range(7))
+    sweep = [setting for setting in few(7) if batch_size or isinstance(setting.data, States)]
+    schedule = TrainConfig(30, batch_size=batch_size, snapshots=(7, 30), clip=clip, optimiser="gd", lr=0.2)
+    assert {training._kind(setting) for setting in sweep} == {training._SideBySide}
+    ours = train(sweep, start, schedule)
+    monkeypatch.setattr(_abreast, "MOST_ROWS", 0)
+    assert {training._kind(setting) for setting in sweep} == {training._Job}
+    other = train(sweep, start, schedule)
+    for i in range(len(sweep)):
+        for name in ours.sae.parameters:
+            assert torch.allclose(getattr(ours.path[i], name), getattr(other.path[i], name), rtol=0, atol=1e-12), name
+    for name in ("loss", "grad_norm", "history"):
+        assert torch.allclose(getattr(ours, name), getattr(other, name), rtol=0, atol=1e-12), name
+
+
+@pytest.mark.parametrize("batch_size", [None, 50])
+def test_those_side_by_side_do_not_see_one_another(batch_size):
+    """To the last bit, with one of all latents at rest, and one that runs away."""
+    start = random_start(BARE, range(7))
+    start.W_enc[1] = 0.0
+    start.W_dec[2] *= 1e6
+    for setting in few(7)[2:]:
+        if batch_size is None and not isinstance(setting.data, States):
+            continue
+        schedule = TrainConfig(40, batch_size=batch_size, snapshots=(40,))
+        together = train(setting, start, schedule)
+        assert together.sae.W_dec.isfinite().all()
+        for seeds in range(1, 7):
+            fewer = train(setting, start[:seeds], schedule)
+            assert torch.equal(fewer.sae.W_dec[0], together.sae.W_dec[0, :seeds])
+            assert torch.equal(fewer.loss[0], together.loss[0, :seeds])
+            assert torch.equal(fewer.grad_norm[0], together.grad_norm[0, :seeds])
+        if batch_size is None:
+            assert torch.equal(train(setting, start[[6, 2, 5]], schedule).sae.W_enc, together.sae.W_enc[:, [6, 2, 5]])
 
 
 def test_a_wrong_weight_would_be_seen():
@@ -221,6 +284,15 @@ def test_shares_hold_every_sae_once_in_few_calls_and_end_small(jobs, seeds, thre
     assert all(last - first == 1 for _, first, last in shares[-threads:])
 
 
+def test_shares_are_whole_groups_of_those_side_by_side():
+    class Job:
+        side_by_side = 4
+
+    shares = list(training._shares([Job()] * 3, 39, 2))
+    assert [(first, last) for _, first, last in shares if first % 4 or (last % 4 and last != 39)] == []
+    assert sum(last - first for _, first, last in shares) == 3 * 39
+
+
 def test_every_thread_trains_and_the_steps_of_all_are_counted():
     trained, names = [], set()
 
@@ -278,7 +350,8 @@ def test_a_prefix_of_weight_zero_trains_like_the_standard_sae_to_the_last_bit(tr
     assert torch.equal(runs[0].sae.W_dec, runs[1].sae.W_dec) and torch.equal(runs[0].loss, runs[1].loss)
 
 
-def test_k_of_all_latents_is_relu(tree, dictionary):
+def test_k_of_all_latents_is_relu(tree, dictionary, monkeypatch):
+    monkeypatch.setattr(_abreast, "MOST_ROWS", 0)  # else ReLU has a kernel of its own, which rounds differently
     start, schedule = random_start(BARE, range(8)), TrainConfig(150)
     relu = train(Setting(BARE, tree.states(), dictionary), start, schedule).sae.W_dec
     for activation in ("topk", "batchtopk"):
@@ -463,11 +536,11 @@ def test_a_wrong_number_of_threads_in_the_environment_is_named(given, tree, dict
 
 
 def test_the_environment_says_on_how_many_threads(tree, dictionary, monkeypatch):
-    """Two SAEs of many steps are trained by two threads; with none asked for, by one; an argument goes first."""
+    """Eight SAEs of many steps are trained by two threads; with none asked for, by one; an argument goes first."""
     used = set()
-    fit = _kernel.fit
-    monkeypatch.setattr(_kernel, "fit", lambda *given: (used.add(threading.get_ident()), time.sleep(0.2), fit(*given)))
-    setting, start = Setting(BARE, tree.states(), dictionary), start_near(dictionary, range(2))
+    fit = _abreast.fit
+    monkeypatch.setattr(_abreast, "fit", lambda *given: (used.add(threading.get_ident()), time.sleep(0.2), fit(*given)))
+    setting, start = Setting(BARE, tree.states(), dictionary), start_near(dictionary, range(8))
     for given, asked, threads in [(None, None, 1), ("2", None, 2), ("2", 1, 1)]:
         used.clear()
         monkeypatch.delenv(THREADS, raising=False)

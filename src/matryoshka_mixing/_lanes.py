@@ -1,6 +1,6 @@
-"""Eight numbers side by side, for compiled code: `Lanes` adds and multiplies them one by one.
+"""Eight or four numbers side by side, for compiled code: `Lanes` adds and multiplies them one by one.
 
-A CPU does eight at once, or four and four, or two by two; the numbers are the same, because each lane is rounded by
+A CPU does all at once, or four and four, or two by two; the numbers are the same, because each lane is rounded by
 itself and sums over lanes are taken in one fixed order. That is why the trainer gives the same bits on every CPU: a
 compiler may not reorder a sum, so a plain loop over a sum would be either slow, or different from CPU to CPU.
 """
@@ -27,18 +27,18 @@ def padded(n: int) -> int:
 
 
 class Lanes(types.Type):
-    """The numba type of eight numbers of one floating-point type."""
+    """The numba type of so many numbers of one floating-point type."""
 
-    def __init__(self, dtype: types.Float):
-        self.dtype = dtype
-        super().__init__(name=f"Lanes({dtype})")
+    def __init__(self, dtype: types.Float, n: int = LANES):
+        self.dtype, self.n = dtype, n
+        super().__init__(name=f"Lanes({dtype}, {n})")
 
 
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager, lanes):
         number = ir.DoubleType() if lanes.dtype.bitwidth == 64 else ir.FloatType()
-        super().__init__(manager, lanes, ir.VectorType(number, LANES))
+        super().__init__(manager, lanes, ir.VectorType(number, lanes.n))
 
 
 @intrinsic
@@ -71,7 +71,7 @@ def at(typingctx, pointer, index):
     return pointer(pointer, types.intp), codegen
 
 
-def _place(builder, pointer, index, n=LANES):
+def _place(builder, pointer, index, n):
     """Pointer to n numbers side by side, from an index on."""
     place = builder.gep(pointer, [index])
     return builder.bitcast(place, ir.VectorType(place.type.pointee, n).as_pointer())
@@ -83,15 +83,36 @@ def _pick(builder, lanes, others, numbers):
     return builder.shuffle_vector(lanes, others or ir.Constant(lanes.type, ir.Undefined), mask)
 
 
-@intrinsic
-def load(typingctx, array, index):
-    """`load(array, index)`: eight numbers of a flat array (a pointer from `bare`), from `index` on."""
+def _loads(n: int):
+    @intrinsic
+    def load(typingctx, array, index):
+        def codegen(context, builder, signature, arguments):
+            place = _place(builder, *arguments, n)
+            return builder.load(place, align=array.dtype.bitwidth // 8)
 
-    def codegen(context, builder, signature, arguments):
-        place = _place(builder, *arguments)
-        return builder.load(place, align=array.dtype.bitwidth // 8)
+        return Lanes(array.dtype, n)(array, types.intp), codegen
 
-    return Lanes(array.dtype)(array, types.intp), codegen
+    return load
+
+
+def _splats(n: int):
+    @intrinsic
+    def splat(typingctx, array, number):
+        def codegen(context, builder, signature, arguments):
+            kind = context.get_value_type(signature.return_type)
+            scalar = context.cast(builder, arguments[1], signature.args[1], array.dtype)
+            first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+            return _pick(builder, first, None, [0] * n)
+
+        return Lanes(array.dtype, n)(array, number), codegen
+
+    return splat
+
+
+load, load_four = _loads(LANES), _loads(HALF)
+"""`load(array, index)`: eight numbers (or four) of a flat array (a pointer from `bare`), from `index` on."""
+splat, splat_four = _splats(LANES), _splats(HALF)
+"""`splat(array, number)`: the number in every one of eight lanes (or four), rounded to the type of the array."""
 
 
 @intrinsic
@@ -99,7 +120,7 @@ def store(typingctx, array, index, lanes):
     """`store(array, index, lanes)`: write them there."""
 
     def codegen(context, builder, signature, arguments):
-        place = _place(builder, *arguments[:2])
+        place = _place(builder, *arguments[:2], lanes.n)
         builder.store(arguments[2], place, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -132,29 +153,16 @@ def store_halves(typingctx, array, first, second, lanes):
 
 
 @intrinsic
-def splat(typingctx, array, number):
-    """`splat(array, number)`: the number in every lane, rounded to the type of the array."""
-
-    def codegen(context, builder, signature, arguments):
-        kind = context.get_value_type(signature.return_type)
-        scalar = context.cast(builder, arguments[1], signature.args[1], array.dtype)
-        first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
-        return _pick(builder, first, None, [0] * LANES)
-
-    return Lanes(array.dtype)(array, number), codegen
-
-
-@intrinsic
 def total(typingctx, lanes):
     """`total(lanes)`: their sum, ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7))."""
 
     def codegen(context, builder, signature, arguments):
-        half, (lanes,) = LANES, arguments
+        half, (numbers,) = lanes.n, arguments
         while half > 1:
             half //= 2
-            low, high = (_pick(builder, lanes, None, range(first, first + half)) for first in (0, half))
-            lanes = builder.fadd(low, high)
-        return builder.extract_element(lanes, ir.Constant(ir.IntType(32), 0))
+            low, high = (_pick(builder, numbers, None, range(first, first + half)) for first in (0, half))
+            numbers = builder.fadd(low, high)
+        return builder.extract_element(numbers, ir.Constant(ir.IntType(32), 0))
 
     return lanes.dtype(lanes), codegen
 
@@ -185,8 +193,45 @@ def root(typingctx, lanes):
 
     def codegen(context, builder, signature, arguments):
         kind = arguments[0].type
-        name = f"llvm.sqrt.v{LANES}f{lanes.dtype.bitwidth}"
+        name = f"llvm.sqrt.v{lanes.n}f{lanes.dtype.bitwidth}"
         function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name)
         return builder.call(function, arguments)
 
     return lanes(lanes), codegen
+
+
+def _above(builder, lanes):
+    """Of each lane whether it is above 0 (not: a number that is not one)."""
+    return builder.fcmp_ordered(">", lanes, ir.Constant(lanes.type, [0.0] * lanes.type.count))
+
+
+@intrinsic
+def keep(typingctx, lanes, where):
+    """`keep(lanes, where)`: the numbers where the other lanes are above 0, else 0."""
+
+    def codegen(context, builder, signature, arguments):
+        zeros = ir.Constant(arguments[0].type, [0.0] * lanes.n)
+        return builder.select(_above(builder, arguments[1]), arguments[0], zeros)
+
+    return lanes(lanes, where), codegen
+
+
+@intrinsic
+def any_above(typingctx, lanes):
+    """`any_above(lanes)`: whether any of them is above 0."""
+
+    def codegen(context, builder, signature, arguments):
+        bits = builder.bitcast(_above(builder, arguments[0]), ir.IntType(lanes.n))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
+
+    return types.boolean(lanes), codegen
+
+
+@intrinsic
+def lowest_bit(typingctx, number):
+    """`lowest_bit(number)`: the place of the lowest bit of a whole number that is not 0."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen

@@ -22,7 +22,7 @@ def _forget_stale_code() -> None:
     numba looks at the file of a function alone, and the compiled functions of these files call each other.
     """
     here = Path(__file__).parent
-    sources = [here / f"{name}.py" for name in ("_random", "_lanes", "_batches", "_kernel")]
+    sources = [here / f"{name}.py" for name in ("_random", "_lanes", "_batches", "_kernel", "_abreast")]
     newest = max((path.stat().st_mtime for path in sources if path.is_file()), default=0.0)
     for path in [*here.glob("__pycache__/*.nbi"), *here.glob("*/__pycache__/*.nbi")]:
         with suppress(OSError):

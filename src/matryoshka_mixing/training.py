@@ -1,8 +1,8 @@
 """Training many SAEs: `train` by a compiled step, `descend` by autograd on any loss.
 
-`train` takes every setting of a sweep from every seed, one SAE at a time, each wholly in the cache (see `_kernel`);
-threads take shares of them. What comes of an SAE does not depend, to the last bit, on what is trained beside it, on the
-number of threads, or on the CPU.
+`train` takes every setting of a sweep from every seed: small ReLU SAEs on few states four at a time (see `_abreast`),
+all others one by one, each wholly in the cache (see `_kernel`). Threads take shares of them. What comes of an SAE does
+not depend, to the last bit, on what is trained beside it, on the number of threads, or on the CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from matryoshka_mixing import _batches, _kernel, _random
+from matryoshka_mixing import _abreast, _batches, _kernel, _random
 from matryoshka_mixing.features import FeatureTree, States
 from matryoshka_mixing.sae import ACTIVATIONS, SAE, TRAINED, SAEConfig
 
@@ -280,7 +280,7 @@ def train(
     if device != "cpu":
         return _train_by_autograd(settings, start, config, device, dtype, progress)
     jobs = [
-        _Job(setting, start, i, config, np.float64 if dtype is torch.float64 else np.float32)
+        _kind(setting)(setting, start, i, config, np.float64 if dtype is torch.float64 else np.float32)
         for i, setting in enumerate(settings)
     ]
     _run(jobs, start.instances[1], config.steps, threads, progress)
@@ -346,8 +346,16 @@ def _fitting(settings: list[Setting], start: SAE, config: TrainConfig, dtype: to
 _listed = lru_cache(maxsize=4)(FeatureTree.states)  # a large tree takes as long as many steps
 
 
+def _list(data: States | FeatureTree) -> States | None:
+    """All states of the data, if they can be listed."""
+    return data if isinstance(data, States) else _listed(data) if data.can_list() else None
+
+
 class _Job:
     """All seeds of one setting: their parameters in the kernel's layout, and what it needs to train them."""
+
+    side_by_side = 1
+    """So many SAEs take as long as one."""
 
     def __init__(self, setting: Setting, start: SAE, number: int, config: TrainConfig, dtype: type):
         sae, data = setting.sae, setting.data
@@ -355,7 +363,7 @@ class _Job:
         features = 0 if setting.dictionary is None else setting.dictionary.shape[-2]
         self.shape = shape = _kernel.Shape.of(sae.d_in, sae.d_sae, features)
         self.size = config.batch_size or 0
-        listed = data if isinstance(data, States) else _listed(data) if data.can_list() else None
+        listed = _list(data)
         if listed is not None:
             self.inputs = _batches.state_inputs(listed, features == 0, shape.row, dtype, self.size)
         elif isinstance(data, FeatureTree):
@@ -365,9 +373,9 @@ class _Job:
         dictionary = dictionary if dictionary.ndim == 3 else dictionary[None]
         self.dictionary: np.ndarray = np.ascontiguousarray(dictionary.flatten(1).numpy(), dtype)
         self.loss = _loss(setting)
-        own = start[number].with_config(sae)
+        own = {name: parameter[number] for name, parameter in start.parameters.items()}
         self.theta = self.pack(own)
-        free = self.pack(own[:1].map(torch.ones_like))
+        free = self.pack({name: torch.ones_like(parameter[:1]) for name, parameter in own.items()})
         if setting.held:
             for name, index in setting.held.items():
                 self.unpack(free)[name][0][index] = 0
@@ -388,13 +396,13 @@ class _Job:
             for seed in range(self.seeds):
                 self.streams[seed : seed + 1] = _random.stream(config.seed, seed, _random.BATCHES)
 
-    def pack(self, sae: SAE) -> np.ndarray:
+    def pack(self, parameters: Mapping[str, Tensor]) -> np.ndarray:
         """Parameters in the kernel's layout, one row an SAE; a bias that is not trained is 0."""
-        theta: np.ndarray = np.zeros((len(sae), self.shape.size), self.dtype)
+        theta: np.ndarray = np.zeros((len(parameters["W_dec"]), self.shape.size), self.dtype)
         used = {"b_enc": self.config.encoder_bias, "b_dec": self.config.decoder_bias}
         for name, view in self.unpack(theta).items():
             if used.get(name, True):
-                view[:] = getattr(sae, name).detach().cpu().numpy()
+                view[:] = parameters[name].detach().cpu().numpy()
         return theta
 
     def unpack(self, theta: np.ndarray) -> dict[str, np.ndarray]:
@@ -428,17 +436,49 @@ class _Job:
         most = max(len(batch.state), len(whole.state))
         return loss, batch, whole, _kernel.make_room(self.shape, most, len(self.config.widths), self.dtype)
 
-    def fit(self, first: int, last: int, room: tuple, done: np.ndarray) -> None:
-        """Train the seeds from that number on and before the last."""
-        many = _kernel.Many(
+    def many(self) -> _kernel.Many:
+        """The SAEs as the kernels take them."""
+        return _kernel.Many(
             self.theta, self.dictionary, len(self.dictionary), self.streams, self.recorded, self.history, self.path,
             self.history.shape[1], self.path.shape[1], self.final,
         )  # fmt: skip
+
+    def fit(self, first: int, last: int, room: tuple, done: np.ndarray) -> None:
+        """Train the seeds from that number on and before the last."""
         loss, batch, whole, step = room
         _kernel.fit(
-            many, first, last, self.shape, loss, self.inputs, batch, whole, self.size, self.exact, self.optimiser,
-            step, done,
+            self.many(), first, last, self.shape, loss, self.inputs, batch, whole, self.size, self.exact,
+            self.optimiser, step, done,
         )  # fmt: skip
+
+
+class _SideBySide(_Job):
+    """The same for small ReLU SAEs on listed states, of which four are trained at once (see `_abreast`)."""
+
+    side_by_side = _abreast.ABREAST
+
+    def room(self) -> tuple:
+        """What one thread needs to train these SAEs."""
+        plan = _abreast.Plan.of(self.shape, self.optimiser)
+        batch = _batches.room(self.inputs, self.size, 0)
+        return plan, batch, _abreast.make_room(plan, self.inputs.n_states, self.dtype)
+
+    def fit(self, first: int, last: int, room: tuple, done: np.ndarray) -> None:
+        """Train the seeds from that number on and before the last."""
+        plan, batch, step = room
+        _abreast.fit(
+            self.many(), first, last, plan, self.loss, self.inputs, batch, self.size, self.exact, self.optimiser, step,
+            done,
+        )  # fmt: skip
+
+
+def _kind(setting: Setting) -> type[_Job]:
+    """Which of the two kernels trains a setting. It may not depend on the seeds: the two round differently."""
+    sae, listed = setting.sae, _list(setting.data)
+    if setting.dictionary is None or listed is None or sae.activation != "relu" or setting.drawn:
+        return _Job
+    small = setting.dictionary.shape[-2] + sae.d_sae <= _abreast.MOST_ROWS and len(listed) <= _abreast.MOST_STATES
+    return _SideBySide if small else _Job
 
 
 def _loss(setting: Setting) -> _kernel.Loss:
@@ -466,13 +506,14 @@ def _shares(jobs: Sequence, seeds: int, threads: int) -> Iterator[tuple]:
     """Jobs with the first of their seeds, and that after the last, that are trained by one call.
 
     A call costs as much as many steps of a small SAE, and the threads should end together. So shares get ever smaller
-    (guided self-scheduling, Polychronopoulos and Kuck 1987), by half of what each thread would get of the rest.
+    (guided self-scheduling, Polychronopoulos and Kuck 1987), by half of what each thread would get of the rest, in
+    whole groups of those that are trained side by side.
     """
     left = len(jobs) * seeds
     for job in jobs:
-        first = 0
+        first, group = 0, getattr(job, "side_by_side", 1)
         while first < seeds:
-            last = min(seeds, first + max(1, left // (2 * threads)))
+            last = min(seeds, first + max(1, left // (2 * threads * group)) * group)
             yield job, first, last
             left -= last - first
             first = last

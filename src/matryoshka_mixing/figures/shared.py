@@ -102,7 +102,7 @@ def explorable(name: str, start: Mapping[str, float], dots: Sequence[Sequence[fl
             value), `controls` (which of "q", "n", "times", "beta", "l1", "blamed", "turn"), `modes` (False: no choice
             of what trains it), `notebook` (the one that its command runs).
     """
-    known = [[None if np.isnan(value) else round(float(value), 4) for value in dot] for dot in dots]
+    known = [[None if np.isnan(value) else round(float(value), 4) + 0.0 for value in dot] for dot in dots]
     run = {key: value for key, value in start.items() if key != config.get("x", "q")}
     data = json.dumps({"start": dict(start), "run": run, "dots": known} | config).replace("<", "\\u003c")
     return (
