@@ -63,6 +63,7 @@ UNLIKE = [
     "drawn: the same distribution and the same loss, with less arithmetic. JAX does so on the hierarchy, where all "
     "inputs fit into one array; on the tree it draws from the same list by the same alias table, but multiplies every "
     "sample. “JAX, by rows” does neither: it draws feature by feature, as people do. The plain loop and SAELens, too.",
+    "Ours trains the SAEs of the hierarchy four at a time: a single one takes as long as four.",
     "The list of the tree's 32,000 inputs is made once and not timed.",
     "SAELens has no Matryoshka SAE with an L1 penalty. With several widths its only one is measured, BatchTopK with k "
     "at the true number of active features: another loss, and another answer.",

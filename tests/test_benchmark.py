@@ -258,7 +258,10 @@ def test_the_page_says_what_the_bits_cost(results):
 
 
 def test_only_the_contender_with_fast_math_is_compiled_with_it():
-    code = "import {}; from matryoshka_mixing._kernel import fit; print(fit.targetoptions.get('fastmath'))"
+    code = (
+        "import {}; from matryoshka_mixing import _abreast, _kernel; "
+        "print(*{{kernel.fit.targetoptions.get('fastmath') for kernel in (_abreast, _kernel)}})"
+    )
     paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
     for module, said in (("fast", "True"), ("ours", "None")):
         done = subprocess.run(

@@ -42,7 +42,7 @@ def test_closed_forms_agree_with_the_eigenvector(case):
     n, q, beta, p = case
     states = family(p, q, n).states()
     narrow = vector(*theory.parent_cosines(theory.narrow_ratio(q, n), n), n)
-    assert (theory.narrow_optimum(states) - narrow).abs().max() < 1e-12
+    assert (theory.top_eigenvector(theory.second_moment(states)) - narrow).abs().max() < 1e-12
     ratio = theory.matryoshka_ratio(q, n, beta)
     optimum = theory.matryoshka_optimum(states, range(n + 1), (1, n + 1), (beta, 1.0))
     assert (optimum - vector(*theory.parent_cosines(ratio, n), n)).abs().max() < 1e-12
@@ -113,7 +113,7 @@ def test_prefix_weights_by_hand():
 
 def test_one_latent_loss_is_that_of_the_sae_and_least_at_the_optimum(dictionary):
     states = family(0.3, 0.4).states()
-    best = theory.narrow_optimum(states)
+    best = theory.top_eigenvector(theory.second_moment(states))
     directions = torch.cat(
         [best[None], torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))]
     )

@@ -12,6 +12,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from matryoshka_mixing import _abreast, training
 from matryoshka_mixing.features import FeatureTree, States, family, independent, orthonormal_dictionary
@@ -182,6 +184,93 @@ def test_the_two_kernels_draw_and_train_the_same(batch_size, clip, monkeypatch):
             assert torch.allclose(getattr(ours.path[i], name), getattr(other.path[i], name), rtol=0, atol=1e-12), name
     for name in ("loss", "grad_norm", "history"):
         assert torch.allclose(getattr(ours, name), getattr(other, name), rtol=0, atol=1e-12), name
+
+
+def any_setting(seed):
+    """A small setting of ReLU SAEs on listed states, a start and a schedule, all drawn."""
+    draws = np.random.default_rng(seed)
+    d_in, d_sae, features = (int(draws.integers(1, most)) for most in (11, 8, 10))
+    seeds, states = int(draws.integers(1, 10)), int(draws.choice([1, 2, 3, 5, 64, 65, 130, 256]))
+    acts = draws.normal(size=(states, features)) * (draws.random((states, features)) < draws.choice([0.1, 0.5, 1]))
+    probs = draws.random(states) * (draws.random(states) < 0.8)
+    probs[draws.integers(states)] += 0.1
+    widths = sorted(draws.choice(np.arange(1, d_sae), draws.integers(0, d_sae), replace=False).tolist()) + [d_sae]
+
+    def weights():
+        found = draws.random(len(widths)) * (draws.random(len(widths)) < 0.7)
+        return (*found[:-1].tolist(), float(found[-1]) + 0.2)
+
+    two = weights() if draws.integers(2) else None
+    biases = {"encoder_bias": bool(draws.integers(2)), "decoder_bias": bool(draws.integers(2))}
+    config = SAEConfig(d_in, tuple(widths), weights(), draws.choice([0, 0.1]), **biases, decoder_weights=two)
+    terms = {
+        name: torch.from_numpy(draws.random((len(widths), states)))
+        for name in ("terms", "decoder_terms")
+        if draws.integers(2)
+    }
+    own = (seeds,) if draws.integers(2) else ()
+    held = {"b_dec": ..., "W_dec": 0, "W_enc": np.s_[:, d_sae - 1]} if draws.integers(2) else {}
+    shapes = (seeds, d_in, d_sae), (seeds, d_sae), (seeds, d_sae, d_in), (seeds, d_in)
+    start = SAE(*(torch.from_numpy(0.5 * draws.normal(size=shape)) for shape in shapes), config=config)
+    start.W_dec[0, draws.integers(d_sae)] *= draws.integers(2)  # a row of zeros has no direction
+    start.W_enc[-1] *= draws.integers(2)
+    setting = Setting(
+        config,
+        States(torch.from_numpy(acts), torch.from_numpy(probs / probs.sum())),
+        torch.from_numpy(draws.normal(size=(*own, features, d_in))),
+        **terms,
+        held=held,
+    )
+    steps = int(draws.choice([1, 7, 20, 63, 64, 65]))
+    schedule = TrainConfig(
+        steps,
+        lr=0.01,
+        eps=1e-3,
+        optimiser=str(draws.choice(["gd", "adam"])),
+        batch_size=[None, 1, 5, 50, 700][draws.integers(5)],
+        clip=[None, 0.3, 5.0][draws.integers(3)],
+        snapshots=tuple(sorted({1, steps})),
+    )
+    return setting, start, schedule
+
+
+@given(seed=st.integers(0, 1 << 32))
+@settings(deadline=None, max_examples=60)
+def test_any_small_setting_is_trained_alike_by_both_kernels_and_in_any_company(seed):
+    setting, start, schedule = any_setting(seed)
+    ours = train(setting, start, schedule)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_abreast, "MOST_ROWS", 0)
+        other = train(setting, start, schedule)
+    assert training._kind(setting) is training._SideBySide
+    pairs = [(getattr(a.path, name), getattr(b.path, name)) for a, b in [(ours, other)] for name in a.sae.parameters]
+    pairs += [(ours.loss, other.loss), (ours.history, other.history)]
+    assert max(float(((a - b).abs() / (1 + b.abs())).max()) for a, b in pairs) < 1e-10
+    for n in {1, len(start) - 1} - {0}:
+        dictionary = setting.directions[:n] if setting.directions.ndim == 3 else setting.directions
+        fewer = train(replace(setting, dictionary=dictionary), start[:n], schedule)
+        assert torch.equal(fewer.path.W_enc, ours.path.W_enc[:, :n])
+        assert torch.equal(fewer.path.W_dec, ours.path.W_dec[:, :n])
+        assert torch.equal(fewer.path.b_dec, ours.path.b_dec[:, :n])
+        assert torch.equal(fewer.loss, ours.loss[:, :n]) and torch.equal(fewer.history, ours.history[..., :n])
+
+
+def test_one_that_overflows_leaves_those_beside_it_alone():
+    """An input too large to be squared is rare: of eight SAEs some draw it, and only their losses are infinite."""
+    config = SAEConfig(5, (2,))
+    acts, probs = torch.eye(5).double(), torch.tensor([0.3, 0.3, 0.2, 0.18, 0.02], dtype=torch.float64)
+    acts[4] *= 1e200
+    setting = Setting(config, States(acts, probs), torch.eye(5).double())
+    start, schedule = random_start(config, range(8)), TrainConfig(4, batch_size=5, lr=1e-3)
+    together = train(setting, start, schedule).history[:, 0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_abreast, "MOST_ROWS", 0)
+        one_by_one = train(setting, start, schedule).history[:, 0]
+    finite = one_by_one.isfinite()
+    assert 0 < finite[0].sum() < 8 and torch.equal(together[0].isfinite(), finite[0])
+    unhurt = finite.all(0)
+    assert unhurt.any() and torch.allclose(together[:, unhurt], one_by_one[:, unhurt], rtol=0, atol=1e-12)
+    assert torch.equal(train(setting, start[:1], schedule).history[0, 0], together[0, :1])
 
 
 @pytest.mark.parametrize("batch_size", [None, 50])
@@ -541,11 +630,11 @@ def test_the_environment_says_on_how_many_threads(tree, dictionary, monkeypatch)
     fit = _abreast.fit
     monkeypatch.setattr(_abreast, "fit", lambda *given: (used.add(threading.get_ident()), time.sleep(0.2), fit(*given)))
     setting, start = Setting(BARE, tree.states(), dictionary), start_near(dictionary, range(8))
-    for given, asked, threads in [(None, None, 1), ("2", None, 2), ("2", 1, 1)]:
+    for told, asked, threads in [(None, None, 1), ("2", None, 2), ("2", 1, 1)]:
         used.clear()
         monkeypatch.delenv(THREADS, raising=False)
-        if given:
-            monkeypatch.setenv(THREADS, given)
+        if told:
+            monkeypatch.setenv(THREADS, told)
         train(setting, start, TrainConfig(BRIEF), threads=asked)
         assert len(used) == threads
 

@@ -18,7 +18,8 @@ each: nothing but the first and last part of a step is as long as a row. `_kerne
 input, which is the better way where SAEs or inputs are large, and where every SAE has inputs of its own.
 
 Each lane is rounded by itself, a latent that is at rest adds zeros, and inputs are taken in the order of their states:
-what comes of an SAE does not depend on the other lanes.
+what comes of an SAE does not depend on the other lanes. (Where its own numbers overflow, zero times infinity is none:
+which of its parameters are infinite and which are no numbers can then depend on who is beside it.)
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from matryoshka_mixing._lanes import (
     splat_four,
     store,
 )
-from matryoshka_mixing._random import INSIDE, OPTIONS
+from matryoshka_mixing._random import INNER, INSIDE, OPTIONS
 
 ABREAST = HALF
 """SAEs side by side."""
@@ -51,7 +52,7 @@ BLOCK = 4
 MOST_ROWS, MOST_STATES = 24, 256
 """Features and latents together, and states; with more, SAEs meet so many different latents that lanes lie idle."""
 WORD = 64
-INNER = INSIDE | {"forceinline": True}
+"""Bits of a whole number."""
 
 
 class Plan(NamedTuple):
@@ -86,7 +87,7 @@ class Plan(NamedTuple):
         """The plan for SAEs of this shape, of which the optimiser moves those parameters that are free."""
         d_in, d_sae, features = shape.d_in, shape.d_sae, shape.features
         row, columns = -(-d_in // BLOCK) * BLOCK, -(-(features + 1 + 2 * d_sae) // BLOCK) * BLOCK
-        b_enc = (columns + BLOCK) * row  # beyond the last row are a few of zeros, which blocks run into
+        b_enc = columns * row  # beyond the last row are a few of zeros, which blocks run into
         rows = (features + np.arange(1 + 2 * d_sae))[:, None] * row + np.arange(d_in)
         here = np.append(rows, b_enc + np.arange(d_sae))
         begins = shape.row * np.arange(d_sae)
@@ -190,6 +191,7 @@ def activate(plan, room, inputs, state):
         pre = get(rows, plan.b_enc + k) - get(room.products, line + plan.features)
         for i in range(begin, end):
             pre = pre + splat_four(rows, inputs.value[i]) * get(room.products, line + inputs.feature[i])
+        pre = keep(pre, get(room.weight, state))  # a lane whose batch holds no such input is at rest
         put(room.act, 1 + k, keep(pre, pre))
         if any_above(pre):
             room.active[n] = 1 + k
@@ -259,7 +261,7 @@ def measure(plan, room, loss, inputs, state):
     for j in range(1, 1 + d_sae):
         squares = squares + splat_four(rows, loss.l1 * reach[j]) * get(room.act, j) * get(room.norm, j)
     weight = get(room.weight, state)
-    return weight * squares, weight * power
+    return keep(weight * squares, weight), keep(weight * power, weight)
 
 
 @njit(**INNER)

@@ -41,15 +41,13 @@ from matryoshka_mixing._lanes import (
     store_halves,
     total,
 )
-from matryoshka_mixing._random import INSIDE, OPTIONS
+from matryoshka_mixing._random import INNER, INSIDE, OPTIONS
 
 RELU, TOPK, BATCHTOPK = 0, 1, 2
 EDGE = 1e-6
 """A share of a row below this counts as none, and above one less this as all (as in `sae`)."""
 THRESHOLD_MEMORY = 0.99
 """What the running mean of BatchTopK's threshold keeps at each step (SAELens's default)."""
-INNER = INSIDE | {"forceinline": True}
-"""Of functions that are called in one place: a call with all these arguments costs as much as an input does."""
 
 
 class Shape(NamedTuple):

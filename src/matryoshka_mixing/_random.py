@@ -36,7 +36,8 @@ OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 """How everything is compiled: no fast-math, so that no sum is reordered and nothing contracted."""
 INSIDE = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """Of functions that compiled code alone calls: what would let Python call them takes a second or two to compile."""
-
+INNER = INSIDE | {"forceinline": True}
+"""Of those that are called in one place: a call with all their arguments costs as much as an input does."""
 
 DICTIONARY, START, NOISE, BATCHES, PREFIXES = range(5)
 """What a stream is for, as its last number: the directions of a seed have nothing to do with its start."""

@@ -41,20 +41,13 @@ def top_eigenvector(matrix: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
     return vector * (1 if vector.sum() >= 0 else -1)
 
 
-def narrow_optimum(states: States) -> Float[Tensor, " features"]:
-    """Decoder of the best SAE with one latent: the top eigenvector of the second moment.
-
-    A one-latent SAE is a rank-one reconstruction with non-negative activations; Eckart and Young (1936) give the
-    optimum without the sign constraint, and the optimum meets the constraint.
-    """
-    return top_eigenvector(second_moment(states))
-
-
 def narrow_ratio(child_probability: Number, n_children: int) -> Number:
     """The ratio t of the best one-latent decoder, parent + t (sum of the children).
 
-    The positive root of `n q t^2 + (1 - q) t - q = 0` for n exclusive children of conditional probability q.
-    The parent's own probability does not appear. Works elementwise on arrays and tensors.
+    The positive root of `n q t^2 + (1 - q) t - q = 0` for n exclusive children of conditional probability q: a
+    one-latent SAE is a rank-one reconstruction, best along the top eigenvector of the second moment (Eckart and Young
+    1936), which meets the constraint that activations are non-negative. The parent's own probability does not appear.
+    Works elementwise on arrays and tensors.
     """
     q, n = child_probability, n_children
     return 2 * q / ((1 - q) + ((1 - q) ** 2 + 4 * n * q**2) ** 0.5)

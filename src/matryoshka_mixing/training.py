@@ -261,7 +261,7 @@ def train(
         start: initial parameters with axes (seeds,), used for every setting, or (settings, seeds). Their configuration
             does not matter: the settings have theirs.
         config: how to train.
-        threads: how many SAEs to train at the same time, each on a core of its own. By default what the environment
+        threads: on how many cores to train, each a share of the SAEs. By default what the environment
             variable MATRYOSHKA_MIXING_THREADS says (a notebook of the book sets it to all cores), else 1.
         device: "cpu", or another on which `descend` then trains each setting, all seeds side by side.
         dtype: torch.float64 or torch.float32.
@@ -473,7 +473,10 @@ class _SideBySide(_Job):
 
 
 def _kind(setting: Setting) -> type[_Job]:
-    """Which of the two kernels trains a setting. It may not depend on the seeds: the two round differently."""
+    """Which of the two kernels trains a setting.
+
+    That may not depend on the seeds, as the two round differently. So a single small SAE takes as long as four.
+    """
     sae, listed = setting.sae, _list(setting.data)
     if setting.dictionary is None or listed is None or sae.activation != "relu" or setting.drawn:
         return _Job

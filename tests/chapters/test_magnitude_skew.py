@@ -112,7 +112,7 @@ def test_each_solution_is_a_local_minimum_that_training_keeps(name, q, a, b, bet
 
 @pytest.mark.parametrize(("q", "r"), [(0.5, 5.0), (0.1, 2.0), (0.9, 0.5)])
 def test_the_formula_of_the_page_is_the_first_latent_of_each_solution(q, r):
-    narrow = theory.narrow_optimum(chapter.pair_states(0.3, q, 1.0, r))
+    narrow = theory.top_eigenvector(theory.second_moment(chapter.pair_states(0.3, q, 1.0, r)))
     assert float(narrow[1] / narrow[0]) == pytest.approx(ratio_of(r, q), rel=1e-12)
     for beta in (0.5, 3.0):
         found = chapter.skew_solutions(0.3, q, 1.0, r, beta)
@@ -128,7 +128,7 @@ def test_training_finds_the_narrow_optimum(q, r):
     live = metrics.live(run.sae[0].encode(states.inputs(PLANE)))[:, 0]
     best = run.loss[0, live].min()
     found = metrics.decoder_cosines(run.sae[0], PLANE)[live][run.loss[0, live] < best + 1e-9]
-    assert len(found) and (found[:, 0] - theory.narrow_optimum(states)).abs().max() < 1e-6
+    assert len(found) and (found[:, 0] - theory.top_eigenvector(theory.second_moment(states))).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(("alone", "together"), [(1, 1), (2, 1), (1, 2), (1.5, 0.5)])

@@ -58,7 +58,7 @@ def test_families_need_room():
 
 def test_the_predicted_cosines_are_those_of_the_optimum(exact):
     own, child = P.cosines
-    assert theory.narrow_optimum(SETUP.states).tolist() == pytest.approx([own, child, child])
+    assert theory.top_eigenvector(theory.second_moment(SETUP.states)).tolist() == pytest.approx([own, child, child])
     assert exact["near the truth"].child_cosines.tolist() == pytest.approx([child] * 6, abs=1e-3)
 
 
@@ -99,7 +99,7 @@ def test_latents_are_drawn_only_where_one_is_live(exact):
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert titles == ["theory: decoder", "a: decoder", "a: encoder"]
     cells = [float(text.get_text()) for text in figure.axes[0].texts]
-    assert cells == pytest.approx(theory.narrow_optimum(SETUP.states).tolist(), abs=0.005)
+    assert cells == pytest.approx(theory.top_eigenvector(theory.second_moment(SETUP.states)).tolist(), abs=0.005)
 
 
 def test_the_walk_falls_for_the_hierarchy_and_only_rises_for_the_control():

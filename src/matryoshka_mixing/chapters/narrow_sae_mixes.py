@@ -108,7 +108,7 @@ def draw_curve(near: Curve, random: Curve) -> Figure:
 
 def draw_latent(arms: Mapping[str, Arm], setup: Setup) -> Figure:
     """The latent's cosines in theory, and in the typical seed of each arm that has a live one."""
-    panels = {"theory: decoder": theory.narrow_optimum(setup.states)[None].numpy()}
+    panels = {"theory: decoder": theory.top_eigenvector(theory.second_moment(setup.states))[None].numpy()}
     for kind, arm in arms.items():
         if arm.live.any():
             panels[f"{kind}: decoder"] = arm.reading.decoder[arm.typical].numpy()
