@@ -28,8 +28,7 @@ class Inputs(NamedTuple):
         feature, value: the active features of all states, one state after the other, and their activations.
         rows: the states as rows of numbers (states x padded d_in), where there is no dictionary; else empty.
         probs: probability of each state.
-        cut, other: alias table (Walker 1977; Vose 1991): a state keeps a draw below its cut, else the other has it;
-            none where states are not drawn one by one.
+        cut, other: alias table (Walker 1977; Vose 1991): a state keeps a draw below its cut, else the other has it.
         order: the states from the least likely on, where batches are drawn as counts; else empty.
         count_cut, count_other: for each of them but the last, alias tables of how many of 1, 2, 4, ... inputs are in it
             that are in none before it.
@@ -89,12 +88,10 @@ def state_inputs(states: States, dense: bool, width: int, dtype: type, size: int
         rows, acts = padded.ravel(), np.zeros((len(acts), 0))
     state, feature = map(np.ascontiguousarray, np.nonzero(acts))
     start = np.concatenate([[0], np.bincount(state, minlength=len(acts)).cumsum()])
-    none, levels = np.zeros(0, np.int64), size.bit_length()
+    cut, other, none = np.zeros(len(probs)), np.zeros(len(probs), np.int64), np.zeros(0, np.int64)
+    alias_table(probs, cut, other)
+    levels = size.bit_length()
     by_count = len(probs) > 1 and (len(probs) - 1) * levels < size and len(probs) * size <= COUNTED
-    one_by_one = len(probs) if size and not by_count else 0
-    cut, other = np.zeros(one_by_one), np.zeros(one_by_one, np.int64)
-    if one_by_one:
-        alias_table(probs, cut, other)
     order = np.argsort(probs, kind="stable") if by_count else none
     count_cut, count_other = count_tables(probs, order, levels) if by_count else (np.zeros(0), none)
     return Inputs(
