@@ -128,7 +128,8 @@ def test_a_state_stands_for_many_equal_rows(k):
     """BatchTopK over states with probabilities is BatchTopK over a batch of rows in those shares."""
     config = SAEConfig(20, (1, 3), (0.5, 2.0), 0.1, activation="batchtopk", k=k)
     sae = random_start(config, range(5))
-    x, counts = torch.rand(4, 20, dtype=torch.float64) - 0.3, torch.tensor([100, 300, 250, 350])
+    x = torch.rand(4, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.3
+    counts = torch.tensor([100, 300, 250, 350])
     rows = x.repeat_interleave(counts, 0)
     states = sae.loss(x, counts.double() / 1000, config)
     batch = sae.loss(rows, torch.full((1000,), 1e-3, dtype=torch.float64), config)

@@ -221,21 +221,21 @@ def any_setting(seed):
         **terms,
         held=held,
     )
-    steps = int(draws.choice([1, 7, 20, 63, 64, 65]))
+    steps, adam = int(draws.choice([1, 7, 20, 63, 64, 65])), bool(draws.integers(2))
     schedule = TrainConfig(
         steps,
         lr=0.01,
         eps=1e-3,
-        optimiser=str(draws.choice(["gd", "adam"])),
+        optimiser="adam" if adam else "gd",
         batch_size=[None, 1, 5, 50, 700][draws.integers(5)],
-        clip=[None, 0.3, 5.0][draws.integers(3)],
+        clip=[0.3, 5.0, None][draws.integers(2 + adam)],  # plain descent can run away, and comes to nothing then
         snapshots=tuple(sorted({1, steps})),
     )
     return setting, start, schedule
 
 
 @given(seed=st.integers(0, 1 << 32))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=60, derandomize=True)
 def test_any_small_setting_is_trained_alike_by_both_kernels_and_in_any_company(seed):
     setting, start, schedule = any_setting(seed)
     ours = train(setting, start, schedule)
