@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "results.json", help="JSON file to write")
     parser.add_argument("--repetitions", type=int, help="of every timed cell (default: 3; 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="a smoke test: few cells, one repetition")
-    parser.add_argument("--minutes", type=float, default=20, help="no repetition is begun that would end after these")
+    parser.add_argument("--minutes", type=float, default=45, help="no repetition is begun that would end after these")
     args = parser.parse_args()
     repetitions = args.repetitions or (1 if args.quick else 3)
     if repetitions < 1:
