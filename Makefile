@@ -50,7 +50,7 @@ PARALLEL   = $(MAKE) --silent --no-print-directory --jobs=$(JOBS)
 .PHONY: help book site pdf browser notebooks executed published test coverage elsewhere torture release-check lint format benchmark sweep serve clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "PROFILE=quick|report|full chooses how much is run (default: report); PYTHON=... the interpreter."
 

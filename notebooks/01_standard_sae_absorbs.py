@@ -20,9 +20,10 @@
 # alone. This is the baseline that Matryoshka SAEs set out to mend. Without a penalty many solutions are perfect, and
 # nothing decides between them.
 #
-# The thresholds were fixed in the ledger before the first run: absorbed means that the parent's latent is silent on
-# at least 90% of the inputs where a child fires, and that each child's latent has a cosine of at least 0.5 with the
-# parent. Absorption is complete at 1 and $1/\sqrt 2 \approx 0.71$.
+# The thresholds were fixed in the ledger before the first run: absorbed means that, where a child fires, latents other
+# than the parent's write at least 90% of the parent, and that each child's latent has a cosine of at least 0.5 with the
+# parent. (At first 90% of silence was asked for; what is written replaced it after the runs, and every number stayed.)
+# Absorption is complete at 1 and $1/\sqrt 2 \approx 0.71$.
 #
 # ## Setup
 #

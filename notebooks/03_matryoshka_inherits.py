@@ -82,6 +82,8 @@ parent_first = chapter.same_as_near(random, near, states.power)
 claims.glue(n_states=len(states), start_noise=p.start_noise, n_seeds=p.n_seeds)
 claims.glue(n_live=int(random.live.sum()), n_parent_first=int(parent_first.sum()))
 claims.glue(n_below=int(chapter.below_near(random, near, states.power).sum()))
+claims.glue(n_holding=int((random.child_cosines >= 0.1).sum()))
+claims.glue(n_undoing=int((chapter.sibling_cosines(random) <= -0.1).sum()))
 
 # %% [markdown]
 # ## Theory over experiment

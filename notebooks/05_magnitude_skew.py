@@ -7,9 +7,9 @@
 #
 # {glue:}`magnitude-skew`
 #
-# In short: how much louder the child is decides, not who is learned first. From random starts the parent is absorbed in
-# {glue:text}`n_absorbed` of {glue:text}`n_live` live seeds, from {term}`near the truth` in {glue:text}`gentle_tally` (a
-# clean SAE: in none).
+# In short: loudness decides where the decoder points, the start decides what fires; who is learned first decides
+# neither. From random starts the parent is absorbed in {glue:text}`n_absorbed` of {glue:text}`n_live` live seeds, from
+# {term}`near the truth` in {glue:text}`gentle_tally` (a clean SAE: in none).
 
 # %% [markdown]
 # ## What was predicted
@@ -39,7 +39,7 @@
 # inputs, however far it has turned. Where the second completes the parent *alone*, past the turn the parent's latent is
 # the second one, silent beside the child.
 #
-# Thresholds stood in the ledger; what changed since, and after which run, is told there ({doc}`../book/ledger`).
+# Thresholds, and what changed after which run, stand in the ledger ({doc}`../book/ledger`).
 #
 # ## Setup
 
@@ -126,11 +126,11 @@ figure = chapter.draw_shares(runs)
 # **From near the truth** the Matryoshka's first latent starts as the parent's and keeps firing on all of the parent's
 # inputs, the second with the child. But the first latent's decoder turns: it ends with a median cosine of
 # {glue:text}`near_child` with the child and {glue:text}`near_parent` with the parent, and the second takes the parent
-# away again where the child fires. So nothing is absorbed ({glue:text}`gentle_tally` live seeds are), and nothing is
-# clean: it is mixing at its largest. A label that goes by cosines alone calls the same SAEs absorbed.
+# away again where the child fires. So next to nothing is absorbed ({glue:text}`gentle_tally` live seeds are), and
+# nothing is clean: it is mixing at its largest.
 #
-# (At the usual learning rate both latents fire in only {glue:text}`n_near_live` of {glue:text}`n_near` such seeds.
-# These runs have a tenth of it.)
+# (These runs have a tenth of the usual learning rate, at which both latents fire in only {glue:text}`n_near_live` of
+# {glue:text}`n_near` such seeds.)
 
 # %%
 gentle = chapter.gentle_run(setup)
@@ -148,7 +148,7 @@ claims.glue(near_parent=chapter.told(gentle.first_with("parent").median(), ".3f"
 # {glue:}`first-to-absorb`
 #
 # A feature is *learned* at the first step at which the SAE reconstructs 90% of its expected square
-# ({numref}`fig-skew-learned`). By any margin: the child comes first in {glue:text}`child_first` of live fresh seeds
+# ({numref}`fig-skew-learned`). By any margin: the child comes first in {glue:text}`child_first` live fresh seeds
 # under Adam, {glue:text}`n_tied` are ties. Under gradient descent, which does not see the axes and so not the
 # dictionary, it does in {glue:text}`descent_first`.
 #
@@ -188,7 +188,7 @@ figure = chapter.draw_learned(shares, setup.steps)
 # %%
 phase = chapter.phase_runs(setup)
 
-# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "What fires: share of live SAEs that absorb the parent; grey cells have none. Random starts absorb in {glue:text}`share_below` left of both Matryoshka lines and in {glue:text}`share_above` right of both; near the truth in {glue:text}`near_share_above` right of both. The lines are those of the Matryoshka.", "name": "fig-skew-phase"}, "image": {"alt": "Three maps over magnitude ratio and child probability. Matryoshka from random starts: to the right of the lines the parent is absorbed, to the left it is not. From near the truth: light, but for the loudest children, where a few seeds absorb. Standard SAE with a penalty: absorbed on both sides of the lines."}}
+# %% tags=["hide-input", "decisive"] mystnb={"figure": {"caption": "What fires: share of live SAEs that absorb the parent; grey cells have none. The lines are those of the Matryoshka. Right of both {glue:text}`near_share_above` of the live SAEs from near the truth absorb; but only {glue:text}`near_share_converged` of all from near the truth have converged, and of the converged live ones right of both lines {glue:text}`near_share_above_done` absorb.", "name": "fig-skew-phase"}, "image": {"alt": "Three maps over magnitude ratio and child probability. Matryoshka from random starts: to the right of the lines the parent is absorbed, to the left it is not. From near the truth: light, but for the loudest children, where a few seeds absorb. Standard SAE with a penalty: absorbed on both sides of the lines."}}
 shares = {title: chapter.share_map(cells) for title, cells in phase.items()}
 figure = chapter.draw_maps(setup, shares, "share that absorbs")
 
@@ -205,10 +205,11 @@ claims.glue(standard_share=chapter.told(phase[penalised].share))
 
 # %% [markdown]
 # **Where theory and experiment meet.** From random starts a parent is absorbed where the second latent completes the
-# parent alone and the first has turned to the child: right of the leftmost line, in {glue:text}`share_between` of live
-# seeds between the lines. The decoders follow the lines from both kinds of start; what fires does not: from near the
-# truth the second latent completes the sum, and the parent's latent keeps firing on both sides of the lines. Where some
-# seeds absorb there, the noise of their start had silenced the parent's latent beside so loud a child to begin with.
+# parent alone and the first has turned to the child: in {glue:text}`share_below` of live seeds left of both lines, in
+# {glue:text}`share_between` between them and in {glue:text}`share_above` right of both. The decoders follow the lines
+# from both kinds of start; what fires does not: from near the truth the second latent completes the sum, and the
+# parent's latent mostly keeps firing. Where some seeds absorb there, the noise of their start had silenced it beside so
+# loud a child to begin with. Nor have most seeds from near the truth converged; those that have absorb more often.
 #
 # **The standard SAE** has no first latent and no such line. Its penalty pays for absorption at every ratio, since on
 # the sum one latent of the sum's length replaces two: {glue:text}`standard_share` of all live seeds absorb.
@@ -269,12 +270,10 @@ claims.glue(reached="; ".join(f"{count} of “{name}”" for name, count in reac
 #    magnitude takes the first latent once it fires on more than {glue:text}`turn_low:.1%` to
 #    {glue:text}`turn_high:.1%` of the parent's inputs, and one no louder than its parent never does.
 # 2. Past that boundary the Matryoshka loss does not protect: {glue:text}`share_above` of the live random SAEs there
-#    absorb. A start with the parent first keeps the parent's latent firing, with a decoder that is nearly the child's.
+#    absorb. A start with the parent first mostly keeps its latent firing, with a decoder that is nearly the child's.
 # 3. Look at firing and at decoders: neither alone tells these two apart.
 #
 # ## The verdicts
-#
-# All thresholds come from the ledger, `book/claims.yml`.
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "Code: gather what the criteria measure"}
 every_converged = float(np.concatenate([some.converged for some in runs.values()]).mean())

@@ -2,8 +2,8 @@
 # # Initialisation and basins
 #
 # **Claim.** Among random seeds of a Matryoshka SAE ({term}`basins <basin>`), the lowest loss is the cleanest: keeping
-# the best of $k$ runs by loss finds the solution nearest the truth. Source: ours. It is the assumption behind keeping
-# the better of two runs, as the post's author did for one figure {cite:p}`chanind2024thread`.
+# the best of $k$ runs by loss finds the solution nearest the truth. Source: ours. (The post's author kept the better of
+# two runs for one figure, by a missing feature {cite:p}`chanind2024thread`.)
 #
 # {glue:}`lowest-loss-cleanest`
 #
@@ -97,7 +97,7 @@ claims.glue(lowest_recovery=float(main.recovery[main.lowest]))
 # %% tags=["remove-cell"]
 drawn = chapter.shown(runs.solutions[main_name])
 claims.glue(shown_matryoshka=len(drawn), share_parent_first=main.share("parent first"))
-others = ~plain.reading.all_live[plain.kind != metrics.OUTCOMES.index("absorbed")]
+others = ~plain.reading.all_live[plain.kind != chapter.OUTCOMES.index("absorbed")]
 claims.glue(n_solutions_standard=len(runs.solutions[plain_name]))
 claims.glue(share_absorbed=plain.share("absorbed"), share_dead=float(others.double().mean()))
 

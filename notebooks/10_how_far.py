@@ -14,9 +14,9 @@
 # %% [markdown]
 # ## What was predicted
 #
-# {doc}`04_why_it_happens` blames the prefixes that hold the parent's latent and miss the latent of an active child. No
-# factor below removes them, so none should remove the mixing; but factors that change how much those terms weigh
-# should change it:
+# {doc}`04_why_it_happens` blames the prefixes that hold the parent's latent and miss the latent of an active child.
+# Only a first prefix that holds both removes them, so no other factor below should remove the mixing; but factors that
+# change how much those terms weigh should change it:
 #
 # - **less**: rarer children ({doc}`07_firing_rates`), and so also the same total shared among many; a light inner
 #   prefix.
@@ -29,8 +29,8 @@
 # For sharing the same total among many children, equation {eq}`matryoshka-ratio` lets the cosine with one child fall
 # below 0.1, so that the criteria on size were expected to fail there, and the verdict to be *mixed*.
 #
-# Thresholds and what changed since stand in the ledger ({doc}`../book/ledger`). *Mixing* is here the mean cosine over
-# all pairs of a kind, less the cosine that the true features have with each other (0 where they are orthogonal).
+# {doc}`../book/ledger` has thresholds and changes. *Mixing* is here the mean cosine over all pairs of a kind, less
+# the cosine that the true features have with each other (0 where they are orthogonal).
 #
 # ## Setup
 #

@@ -17,25 +17,25 @@
 # hold the parent's latent and miss the child's ({doc}`04_why_it_happens`). Neither the background nor the parent's
 # own probability is in it; nothing is fitted.
 #
-# Thresholds were fixed before the run. With ten seeds, a share is settled only where nine agree.
+# The ledger's thresholds were fixed before the run. With ten seeds, a share is settled only where nine agree.
 #
 # ## Setup
 #
 # **Rows.** 24,000 definitions of nouns from WordNet {cite:p}`miller1995wordnet`, through the sentence encoder
 # all-MiniLM-L6-v2 {cite:p}`reimers2019sentencebert`: activations after the last of six layers, mean over the words,
-# centred, the first 128 principal components (77% of the variance). They come with the package, a byte a number;
-# `benchmarks/gloss_activations.py` builds them again.
+# centred, the first 128 principal components (77% of the variance). `benchmarks/gloss_activations.py` builds them
+# again.
 #
 # **Planted.** Eight parents of probability .1, each with two exclusive children, of .08 and .16 given the parent, in
 # random orthonormal directions. Magnitudes are 4, varied by 20%, where the rows' mean square is 128.
 #
 # **SAEs.** 1,024 latents, BatchTopK {cite:p}`bussmann2024batchtopk` with K = 8, prefixes 32, 128, 512 and 1,024, 2,000
-# steps of 256 rows. Four kinds: a standard SAE; a Matryoshka SAE; the *remedy*: the Matryoshka SAE trained on for 1,000
-# steps, its decoder by the full reconstruction alone; and *detached deltas* {cite:p}`chanin2025hedging`, where each
-# prefix trains its own latents alone: then the equation has one prefix, and says a larger lean. They are trained by
-# {py:func}`matryoshka_mixing.training.descend`, which on dense rows is faster than the compiled trainer; beyond this
-# size a GPU or SAELens is the better tool. The stored results come from `python -m
-# matryoshka_mixing.chapters.real_activations`; `-p n_trained 5` trains again.
+# steps of 256 rows. Four kinds: a standard SAE; a Matryoshka SAE; *split alone* ({doc}`11_what_cures_it`; figures call
+# it the remedy): the Matryoshka SAE trained on for 1,000 steps, its decoder by the full reconstruction alone, weighed
+# as one prefix; and *detached deltas* {cite:p}`chanin2025hedging`, where each prefix trains its own latents alone: then
+# the equation has one prefix, and says a larger lean. The remedy's last stage, least squares, was not run here. They
+# are trained by {py:func}`matryoshka_mixing.training.descend`, on dense rows faster than the compiled trainer. The
+# stored results come from `python -m matryoshka_mixing.chapters.real_activations`.
 
 # %% tags=["parameters"]
 n_trained = 0  # seeds to train again, some ten minutes each; 0 shows the stored ones: a whole number from 0 to 1000
@@ -72,7 +72,7 @@ figure = chapter.draw_cosines(found)
 #
 # {glue:}`absorption-in-real-activations`
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "How much less often the parent's latent fires beside a child; every pair of a parent and a child that can be judged, of all seeds. Right of the dotted line a pair counts as absorbed: {glue:text}`absorbed_standard:.0%` of the standard SAE's, {glue:text}`absorbed_matryoshka:.0%` of the Matryoshka SAE's and {glue:text}`absorbed_remedy:.0%` of the remedy's (medians of seeds).", "name": "fig-real-recall"}, "image": {"alt": "Four strips of points, one for each kind of SAE, over the loss of recall beside a child, with a dotted line at 0.1."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "How much less often the parent's latent fires beside a child; every pair of a parent and a child that can be judged, of all seeds. Right of the dotted line a pair counts as absorbed: {glue:text}`absorbed_standard:.0%` of the standard SAE's, {glue:text}`absorbed_matryoshka:.0%` of the Matryoshka SAE's and {glue:text}`absorbed_remedy:.0%` after split alone (medians of seeds).", "name": "fig-real-recall"}, "image": {"alt": "Four strips of points, one for each kind of SAE, over the loss of recall beside a child, with a dotted line at 0.1."}}
 claims.glue(
     absorbed_standard=float(np.median(found.absorbing("standard"))),
     absorbed_matryoshka=float(np.median(found.absorbing("Matryoshka"))),
@@ -133,8 +133,9 @@ figure = chapter.draw_map(sizes)
 # In bare activations no truth is known. But the full reconstruction has no reason to lean. Hold all activations, refit
 # the decoder to the full reconstruction alone, and see how each inner latent's row turns. In a Matryoshka SAE it should
 # turn away from *later* latents that fire with it, weighed by the prefixes that hold the one and miss the other: their
-# *pull*. {py:mod}`matryoshka_mixing.diagnose` has the formulas. Residuals with random signs {cite:p}`wu1986jackknife`
-# say how far a refit turns by chance.
+# *pull*. How far it turns along the pull, a part of a sine, is its {term}`lean` here, where no truth gives a cosine.
+# {py:mod}`matryoshka_mixing.diagnose` has the formulas. Residuals with random signs {cite:p}`wu1986jackknife` say how
+# far a refit turns by chance.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Bare activations. Left: the refit's movement lies along the pull of later latents in Matryoshka SAEs (median cosine {glue:text}`along:.2f`, with permuted latents {glue:text}`permuted:.2f`), less so in standard SAEs ({glue:text}`along_standard:.2f`). Right: each inner latent's lean against what the prefix losses predict; the line is where both are equal (one seed).", "name": "fig-real-diagnosis"}, "image": {"alt": "Left, histograms of cosines: Matryoshka right of zero, permuted around zero. Right, a cloud of points along the diagonal."}}
 measured = chapter.diagnosis_measures(found)
@@ -163,17 +164,17 @@ shells = chapter.shells_table(found)
 Markdown(shells)
 
 # %% [markdown]
-# Of the Matryoshka SAE's inner latents {glue:text}`leaning:.0%` lean by more than chance, of the remedy's
+# Of the Matryoshka SAE's inner latents {glue:text}`leaning:.0%` lean by more than chance, after split alone
 # {glue:text}`leaning_remedy:.0%`, and of the standard SAE's, read with the same prefixes,
 # {glue:text}`leaning_standard:.0%`.
 #
-# The refit also foretells what the remedy does. What it changes in an inner decoder has a median cosine of
+# The refit also foretells what split alone does. What it changes in an inner decoder has a median cosine of
 # {glue:text}`switch:.2f` with the refit's movement of that latent, and {glue:text}`switch_control:.2f` with that of
 # another one.
 #
-# ## What the remedy costs
+# ## What split alone costs
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Unexplained share of variance of each prefix, bare activations, medians of seeds. The remedy takes the full reconstruction from {glue:text}`full_before:.3f` to {glue:text}`full_after:.3f` and pays with the first prefix, at {glue:text}`first_after:.2f`.", "name": "fig-real-price"}, "image": {"alt": "Lines of the unexplained share over prefixes of 32 to 1,024 latents, for the Matryoshka SAE, the remedy and detached deltas, and one point for the standard SAE."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Unexplained share of variance of each prefix, bare activations, medians of seeds. Split alone takes the full reconstruction from {glue:text}`full_before:.3f` to {glue:text}`full_after:.3f` and pays with the first prefix, at {glue:text}`first_after:.2f`.", "name": "fig-real-price"}, "image": {"alt": "Lines of the unexplained share over prefixes of 32 to 1,024 latents, for the Matryoshka SAE, the remedy and detached deltas, and one point for the standard SAE."}}
 before, after = (np.median(found.of("bare", kind, "fvu"), 0) for kind in ("Matryoshka", "remedy"))
 shares = {"full_before": before[-1], "full_after": after[-1], "first_before": before[0], "first_after": after[0]}
 claims.glue(**{name: float(share) for name, share in shares.items()})
@@ -227,8 +228,8 @@ claims.glue(planted_true=float(np.median(true)), planted_lean=float(np.median(le
 # ## SAEs of others
 #
 # SAELens itself trained SAEs on the bare rows: {glue:text}`others_latents` latents, BatchTopK with
-# K = {glue:text}`others_k`, {glue:text}`others_steps` steps, each with its own start and batches. Medians and ranges
-# over the SAEs; plain BatchTopK is read with the same prefixes.
+# K = {glue:text}`others_k`, {glue:text}`others_steps` steps. Medians and ranges over the SAEs; plain BatchTopK is read
+# with the same prefixes.
 
 # %% tags=["hide-input"]
 others = chapter.trained_elsewhere()
@@ -245,7 +246,6 @@ claims.glue(
 # %% [markdown]
 # A training step there costs our compiled trainer {glue:text}`cost_compiled` times what the PyTorch loop needs on one
 # thread, and SAELens {glue:text}`cost_saelens` times (Matryoshka; median and range of rounds in which all took turns).
-# Dense rows are not what the compiled trainer was made for.
 
 # %% [markdown]
 # ## Your own SAE
@@ -254,14 +254,13 @@ claims.glue(
 # python -m matryoshka_mixing.diagnose path/to/sae activations.npy --widths 2048 8192 32768
 # ```
 #
-# It reads SAEs of SAELens and dictionary_learning, and activations from NumPy, safetensors or Parquet files. It prints
+# It reads SAEs of SAELens (whose files do not keep the widths of the prefixes) and dictionary_learning, and activations
+# from NumPy, safetensors or Parquet files. It prints
 # how many inner latents lean, writes a page and JSON, and names for each latent the later ones it leans toward. Give it
 # ten times as many rows as latents. With `--labels` and `--hierarchy` it also says on how many of a labelled parent's
 # inputs its latent fires with and without each child, and who writes the parent where it does not.
 #
 # ## The verdicts
-#
-# All thresholds come from the ledger, `book/claims.yml`.
 
 # %%
 ledger = claims.load()

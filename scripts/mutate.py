@@ -41,16 +41,16 @@ Seconds of the processor, not of the clock, so that a busy machine changes nothi
 HARMLESS = {
     ("theory", "1 → 2", "t = _root(balance, 1 / n)"): "none: the root lies below both ends",
     ("theory", "100 → 101", "for _ in range(100):"): "none: one more halving of what is exact already",
-    ("metrics", "0.0 → 1.0", "groups.append(Basin(float(loss[seed]), int(fires[seed].sum()), [seed], 0.0))"): (
-        "none: the share is filled in below"
-    ),
     ("metrics", "Lt → LtE", "complement = signs[..., parent].gather(-1, k.clamp_min(0)) < 0"): (
         "none: no parent's latent has the cosine 0 with it"
     ),
-    (
-        "metrics", "10.0 → 11.0",
-        "latents = match(torch.where(stands, cosines.abs() + 10.0 * certain, 0.0), live(acts, tolerance))",
-    ): "none: either outweighs every cosine",
+    ("metrics", "1.0 → 2.0", "worth = len(parents) + 1.0  # one more of these is worth more than any cosines"): (
+        "none: either outweighs all cosines"
+    ),
+    ("metrics", "LtE → Lt", "return (loss - other).abs() <= 1e-4 * power"): "none, but for a tie to the last bit",
+    ("metrics", "LtE → Lt", "and bool((tables[seed] - tables[first]).abs().max() <= tolerance)"): (
+        "none, but for a tie to the last bit"
+    ),
     ("claims", "0 → 1", "return float(values[0]), float(values[0])"): "none: all values are equal there",
     ("claims", "Lt → LtE", "if abs(value) < NEGLIGIBLE:"): "none: the next line says the same of this number",
 }  # fmt: skip

@@ -494,9 +494,11 @@ Claims by parameters: the verdict at each value of a parameter moved alone, from
 Empty: not a parameter of that chapter. {{download}}`Numbers <_static/where-overview.csv>`
 ```
 
-To be that many, the runs are smaller than the chapters' own. So a share of seeds is more often undecided, and the
-verdict *inconclusive*, also where a chapter with its many seeds decides. {{doc}}`sweeps` says how to run such sweeps,
-and what they cost.
+To be that many, the runs are smaller than the chapters' own, and mostly shorter. So a share of seeds is more often
+undecided, and many SAEs have not converged: more than a third of the *inconclusive* miss the control that asks for it.
+Either leaves a verdict open also where a chapter, with its seeds and steps, decides. So it is with the nearest other
+verdict of *The standard SAE absorbs*: in twice its steps {{doc}}`../notebooks/01_standard_sae_absorbs` finds complete
+absorption there. {{doc}}`sweeps` says how to run such sweeps, and what they cost.
 
 ## Maps, and the nearest other verdict
 

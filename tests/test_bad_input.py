@@ -489,6 +489,9 @@ def sae_cases(folder):
         "a number for a name": config | {"architecture": 3},
         "metadata a list": config | {"metadata": [1]},
         "widths as text": config | {"matryoshka_widths": "1, 3"},
+        "one width": config | {"matryoshka_widths": 3},
+        "widths as text in a list": config | {"matryoshka_widths": ["1", "3"]},
+        "one weight": config | {"matryoshka_widths": [1, 3], "metadata": {"matryoshka_weights": 2}},
         "widths that fall": config | {"matryoshka_widths": [3, 1]},
         "widths of another": config | {"matryoshka_widths": [1, 9]},
     }
@@ -496,7 +499,9 @@ def sae_cases(folder):
         home = folder / f"configured{number}"
         home.mkdir()
         (home / "cfg.json").write_text(json.dumps(data))
-        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, home / "sae_weights.safetensors")
+        # With unit rows, so that TopK gets as far as its k.
+        unit = tensors | {"W_dec": torch.nn.functional.normalize(tensors["W_dec"], dim=-1)}
+        save_file({k: v.contiguous().clone() for k, v in unit.items()}, home / "sae_weights.safetensors")
         yield f"cfg.json: {title}", lambda home=home: exchange.read(home), home.name
     yield "no SAE", lambda: exchange.read(folder / "none"), "none"
 

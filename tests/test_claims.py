@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from matryoshka_mixing import claims, metrics, original, theory
+from matryoshka_mixing.chapters import basins
 from matryoshka_mixing.claims import Claim, Criterion, judge, number
 from matryoshka_mixing.features import FeatureTree, States, family, without_hierarchy
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
@@ -153,8 +154,8 @@ def test_glue_hands_a_verdict_over_as_its_headline_under_its_claims_id(monkeypat
     pytest.importorskip("myst_nb")
     given, verdict = {}, judge(CLAIM, GOOD)
     monkeypatch.setattr("myst_nb.glue", lambda name, value, display: given.update({name: value}))
-    claims.glue(verdict=verdict, share=0.123456, word="many")
-    assert given.pop(CLAIM.id).data == verdict.headline() and given == {"share": 0.1235, "word": "many"}
+    claims.glue(verdict=verdict, share=0.12345678, word="many")
+    assert given.pop(CLAIM.id).data == verdict.headline() and given == {"share": 0.123457, "word": "many"}
 
 
 def test_shares_are_judged_by_their_interval():
@@ -189,15 +190,15 @@ def test_seeds_left_out_are_counted_in_the_text():
     own = key_outcome(by_metric)
     assert "(100 started)" in own.text()
     assert not any("started" in outcome.text() for outcome in by_metric.outcomes if outcome is not own)
-    assert "in 64 of 64 live seeds (100 started)" in key_outcome(judge(CLAIM, GOOD, started=100)).text()
+    assert "in 64 of 64 judged seeds (100 started)" in key_outcome(judge(CLAIM, GOOD, started=100)).text()
     assert key_outcome(judge(CLAIM, GOOD, started=64)).text().endswith("in 64 of 64 seeds")
-    assert key_outcome(judge(CLAIM, GOOD | {"main": []}, started=100)).text() == "no live seed (100 started)"
+    assert key_outcome(judge(CLAIM, GOOD | {"main": []}, started=100)).text() == "no seed to judge (100 started)"
     untold = key_outcome(judge(CLAIM, GOOD | {"main": []}, started={"control": 100}))
     assert untold.text() == key_outcome(judge(CLAIM, GOOD | {"main": []})).text(), "how many started is not known"
 
 
 def test_the_key_sentence_holds_what_was_measured():
-    assert judge(CLAIM, GOOD, started=100).key == "It is 0.70 in 64 of 64 live seeds (100 started)"
+    assert judge(CLAIM, GOOD, started=100).key == "It is 0.70 in 64 of 64 judged seeds (100 started)"
     assert judge(CLAIM, GOOD | {"main": []}, started=9).key == "It is not known in none of 9 seeds"
 
 
@@ -490,7 +491,7 @@ def test_the_verdict_on_the_lowest_loss_flips_if_the_control_has_a_hierarchy_or_
         states = data.states()
         run = train(Setting(config, states, dictionary), random_start(config, range(32)), TrainConfig(1500))
         reading = metrics.read(run.sae[0], states, dictionary, [None] * 3)
-        cleanness = metrics.recovery(reading.decoder, reading.live)
+        cleanness = basins.recovery(reading.decoder, reading.live)
         gaps[name] = float(cleanness.max() - cleanness[run.loss[0].argmin()])
         verdicts[name] = judge(claim, met(claim) | {"control_recovery_gap": gaps[name]}).verdict
     assert verdicts == {"independent": "supported", "hierarchy": "inconclusive"}, gaps

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from matryoshka_mixing import claims, metrics, theory
-from matryoshka_mixing.chapters import firing_rates, how_far, magnitude_skew, standard_sae_absorbs
+from matryoshka_mixing.chapters import basins, firing_rates, how_far, magnitude_skew, standard_sae_absorbs
 from matryoshka_mixing.chapters.what_cures_it.measures import is_clean
 from matryoshka_mixing.chapters.why_it_happens import completed
 from matryoshka_mixing.claims import Claim
@@ -73,7 +73,7 @@ def recoveries():
     states, config = family(0.3, 0.4).states(), SAEConfig(3, (3,), l1=0.03)
     saes = standard_sae_absorbs.by_hand(EYE)
     loss = torch.cat([sae.loss(states.acts, states.probs, config) for sae in saes.values()])
-    recovery = torch.cat([metrics.recovery(reading(kind).decoder, reading(kind).live) for kind in saes])
+    recovery = torch.cat([basins.recovery(reading(kind).decoder, reading(kind).live) for kind in saes])
     return float(recovery.max() - recovery[loss.argmin()])
 
 

@@ -210,6 +210,48 @@ def toy_once():
     return _ONCE[0]
 
 
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"labels": torch.zeros(3, 2), "hierarchy": [None, 0]}, "labels have shape"),
+        ({"labels": torch.zeros(400, 2), "hierarchy": [None, 0]}, "is on 0 of 400 rows"),
+        (
+            {"labels": torch.eye(2).repeat(200, 1), "hierarchy": [None, None], "names": ["a"]},
+            "1 names were given for 2",
+        ),
+    ],
+)
+def test_labels_are_looked_at_before_the_rows(options, match, monkeypatch):
+    monkeypatch.setattr(sys.modules["matryoshka_mixing.diagnose"], "_collect", None)
+    with pytest.raises(ValueError, match=match):
+        mm.diagnose(toy()[1], torch.randn(400, D_IN), **options)
+
+
+def test_where_nothing_can_lean_the_words_say_so():
+    """No inner latent fires with a later one: later ones are dead, or TopK keeps one alone."""
+    tree, sae, directions = toy()
+    x, _ = sampled(tree, directions, 500)
+    still = replace(sae, b_enc=torch.tensor([0.0, -9.0, -9.0], dtype=torch.float64))
+    single = replace(sae, config=mm.SAEConfig(D_IN, (1, 3), activation="topk", k=1))
+    for each in (still, single):
+        found = mm.diagnose(each, x)
+        assert "ever fires beside a later one, so none can lean" in found.words and not found.leans.any()
+        assert json.dumps(found.to_dict())
+
+
+def test_a_last_prefix_without_weight_is_refused():
+    sae = toy()[1]
+    for weights in ({"weights": (1.0, 0.0)}, {"weights": (1.0, 1.0), "decoder_weights": (1.0, 0.0)}):
+        with pytest.raises(ValueError, match=r"the last of the prefixes .* has weight 0"):
+            mm.diagnose(replace(sae, config=replace(sae.one_config, **weights)), torch.randn(400, D_IN))
+
+
+def test_activations_may_carry_a_graph():
+    tree, sae, directions = toy()
+    x, _ = sampled(tree, directions, 500)
+    assert torch.equal(mm.diagnose(sae, x.clone().requires_grad_()).lean, mm.diagnose(sae, x).lean)
+
+
 def test_many_saes_and_silence_are_refused():
     tree, sae, directions = toy_once()
     x, _ = sampled(tree, directions, 200)

@@ -37,9 +37,22 @@ WRONG = {
     "mm.SAEConfig(3, 2)": "widths are 2; give the latents of each prefix",
     'mm.SAEConfig("3", (2,))': "d_in holds '3'; it must be a whole number",
     "mm.States([[1.0, 0.0]], [0.5])": "probs sum to 0.5",
-    "mm.SAEConfig(np.int64(3), np.arange(1, 3)); mm.random_start(mm.SAEConfig(3, [2]), np.arange(2)); 1 / 0": (
-        "ZeroDivisionError"
-    ),
+    'mm.SAEConfig(3, (1, 3), activation="topk", k="2")': "k is '2'; it must be a number",
+    'mm.SAEConfig(3, (1, 3), activation="topk", k=True)': "k is True; it must be a number",
+    'mm.SAEConfig(3, (1, 3), activation="batchtopk", k=[1])': "k is [1]; it must be a number",
+    "mm.SAEConfig(3, (1, 3), l1='0.1')": "l1 is '0.1'; it must be a number",
+    "mm.SAEConfig(3, (1, 3), l1=None)": "l1 is None; it must be a number",
+    'mm.SAEConfig(3, (1, 3), l1=np.float32(0.5), activation="topk", k=np.int64(2))': "l1=0.5, encoder_bias=True, "
+    "decoder_bias=True, activation='topk', k=2, ",
+    "TrainConfig(steps=1e4)": "steps holds 10000.0; it must be a whole number",
+    "TrainConfig(batch_size=512.0)": "batch_size holds 512.0; it must be a whole number",
+    "TrainConfig(records=True)": "records holds True; it must be a whole number",
+    "TrainConfig(seed='0')": "seed holds '0'; it must be a whole number",
+    "TrainConfig(snapshots=(10.0,))": "snapshots holds 10.0; it must be a whole number",
+    "TrainConfig(betas=(0.9,))": "betas is (0.9,); it must be two numbers",
+    "TrainConfig(steps=np.int64(5), snapshots=np.array([2, 5]))": "TrainConfig(steps=5, ",
+    "mm.SAEConfig(np.int64(3), np.arange(1, 3))": "SAEConfig(d_in=3, widths=(1, 2), ",
+    "mm.random_start(mm.SAEConfig(3, [2]), np.arange(2)).instances": "(2,)",
 }
 TRIED = """
 import sys
@@ -48,11 +61,9 @@ import matryoshka_mixing as mm
 from matryoshka_mixing.training import TrainConfig
 for statement in sys.argv[1:]:
     try:
-        exec(statement)
+        print(eval(statement))
     except Exception as error:
         print(type(error).__name__, error, flush=True)
-    else:
-        print("taken", flush=True)
 """
 
 

@@ -216,6 +216,41 @@ def test_too_many_states_says_how_many():
     assert FeatureTree(1.0, is_read_out=False, magnitude_std=0.1).can_list()
 
 
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        (independent([1.0] * 40), 1),
+        (independent([0.0] * 40), 1),
+        (independent([1.0, 0.0] * 20 + [0.5]), 2),
+        (FeatureTree(0.5, tuple(FeatureTree(0.5, is_read_out=False) for _ in range(40))), 2),
+        (FeatureTree(1.0, (FeatureTree(0.0, independent([0.5] * 40).children), FeatureTree(0.5)), False, False), 2),
+        (FeatureTree(0.5, tuple(FeatureTree(0.02, is_read_out=False) for _ in range(40)), True), 2),
+    ],
+)
+def test_what_never_varies_costs_no_states(tree, expected):
+    """What can be listed by its count is listed in a moment: 2^40 rows would not be."""
+    assert tree.can_list()
+    states = tree.states()
+    assert len(states) == expected and states.acts.shape[1] == tree.n_features
+    assert torch.allclose(states.probs @ (states.acts > 0).double(), tree.firing_probabilities())
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [FeatureTree(1.0, is_read_out=False), FeatureTree(0.3, (FeatureTree(0.5, is_read_out=False),), is_read_out=False)],
+)
+def test_a_tree_of_which_nothing_is_read_out_has_no_inputs(tree):
+    for ask in (tree.states, lambda: tree.sample(10, 0)):
+        with pytest.raises(ValueError, match="no feature of the tree is read out"):
+            ask()
+
+
+def test_states_take_what_a_model_gives():
+    graph = torch.rand(4, 2, dtype=torch.float32, requires_grad=True) * 2
+    states = States(graph, torch.full((4,), 0.25))
+    assert not states.acts.requires_grad and states.acts.dtype == torch.float64
+
+
 def test_sampled_magnitudes_have_the_stated_mean_and_spread():
     sample = FeatureTree(1.0, magnitude_mean=5.0, magnitude_std=0.5).sample(20_000, 0)
     assert sample.mean().item() == pytest.approx(5, abs=6 * 0.5 / 20_000**0.5)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from matryoshka_mixing import metrics
+from matryoshka_mixing.chapters import basins
 from matryoshka_mixing.features import FeatureTree, States, family, orthonormal_dictionaries
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, train
@@ -181,13 +182,13 @@ def test_what_fires_decides_beside_a_loud_child():
     reading = metrics.read(sae, states, torch.eye(2, dtype=torch.float64), [None, 0])
     assert reading.latents.tolist() == [1, 0], "by cosines alone"
     assert reading.assigned.tolist() == [0, 1] and reading.edges.represented == 1 and reading.absorption == 0
-    assert metrics.OUTCOMES[metrics.outcome(reading, states, [None, 0], (1, 2))] == "parent first"
+    assert basins.OUTCOMES[basins.outcome(reading, states, [None, 0], (1, 2))] == "parent first"
     silent = replace(sae, W_enc=tensor([[-1.0, 1.0], [2.0, -0.3]]))  # the sum; and the parent alone, pointing away
     assert metrics.read(silent, states, torch.eye(2, dtype=torch.float64), [None, 0]).edges.missing.all()
     silent = replace(silent, W_dec=tensor([[0.2, 0.98], [0.98, -0.2]]))
     reading = metrics.read(silent, states, torch.eye(2, dtype=torch.float64), [None, 0])
     assert reading.edges.carried == 1 and reading.absorption == 1
-    assert metrics.OUTCOMES[metrics.outcome(reading, states, [None, 0], (1, 2))] == "absorbed"
+    assert basins.OUTCOMES[basins.outcome(reading, states, [None, 0], (1, 2))] == "absorbed"
 
 
 def test_independent_children_that_carry_nearly_half_are_counted_in_part():
@@ -286,7 +287,7 @@ def fires_on(table, decoder_rows):
     return sae_from(torch.stack([alone, first - alone, second - alone], -1).tolist(), decoder_rows)
 
 
-@pytest.mark.parametrize("kind", metrics.OUTCOMES)
+@pytest.mark.parametrize("kind", basins.OUTCOMES)
 def test_outcomes_by_hand(kind):
     table = [[3 * value or -1 for value in row] for row in CODES[kind]]
     order = [[1, 0.3, 0.3], [0.1, 0.6, -0.7], [0.1, -0.7, 0.6]]
@@ -295,15 +296,15 @@ def test_outcomes_by_hand(kind):
     if kind == "child missing":  # the last latent takes child 2 away where it is absent
         order = [[0.8, 0.2, 0.5], [0.2, 0.8, -0.5], [0.3, -0.3, -0.7]]
     reading, states = read(fires_on(table, order)), family(0.3, 0.4).states()
-    assert metrics.OUTCOMES[metrics.outcome(reading, states, PARENTS, (1, 3))] == kind
+    assert basins.OUTCOMES[basins.outcome(reading, states, PARENTS, (1, 3))] == kind
     standard = {"first prefix dead": "too few live"}.get(kind, kind)
-    assert metrics.OUTCOMES[metrics.outcome(reading, states, PARENTS, (3,))] == standard
+    assert basins.OUTCOMES[basins.outcome(reading, states, PARENTS, (3,))] == standard
 
 
 def test_a_complement_is_a_parent_latent_that_does_the_reverse():
     states, reading = family(0.3, 0.4).states(), read(COMPLEMENT)
     assert reading.assigned.tolist() == [0, 1, 2]
-    assert metrics.OUTCOMES[metrics.outcome(reading, states, PARENTS, (1, 3))] == "parent first"
+    assert basins.OUTCOMES[basins.outcome(reading, states, PARENTS, (1, 3))] == "parent first"
 
 
 def test_a_latent_that_takes_a_child_away_is_not_assigned_to_it():
@@ -315,14 +316,14 @@ def test_a_latent_that_takes_a_child_away_is_not_assigned_to_it():
 
 
 def test_recovery_is_one_for_the_truth_and_counts_dead_latents_as_nothing():
-    assert metrics.recovery(read(CLEAN).decoder, read(CLEAN).live) == 1
-    assert metrics.recovery(read(ABSORBED).decoder, read(ABSORBED).live) == pytest.approx((1 + 2 * 0.5**0.5) / 3)
+    assert basins.recovery(read(CLEAN).decoder, read(CLEAN).live) == 1
+    assert basins.recovery(read(ABSORBED).decoder, read(ABSORBED).live) == pytest.approx((1 + 2 * 0.5**0.5) / 3)
     eye = torch.eye(3, dtype=torch.float64)
-    assert metrics.recovery(eye, torch.tensor([True, False, True])) == pytest.approx(2 / 3)
-    assert metrics.recovery(-eye[:1], torch.tensor([True])) == pytest.approx(1 / 3), "one latent for three features"
+    assert basins.recovery(eye, torch.tensor([True, False, True])) == pytest.approx(2 / 3)
+    assert basins.recovery(-eye[:1], torch.tensor([True])) == pytest.approx(1 / 3), "one latent for three features"
     # The dead row would match child 1 better than the live one does.
     cosines = tensor([[1.0, 0, 0], [0, 1, 0], [0, 0.5, 0.8]])
-    assert metrics.recovery(cosines, torch.tensor([True, False, True])) == pytest.approx(1.8 / 3)
+    assert basins.recovery(cosines, torch.tensor([True, False, True])) == pytest.approx(1.8 / 3)
 
 
 def test_solutions_see_through_names_places_and_flat_directions():
@@ -384,6 +385,51 @@ def test_each_its_own_asks_for_firing_everywhere_and_nowhere_else():
     swapped, missing = torch.tensor([[1, 0]]), torch.tensor([[0, -1]])
     assert metrics.each_its_own(acts[:1].flip(-1), swapped, features).tolist() == [True]
     assert metrics.each_its_own(acts[:1], missing, features).tolist() == [False]
+
+
+def test_a_latent_that_stands_for_nothing_takes_no_feature_from_one_that_does():
+    """An absorbed parent's latent, a little off, beside a latent of no feature that fires where it does."""
+    decoder = [[1, 0.2, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0.1, 0, 0, 1]]
+    encoder = [[1, -1, -1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0.5, -1, -1, 0]]
+    sae = SAE(tensor(encoder).T.contiguous(), torch.zeros(4).double(), tensor(decoder), torch.zeros(4).double())
+    states = family(0.3, 0.4).states()
+    x = torch.nn.functional.pad(states.acts, (0, 1))
+    directions = torch.eye(4, dtype=torch.float64)[:3]
+    assigned = metrics.assign(sae, sae.encode(x), states.acts, states.probs, directions, PARENTS)
+    assert assigned.tolist() == [0, 1, 2]
+
+
+def test_leading_axes_are_instances():
+    """Two axes of SAEs at once give what each gives alone; what is not above the tolerance is silent."""
+    draw = torch.Generator().manual_seed(0)
+    features = tensor([[0, 0], [1, 0], [1, 1]])
+    acts = torch.rand(2, 3, 3, 2, dtype=torch.float64, generator=draw)
+    acts[0, 1], acts[1, 2, 0, 0] = features, 0.5
+    latents = torch.arange(2).expand(2, 3, 2)
+    together = metrics.each_its_own(acts, latents, features, 0.5)
+    alone = [[metrics.each_its_own(acts[i, j], latents[i, j], features, 0.5) for j in range(3)] for i in range(2)]
+    assert together.tolist() == [[bool(one) for one in row] for row in alone] and together[0, 1]
+    assert not metrics.firing(acts, latents, 0.5)[1, 2, 0, 0]
+
+
+def test_how_long_the_directions_are_does_not_matter():
+    rows = tensor([[2, 0, 0], [0.5, 0.5, 0], [0, 1, 3]])
+    sae = sae_from([[1, 0.2, 0], [0, 1, 0.3], [0.4, 0, 1]], [[1, 0.2, 0], [0, 1, 0.3], [0.4, 0, 1]])
+    unit = torch.nn.functional.normalize(rows, dim=-1)
+    for cosines in (metrics.encoder_cosines, metrics.decoder_cosines):
+        assert torch.allclose(cosines(sae, rows), cosines(sae, unit), rtol=0, atol=1e-12)
+
+
+def test_solutions_do_not_depend_on_the_directions():
+    """The same solution on two dictionaries is one, and its errors are measured by the longest input's square."""
+    states, config = family(0.3, 0.4).states(), SAEConfig(5, (1, 3), encoder_bias=False, decoder_bias=False)
+    directions = orthonormal_dictionaries(3, 5, range(2))
+    both = start_near(directions, range(2), 0.0).with_config(config)
+    for given in (directions, directions[:1].expand(2, -1, -1)):
+        found = metrics.solutions(start_near(given, range(2), 0.0).with_config(config), states, given, config)
+        assert [one.seeds for one in found] == [[0, 1]]
+    turned = SAE.stack([both[0], start_near(directions[:1].flip(1), [0], 0.0).with_config(config)[0]])
+    assert len(metrics.solutions(turned, states, directions[:1].expand(2, -1, -1), config)) == 2
 
 
 def test_dead_latents_stand_for_nothing():

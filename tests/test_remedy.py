@@ -53,12 +53,30 @@ def test_refit_leaves_dead_latents_and_what_is_exact_already():
     assert torch.equal(remedy.refit(dead, x, STATES.probs).W_dec[0, 1], dead.W_dec[0, 1])
 
 
+def test_with_one_bias_alone_refit_moves_neither():
+    config = SAEConfig(5, (2, 4), encoder_bias=False)
+    start = random_start(config, range(2))
+    fitted = remedy.refit(start, drawn(40, 5, seed=2) + 1)
+    assert torch.equal(fitted.b_enc, start.b_enc) and torch.equal(fitted.b_dec, start.b_dec)
+    assert not torch.equal(fitted.W_dec, start.W_dec)
+    directions = orthonormal_dictionary(3, 6, 0)
+    setting = Setting(SAEConfig(6, (1, 3), encoder_bias=False), STATES, directions)
+    settled = remedy.remedied(setting, start_near(directions, [0]), TrainConfig(20), rounds=2).settled
+    assert (settled.b_enc == 0).all()
+
+
+def test_drawn_prefixes_are_refused_before_anything_is_trained():
+    setting = Setting(SAEConfig(6, (1, 2, 3), (0.5, 0.25, 0.25)), STATES, orthonormal_dictionary(3, 6, 0), drawn=1)
+    with pytest.raises(ValueError, match="set drawn to 0 and give each prefix the weight that it has on average"):
+        remedy.remedied(setting, random_start(setting.sae, [0]), TrainConfig(10**9))
+
+
 def test_refit_takes_equal_weights_for_none_and_one_configuration():
     config = SAEConfig(4, (1, 3))
     sae, x = random_start(config, range(2)), drawn(30, 4)
     even = torch.full((30,), 1 / 30, dtype=torch.float64)
     assert (remedy.refit(sae, x).W_dec - remedy.refit(sae, x, even).W_dec).abs().max() < 1e-12
-    with pytest.raises(ValueError, match="differ in configuration; index the settings first"):
+    with pytest.raises(ValueError, match="2 configurations; select along the first axis first"):
         remedy.refit(sae.with_config((config, replace(config, l1=0.1))), x)
 
 

@@ -1,8 +1,9 @@
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+from safetensors.torch import save_file
 
-from matryoshka_mixing.features import orthonormal_dictionary
+from matryoshka_mixing.features import orthonormal_dictionaries, orthonormal_dictionary
 from matryoshka_mixing.sae import SAE, SAEConfig, largest, largest_of_batch, random_start, start_near
 
 
@@ -75,6 +76,25 @@ def test_weights_default_to_one_a_prefix():
 def test_bad_configurations(change, message):
     with pytest.raises(ValueError, match=message):
         SAEConfig(**({"d_in": 20, "widths": (1, 3)} | change))
+
+
+@pytest.mark.parametrize("held", ["[]", '{"d_in": 3}', "3", '["x"]', "null"])
+def test_a_configuration_that_is_none_is_refused(held, tmp_path):
+    sae = random_start(SAEConfig(4, (1, 3)), [0])
+    save_file({k: v.contiguous() for k, v in sae.parameters.items()}, tmp_path / "x.safetensors", {"config": held})
+    with pytest.raises(ValueError, match=r"x\.safetensors holds no SAE that SAE\.save wrote"):
+        SAE.load(tmp_path / "x.safetensors")
+
+
+def test_starts_need_seeds_that_fit():
+    many = orthonormal_dictionaries(3, 20, range(5))
+    for start in (lambda: random_start(SAEConfig(4, (3,)), []), lambda: start_near(many, [])):
+        with pytest.raises(ValueError, match="no seeds were given"):
+            start()
+    for seeds in ([0], range(3)):
+        with pytest.raises(ValueError, match=f"directions are given for 5 seeds, but there are {len(seeds)}"):
+            start_near(many, seeds)
+    assert start_near(many, range(5)).instances == (5,)
 
 
 def test_topk_keeps_the_largest_of_each_input():

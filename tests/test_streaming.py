@@ -10,7 +10,7 @@ import torch
 
 from matryoshka_mixing.features import family, orthonormal_dictionaries
 from matryoshka_mixing.sae import SAEConfig, random_start
-from matryoshka_mixing.streaming import stream
+from matryoshka_mixing.streaming import Stored, stream
 from matryoshka_mixing.training import Setting, TrainConfig, train
 
 SAE = SAEConfig(5, widths=(1, 3))
@@ -57,7 +57,7 @@ def test_settings_are_read_one_chunk_at_a_time(tmp_path):
 LONG = """
 import sys
 from test_streaming import START, settings
-from matryoshka_mixing.streaming import stream
+from matryoshka_mixing.streaming import Stored, stream
 from matryoshka_mixing.training import TrainConfig
 stream(settings(), START, TrainConfig(int(sys.argv[2]), batch_size=16), folder=sys.argv[1], chunk=1)
 """
@@ -83,6 +83,17 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(tmp_path):
     assert len(after) == 5 and before.items() <= after.items(), "what was done is not done again"
     assert not list(tmp_path.glob(".*"))
     assert_same(list(stored), train(settings(), START, config))
+
+
+def test_chunks_are_in_the_order_of_their_numbers_and_only_ours_are_removed(tmp_path):
+    for name in ("100000", "99999", "00002", "notes", "1a"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in Stored(tmp_path).chunks] == ["00002", "99999", "100000"]
+    own, others = tmp_path / "new" / ".00000.7.partial", tmp_path / "new" / ".final.safetensors.7.partial"
+    own.mkdir(parents=True)
+    others.write_text("of SAE.save")
+    stream(settings(1), START, CONFIG, folder=tmp_path / "new")
+    assert not own.exists() and others.exists()
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,13 @@ def test_closed_forms_agree_with_the_eigenvector(case):
     assert child[:3].tolist() == pytest.approx(theory.child_cosines(ratio, n), abs=1e-12)
 
 
+def test_where_nothing_shapes_the_parent_there_is_no_optimum():
+    states = family(0.3, 0.5).states()  # never the parent alone
+    with pytest.raises(ValueError, match="nothing shapes its decoder"):
+        theory.matryoshka_optimum(states, [0, 1, 2], [3], [1.0])
+    assert theory.matryoshka_optimum(states, [0, 1, 2], [1, 3], [1.0, 1.0])[0] > 0.5
+
+
 @given(family_cases)
 @settings(max_examples=200, deadline=None)
 def test_children_always_undo_siblings_and_lean_away_from_the_parent_below_one_in_n(case):

@@ -580,6 +580,14 @@ def test_bad_schedules(change, message):
 
 
 @pytest.mark.parametrize(
+    ("name", "index"), [("W_dec", 3), ("W_dec", np.s_[0, 20]), ("b_enc", "all"), ("b_dec", np.s_[0, 0]), ("W_enc", 1.0)]
+)
+def test_what_is_held_must_be_there(name, index, tree, dictionary):
+    with pytest.raises(ValueError, match=f"held\\['{name}'\\] is .*; for shape"):
+        Setting(BARE, tree.states(), dictionary, held={name: index})
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"dictionary": torch.zeros(2, 20)}, r"the dictionary has shape \(2, 20\); for 3 features"),
@@ -663,6 +671,9 @@ def test_another_device_goes_through_descend(activation, batch_size, tree, dicti
     other = training._train_by_autograd(settings, each, schedule, "cpu", torch.float64, False)
     assert other.sae.instances == ours.sae.instances and other.path.instances == ours.path.instances
     assert other.history.shape == ours.history.shape and other.sae.config == ours.sae.config
+    x = tree.states().inputs(dictionary)
+    exact = torch.stack([other.sae[i].loss(x, tree.states().probs) for i in range(2)])
+    assert torch.allclose(other.loss, exact, rtol=0, atol=1e-12), "the last word is exact on states"
     if batch_size is None:
         assert torch.allclose(other.sae.W_dec, ours.sae.W_dec, rtol=0, atol=1e-8)
         assert torch.allclose(other.grad_norm, ours.grad_norm, rtol=0, atol=1e-8)

@@ -2,8 +2,9 @@
 
 The core: `features` (trees and their states), `sae` (one class for every variant), `training` (a compiled trainer, and
 autograd for any loss), `theory` (closed forms) and `metrics` (what was learned, against the truth). For SAEs of one's
-own: `exchange` (files of other libraries) and `diagnose` (do its latents mix?). The report stands on it: `figures`,
-`parameters`, `claims`, `notebook`, `chapters`. Imports go downwards only.
+own: `exchange` (files of other libraries), `diagnose` (do its latents mix?), `remedy` (training that does not) and
+`streaming` (sweeps of any length, on disk). The report stands on it: `figures`, `parameters`, `claims`, `notebook`,
+`original` (the post's recipe), `chapters`. Imports go downwards only.
 
     import matryoshka_mixing as mm
 

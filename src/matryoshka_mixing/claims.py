@@ -154,10 +154,10 @@ class Outcome:
 
     @property
     def counted(self) -> str:
-        """How many seeds pass, such as "62 of 64 live seeds (192 started)"."""
+        """How many seeds pass, such as "62 of 64 judged seeds (192 started)"."""
         if not self.total:
             return f"none of {self.started} seeds"
-        live = f" live seeds ({self.started} started)" if self.started > self.total else " seeds"
+        live = f" judged seeds ({self.started} started)" if self.started > self.total else " seeds"
         return f"{self.passed} of {self.total}{live}"
 
     @property
@@ -174,9 +174,9 @@ class Outcome:
 
     def text(self) -> str:
         """The measured value in a few words."""
-        dropped = f" live seeds ({self.started} started)" if self.started > self.total else " seeds"
+        dropped = f" judged seeds ({self.started} started)" if self.started > self.total else " seeds"
         if self.value is None:
-            return f"no live seed ({self.started} started)" if self.started else "no seed gave a value"
+            return f"no seed to judge ({self.started} started)" if self.started else "no seed gave a value"
         if not self.total:
             return number(self.value)
         if self.criterion.mean and self.interval is not None:
@@ -424,11 +424,11 @@ def _share_interval(passed: int, total: int) -> tuple[float, float]:
 
 
 def _rounded(number: float) -> float:
-    return 0.0 if abs(number) < NEGLIGIBLE else float(f"{number:.4g}")
+    return 0.0 if abs(number) < NEGLIGIBLE else float(f"{number:.6g}")
 
 
 def _measured(number: float) -> float:
-    """A measured number as it is kept: four digits, a tiny one as the power of ten that it does not reach."""
+    """A measured number as it is kept: six digits, a tiny one as the power of ten that it does not reach."""
     number = _rounded(number)
     return math.copysign(_bound(number), number) if 0 < abs(number) < TINY else number
 
@@ -452,7 +452,7 @@ def number(value: float) -> str:
 def glue(**values: object) -> None:
     """Hand values to the prose of the page by name (MyST-NB's glue, which must be installed).
 
-    Numbers are rounded to four digits first, so that machines agree; tiny ones should come as `number(value)`. A
+    Numbers are rounded to six digits first, so that machines agree; tiny ones should come as `number(value)`. A
     `Verdict` comes as its headline, under the claim's id whatever it is called here.
     """
     from IPython.display import HTML

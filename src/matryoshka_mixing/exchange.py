@@ -197,8 +197,12 @@ def read_saelens(folder: str | Path, *, widths: Sequence[int] | None = None, sca
             tensors = _unit_rows(tensors, norms)
         else:
             tensors, threshold = _ranked_alike(folder, tensors, norms, threshold)
-    given = widths or config.get("matryoshka_widths") or metadata.get("matryoshka_widths") or (len(norms),)
-    weights = metadata.get("matryoshka_weights") or ()
+    found = {"widths": config.get("matryoshka_widths") or metadata.get("matryoshka_widths") or [len(norms)]}
+    found["weights"] = metadata.get("matryoshka_weights") or []
+    for name, value in found.items():
+        if not isinstance(value, list):
+            raise ValueError(f"{folder}: matryoshka_{name} is {value!r}; it must be a list of numbers.")
+    given, weights = widths or found["widths"], found["weights"]
     activation = "batchtopk" if batch else {"standard": "relu"}.get(architecture, architecture)
     k = k if architecture == "topk" or batch else None
     return _built(folder, tensors, threshold, given, activation, k, weights if len(weights) == len(given) else ())
@@ -468,8 +472,11 @@ def tree_from_saelens(data: Mapping[str, Any]) -> tuple[FeatureTree, list[int]]:
         each: list[float | None] = [None] * len(below)
         if exclusive:
             excluded = [child.get("feature_index") for child in below]
-            if None in excluded:
-                raise ValueError("one of several exclusive children has no feature_index; what is meant is unclear.")
+            if not all(i in range(len(probs)) for i in excluded):
+                raise ValueError(
+                    f"exclusive children have feature_index {excluded}, of {len(probs)} firing_probabilities; what is "
+                    "meant is unclear. Give each its own."
+                )
             each = list(_after_exclusion([probs[i] for i in excluded]))
         children = tuple(visit(child, p) for child, p in zip(below, each, strict=True))
         if index is None:

@@ -49,7 +49,7 @@ class States:
 
     def __post_init__(self) -> None:
         for name in ("acts", "probs"):
-            object.__setattr__(self, name, torch.as_tensor(getattr(self, name), dtype=torch.float64))
+            object.__setattr__(self, name, torch.as_tensor(getattr(self, name), dtype=torch.float64).detach().cpu())
         if self.acts.ndim != 2 or self.probs.shape != self.acts.shape[:1] or not len(self.probs):
             raise ValueError(
                 f"acts have shape {tuple(self.acts.shape)} and probs {tuple(self.probs.shape)}; they must be "
@@ -95,8 +95,8 @@ class FeatureTree:
         children: the features below it.
         mutually_exclusive_children: at most one child fires (else the children are independent).
         is_read_out: whether the feature has a direction of its own in the input.
-        magnitude_mean: activation when it fires, on average; any non-negative number.
-        magnitude_std: standard deviation of that activation (normal, clipped at 0); 0 = always the mean.
+        magnitude_mean: activation when it fires, on average before it is clipped at 0; any non-negative number.
+        magnitude_std: standard deviation of that activation (normal, before it is clipped); 0 = always the mean.
         id: a name for messages and figures.
 
     Raises:
@@ -221,8 +221,10 @@ class FeatureTree:
         """All states with their probabilities, equal ones merged, in float64.
 
         Raises:
-            ValueError: if there may be more than `limit` states, or magnitudes vary (infinitely many).
+            ValueError: if there may be more than `limit` states, magnitudes vary (infinitely many), or no feature is
+                read out.
         """
+        self._refuse_empty()
         varying = [node for node in self if node.is_read_out and node.magnitude_std > 0]
         if varying:
             raise ValueError(
@@ -239,14 +241,22 @@ class FeatureTree:
         merged = torch.zeros(len(acts), dtype=torch.float64).index_add_(0, where, probs)
         return States(acts[merged > 0], merged[merged > 0])
 
+    def _refuse_empty(self) -> None:
+        if not self.n_features:
+            raise ValueError("no feature of the tree is read out, so it has no inputs; set is_read_out where one is.")
+
     def _enumerate(self) -> tuple[Tensor, Tensor]:
-        """States of this subtree given that its parent fires; columns are its features in order."""
+        """States of this subtree given that its parent fires, the silent one first; columns as its features."""
+        if self.active_prob == 0 or not self.n_features:
+            return torch.zeros(1, self.n_features, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
         tables = [child._enumerate() for child in self.children]
         if self.mutually_exclusive_children:
             acts, probs = _exclusive(tables)
         else:
             acts, probs = torch.zeros(1, 0, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
             for child_acts, child_probs in tables:
+                possible = child_probs > 0
+                child_acts, child_probs = child_acts[possible], child_probs[possible]
                 rows = len(acts), len(child_acts)
                 acts = torch.cat([acts.repeat_interleave(rows[1], 0), child_acts.repeat(rows[0], 1)], dim=1)
                 probs = (probs[:, None] * child_probs).flatten()
@@ -256,7 +266,12 @@ class FeatureTree:
         return torch.cat([silent[0], acts]), torch.cat([silent[1], self.active_prob * probs])
 
     def sample(self, n: int, seed: int | torch.Generator) -> Float[Tensor, "n features"]:
-        """`n` independent inputs as feature activations, float64, shape (n, features); from a seed, or a generator."""
+        """`n` independent inputs as feature activations, float64, shape (n, features); from a seed, or a generator.
+
+        Raises:
+            ValueError: if no feature is read out.
+        """
+        self._refuse_empty()
         generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
         columns: list[Tensor] = []
 
@@ -429,15 +444,10 @@ def overlapping(parent_probability: float, child_probability: float, both: float
             f"both is {both} for parent_probability {p} and child_probability {q}; the two must lie in [0, 1], "
             f"and both from {max(0.0, 2 * q - 1):g} to {q:g}."
         )
-    acts = [[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 0, 1], [1, 1, 1]]
-    return _from_lists(acts, [1 - p, p * (1 - 2 * q + both), p * (q - both), p * (q - both), p * both])
-
-
-def _from_lists(acts: Sequence[Sequence[float]], probs: Sequence[float]) -> States:
-    """States from lists; those of probability 0 (up to rounding) are left out."""
-    table, chances = torch.tensor(acts, dtype=torch.float64), torch.tensor(probs, dtype=torch.float64)
-    kept = chances > 1e-12
-    return States(table[kept], chances[kept])
+    acts = torch.tensor([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 0, 1], [1, 1, 1]], dtype=torch.float64)
+    chances = [1 - p, p * (1 - 2 * q + both), p * (q - both), p * (q - both), p * both]
+    probs = torch.tensor(chances, dtype=torch.float64)
+    return States(acts[probs > 1e-12], probs[probs > 1e-12])  # not those of probability 0, up to rounding
 
 
 def orthonormal_dictionary(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -170,8 +170,8 @@ def assign(
 
     As many features as possible get a live latent that points toward them, fires wherever they do, and nowhere outside
     of their family (the inputs of their topmost ancestor). A latent stands for a feature that has children only if it
-    points toward it and does that or has a cosine of at least `STANDS`; or if it is a *complement*: its cosine is at
-    most `-STANDS` and the decoder bias holds at least half of the feature's mean magnitude, so that the latent takes
+    points toward it and either fires so or has a cosine of at least `STANDS`; or if it is a *complement*: its cosine is
+    at most `-STANDS` and the decoder bias holds at least half of the feature's mean magnitude, so that the latent takes
     the feature away where it is absent. Where none does the feature gets -1. `match` goes by cosines alone: it may give
     a child a latent that takes it away, and a parent the latent that takes it away beside a loud child.
 
@@ -194,7 +194,8 @@ def assign(
     is_parent = torch.tensor([feature in parents for feature in range(len(parents))])
     stands = ((cosines > 0) & (with_it | (cosines >= STANDS))) | complement | ~is_parent
     certain = ((cosines > 0) & with_it) | (complement & never(fires, present) & is_parent)
-    latents = match(torch.where(stands, cosines.abs() + 10.0 * certain, 0.0), live(acts, tolerance))
+    worth = len(parents) + 1.0  # one more of these is worth more than any cosines
+    latents = match(torch.where(stands, cosines.abs() + worth * certain, 0.0), live(acts, tolerance))
     held = stands.gather(-2, latents.clamp_min(0).unsqueeze(-2)).squeeze(-2)
     return torch.where(held, latents, -1)
 
@@ -333,12 +334,16 @@ def each_its_own(
         features: activations of the true features on the same states.
         tolerance: an activation at most this large counts as zero.
     """
-    right = _fires(acts, latents, tolerance) == (features > 0)
+    right = firing(acts, latents, tolerance) == (features > 0)
     return right.all(-2).all(-1) & (latents >= 0).all(-1)
 
 
-def _fires(acts: Tensor, latents: Tensor, tolerance: float) -> Tensor:
-    """Whether each feature's latent fires on each state, shape `(*instances, states, features)`."""
+def firing(
+    acts: Float[Tensor, "*instances states d_sae"],
+    latents: Int[Tensor, "*instances features"],
+    tolerance: float = SILENT,
+) -> Bool[Tensor, "*instances states features"]:
+    """Whether each feature's latent fires on each state; where a feature has none, the first latent stands in."""
     index = latents.clamp_min(0).unsqueeze(-2).expand(*acts.shape[:-1], latents.shape[-1])
     return acts.gather(-1, index) > tolerance
 
@@ -373,17 +378,19 @@ def basins(loss: Float[Tensor, " seeds"], live_latents: Bool[Tensor, "seeds d_sa
     What counts as the same is said in `same_loss`; `power` is E||x||^2 of the data. Solutions that are mirror images
     (siblings swapped) share a loss, and so a basin.
     """
-    groups: list[Basin] = []
-    counts = live_latents.sum(-1)
+    alive = live_latents.sum(-1)
+    return _grouped(loss, alive, lambda a, b: bool(alive[a] == alive[b]) and bool(same_loss(loss[a], loss[b], power)))
+
+
+def _grouped(loss: Tensor, alive: Tensor, same: Callable[[int, int], bool]) -> list[Basin]:
+    """Seeds in the order of their loss, each with the first that it is the same as."""
+    groups: list[list[int]] = []
     for seed in torch.argsort(loss, stable=True).tolist():
-        value, alive = float(loss[seed]), int(counts[seed])
-        for group in groups:
-            if group.live == alive and same_loss(loss[seed], group.loss, power):
-                group.seeds.append(seed)
-                break
-        else:
-            groups.append(Basin(value, alive, [seed], 0.0))
-    return [Basin(g.loss, g.live, sorted(g.seeds), len(g.seeds) / len(loss)) for g in groups]
+        mine = next((group for group in groups if same(seed, group[0])), None)
+        if mine is None:
+            groups.append(mine := [])
+        mine.append(seed)
+    return [Basin(float(loss[g[0]]), int(alive[g[0]]), sorted(g), len(g) / len(loss)) for g in groups]
 
 
 def solutions(
@@ -419,20 +426,15 @@ def solutions(
         for table in tables:
             keys = [table[row].mul(100).round().tolist() for row in rows.tolist()]
             table[rows] = table[rows[sorted(range(len(keys)), key=keys.__getitem__)]]
-    groups: list[Basin] = []
-    for seed in torch.argsort(loss, stable=True).tolist():
-        for group in groups:
-            first = group.seeds[0]
-            if (
-                torch.equal(alive[seed], alive[first])
-                and same_loss(loss[seed], loss[first], states.power)
-                and (tables[seed] - tables[first]).abs().max() <= tolerance
-            ):
-                group.seeds.append(seed)
-                break
-        else:
-            groups.append(Basin(float(loss[seed]), int(fires[seed].sum()), [seed], 0.0))
-    return [Basin(g.loss, g.live, sorted(g.seeds), len(g.seeds) / len(loss)) for g in groups]
+
+    def same(seed: int, first: int) -> bool:
+        return (
+            torch.equal(alive[seed], alive[first])
+            and bool(same_loss(loss[seed], loss[first], states.power))
+            and bool((tables[seed] - tables[first]).abs().max() <= tolerance)
+        )
+
+    return _grouped(loss, fires.sum(-1), same)
 
 
 def turned(sae: SAE, basis: Float[Tensor, "*#instances d_in d_in"]) -> SAE:
@@ -520,71 +522,3 @@ def read(
         assigned=assigned,
         edges=edges(sae, acts, assigned, *seen),
     )
-
-
-def recovery(
-    decoder: Float[Tensor, "*instances d_sae features"], live_latents: Bool[Tensor, "*instances d_sae"]
-) -> Float[Tensor, "*instances"]:
-    """How well an SAE recovers the truth, from 0 to 1: each feature's latent's absolute cosine with it, on average.
-
-    Dead latents are left out before latents are matched to features, and a feature without a latent counts as 0. For
-    orthonormal features no SAE has more than 1, and only the true directions (or their opposites) have 1.
-
-    Args:
-        decoder: from `decoder_cosines`.
-        live_latents: from `live`.
-    """
-    latents, shown = match(decoder, live_latents), decoder.abs()
-    own = shown.gather(-2, latents.clamp_min(0).unsqueeze(-2)).squeeze(-2)
-    return (own * (latents >= 0)).mean(-1)
-
-
-OUTCOMES = (
-    "parent first",
-    "with strays",
-    "absorbed",
-    "child missing",
-    "too few live",
-    "first prefix dead",
-)
-"""The kinds of outcome that `outcome` tells apart."""
-
-
-def outcome(
-    reading: Reading, states: States, parents: Sequence[int | None], widths: Sequence[int]
-) -> Int[Tensor, "*instances"]:
-    """Which kind of solution each SAE is, as a position in `OUTCOMES`: the last of these that applies.
-
-    - *parent first*: every feature's latent fires wherever its feature does; a child's latent besides fires at most
-      on its siblings, and a parent's nowhere.
-    - *with strays*: the same, but a latent fires on other inputs too, such as two children's on the parent alone.
-    - *child missing*: some feature's latent does not fire everywhere its feature does.
-    - *absorbed*: that, and on at least half of the inputs with a child the parent is carried by other latents, its own
-      being silent (see `Edges`).
-    - *too few live*: fewer live latents than features.
-    - *first prefix dead*: no latent of the first prefix is live. A standard SAE has one prefix, so all are dead.
-
-    Latents are assigned by `assign`. Where a parent's latent is a complement, firing and silence change places.
-
-    Args:
-        reading: from `read`.
-        states: the data.
-        parents: from `FeatureTree.parents`.
-        widths: the prefixes that are trained.
-    """
-    latents = reading.assigned
-    own = mixing(reading.decoder, latents, parents).own
-    has_children = torch.tensor([f in parents for f in range(len(parents))])
-    fires = _fires(reading.acts, latents, SILENT) ^ ((own < 0) & has_children).unsqueeze(-2)
-    present = states.acts > 0
-    groups = [
-        [i for i, other in enumerate(parents) if i == f or other == parent is not None]
-        for f, parent in enumerate(parents)
-    ]
-    allowed = torch.stack([present[:, group].any(-1) for group in groups], -1)
-    covers = ((fires & (latents >= 0).unsqueeze(-2)) | ~present).all(-2).all(-1)
-    strays = (fires & ~allowed).any(-2).any(-1)
-    carried = reading.edges.mean(reading.edges.carried) >= 0.5 - 1e-9
-    kind = torch.where(covers, strays.long(), torch.where(carried, 2, 3))
-    kind = torch.where(reading.live.sum(-1) < len(parents), 4, kind)
-    return torch.where(reading.live[..., : widths[0]].any(-1), kind, 5)

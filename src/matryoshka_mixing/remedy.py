@@ -24,7 +24,7 @@ from matryoshka_mixing.sae import SAE, SAEConfig
 from matryoshka_mixing.training import Setting, TrainConfig, train
 
 ROWS = 1 << 14
-"""Inputs that are sampled to refit a decoder where the data cannot be listed (our default)."""
+"""Inputs that are sampled to refit a decoder where the data are a tree (our default)."""
 ROUNDS = 8
 """How often decoder and encoder are settled in turn (our default; a chapter's ledger says how it was decided)."""
 
@@ -50,20 +50,19 @@ def refit(
     It undoes what the penalty does to a decoder (it shrinks, and leans toward whatever shrinks beside it). A latent
     that never fires keeps its row, and directions that the activations leave open stay as they are. The encoder's bias
     follows that of the decoder, so that every latent of a ReLU SAE fires as before; TopK and BatchTopK rank activations
-    by the decoder's norms and may choose otherwise.
+    by the decoder's norms and may choose otherwise. Where the SAE has one bias alone, both stay.
 
     Args:
-        sae: with any leading axes; whether it has a decoder bias says its configuration.
+        sae: with any leading axes; which biases it has says its configuration.
         x: inputs, many more than latents.
         probs: weight of each row, such as the states' probabilities; all alike if None.
 
     Raises:
         ValueError: if instances differ in configuration.
     """
-    if isinstance(sae.config, tuple):
-        raise ValueError("the SAEs differ in configuration; index the settings first.")
+    config = sae.one_config
     weights = x.new_full(x.shape[-2:-1], 1 / x.shape[-2]) if probs is None else probs
-    biased = sae.config is None or sae.config.decoder_bias
+    biased = config.decoder_bias and config.encoder_bias
     acts = sae.encode(x, probs)
     known = torch.cat([acts, torch.ones_like(acts[..., :1])], -1) if biased else acts
     by_row = known.mT * weights.unsqueeze(-2)
@@ -104,7 +103,7 @@ def remedied(
     """Train every setting with the remedy, in three stages.
 
     Args:
-        settings: Matryoshka SAEs and their data, as `train` takes them.
+        settings: Matryoshka SAEs and their data, as `train` takes them; not with drawn prefixes.
         start: initial parameters, as `train` takes them.
         config: of the plain stage.
         after: of the second stage, and of all rounds together; None: the same at a third of the learning rate.
@@ -112,12 +111,17 @@ def remedied(
         threads: as in `train`.
 
     Raises:
-        ValueError: as `train` and `full_decoder`, or if rounds is negative.
+        ValueError: as `train` and `full_decoder`, if rounds is negative, or if a setting draws its prefixes.
     """
     if rounds < 0:
         raise ValueError(f"rounds is {rounds}; it must be at least 0.")
     settings = [settings] if isinstance(settings, Setting) else list(settings)
-    second = [replace(some, sae=full_decoder(some.sae), drawn=0) for some in settings]
+    if any(some.drawn for some in settings):
+        raise ValueError(
+            "a setting draws its prefixes, which two sets of weights cannot say; set drawn to 0 and give each prefix "
+            "the weight that it has on average."
+        )
+    second = [replace(some, sae=full_decoder(some.sae)) for some in settings]
     after = after or replace(config, lr=config.lr / 3, snapshots=())
     plain = train(settings, start, config, threads=threads).sae
     split = train(second, plain, after, threads=threads).sae
@@ -128,6 +132,8 @@ def settle(
     settings: Sequence[Setting], sae: SAE, config: TrainConfig, rounds: int = ROUNDS, *, threads: int | None = None
 ) -> SAE:
     """The last stage: the decoder by least squares, and the encoder alone by the prefixes' loss, in turn.
+
+    Where batches are sampled, every round draws the same ones again, as the seed of `config` says.
 
     Args:
         settings: Matryoshka SAEs and their data, as `train` takes them.

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex, get_args
 
@@ -54,7 +55,7 @@ class SAEConfig:
         k: how many are kept: a whole number from 1 to the number of latents for "topk", any number above 0 up to it
             for "batchtopk", None for "relu" and "jumprelu".
         decoder_weights: weight of each prefix in the gradient of W_dec and b_dec, where it is to differ from that in
-            the gradient of W_enc and b_enc, which `weights` then means alone; None: the same.
+            the gradient of W_enc and b_enc, to which `weights` then belongs alone; None: the same.
 
     Raises:
         ValueError: naming the value, what is allowed, and what to do.
@@ -71,12 +72,12 @@ class SAEConfig:
     decoder_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "d_in", _whole("d_in", self.d_in))
+        object.__setattr__(self, "d_in", whole("d_in", self.d_in))
         if self.d_in < 1:
             raise ValueError(f"d_in is {self.d_in}; the input needs at least 1 dimension.")
         if not isinstance(self.widths, Iterable):
             raise ValueError(f"widths are {self.widths!r}; give the latents of each prefix, such as (1, 3).")
-        object.__setattr__(self, "widths", tuple(_whole("widths", width) for width in self.widths))
+        object.__setattr__(self, "widths", tuple(whole("widths", width) for width in self.widths))
         if not self.widths or self.widths[0] < 1 or any(a >= b for a, b in pairwise(self.widths)):
             raise ValueError(
                 f"widths are {self.widths}; they must be whole numbers from 1 up that strictly increase, "
@@ -85,6 +86,9 @@ class SAEConfig:
         object.__setattr__(self, "weights", self._checked("weights", self.weights or (1.0,) * len(self.widths)))
         if self.decoder_weights is not None:
             object.__setattr__(self, "decoder_weights", self._checked("decoder_weights", self.decoder_weights))
+        object.__setattr__(self, "l1", float(_number("l1", self.l1)))
+        if self.k is not None:
+            object.__setattr__(self, "k", _number("k", self.k))
         if not 0 <= self.l1 < math.inf:
             raise ValueError(f"l1 is {self.l1}; a penalty must be a finite number of at least 0.")
         if self.activation not in ACTIVATIONS:
@@ -121,7 +125,7 @@ class SAEConfig:
         return self if self.decoder_weights is None else replace(self, weights=self.decoder_weights)
 
 
-def _whole(name: str, value: Any) -> int:
+def whole(name: str, value: Any) -> int:
     """A whole number, however it comes (Python's or NumPy's); booleans and fractions are refused."""
     try:
         if isinstance(value, bool):
@@ -129,6 +133,16 @@ def _whole(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise ValueError(f"{name} holds {value!r}; it must be a whole number.") from None
+
+
+def _number(name: str, value: Any) -> int | float:
+    """A number as Python's own, however it comes; text and booleans are refused."""
+    try:
+        if isinstance(value, bool | str):
+            raise TypeError
+        return int(value) if isinstance(value, Integral) else float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}; it must be a number.") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +154,9 @@ class SAE:
         config: of all instances; or one for each entry of the first axis, alike in d_in and the number of latents. None
             makes them standard ReLU SAEs.
         threshold: of each BatchTopK SAE, what an activation times its decoder row's norm must exceed to be kept where
-            no batch is there to choose from: the mean over training of the smallest that was kept. Of a JumpReLU SAE,
-            what each latent's activation must exceed, shape `(*instances, d_sae)`. None for others.
+            no batch is there to choose from: a running mean of the smallest that was kept in each batch, or on exact
+            states the smallest that was kept at the end. Of a JumpReLU SAE, what each latent's activation must exceed,
+            shape `(*instances, d_sae)`. None for others.
 
     Raises:
         ValueError: if shapes do not fit each other or the configuration, or JumpReLU SAEs stand beside others.
@@ -410,10 +425,7 @@ class SAE:
         """
         if not self.instances:
             raise IndexError("this is a single SAE; it has no instances to select.")
-        chosen = torch.arange(math.prod(self.instances)).reshape(self.instances)[index]
-        if chosen.dtype != torch.int64:
-            raise IndexError(f"{index!r} does not select instances.")
-        return self._arranged(chosen)
+        return self._arranged(torch.arange(math.prod(self.instances)).reshape(self.instances)[index])
 
     def __iter__(self) -> Iterator[SAE]:
         """The instances along the first axis."""
@@ -467,6 +479,8 @@ class SAE:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
                 configs = json.loads((file.metadata() or {})["config"])
             plain: list[dict[str, Any]] = []
+            if not (isinstance(configs, list) and configs and all(isinstance(config, dict) for config in configs)):
+                raise ValueError(f"its configuration is {str(configs)[:80]}")
             for config in configs:
                 plain.append({k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
             return cls(**tensors, config=tuple(SAEConfig(**config) for config in plain))
@@ -511,8 +525,11 @@ def random_start(config: SAEConfig, seeds: Iterable[SupportsIndex], decoder_norm
 
     Encoder directions are uniform on the unit sphere; the decoder holds the same directions with norm
     `decoder_norm` (0.1 in the original code); biases are 0. A seed gives the same SAE in any company.
+
+    Raises:
+        ValueError: if there are no seeds.
     """
-    rows = torch.stack([_random.normals((config.d_sae, config.d_in), int(seed), _random.START) for seed in seeds])
+    rows = _drawn((config.d_sae, config.d_in), seeds, _random.START)
     rows = rows / _random.lengths(rows)
     return _tied(rows, decoder_norm * rows, config)
 
@@ -538,11 +555,11 @@ def start_near(
             first, prefixes should hold whole levels. None: as they come.
 
     Raises:
-        ValueError: for a noise or an order that is not possible.
+        ValueError: for a noise or an order that is not possible, or seeds that do not fit the directions.
     """
     if noise < 0:
         raise ValueError(f"noise is {noise}; it is relative to the directions' norm and must be at least 0.")
-    directions = torch.as_tensor(directions, dtype=torch.float64)
+    directions = torch.as_tensor(directions, dtype=torch.float64).detach().cpu()
     if order is not None:
         if not set(order) <= set(range(directions.shape[-2])) or len(set(order)) < len(order):
             raise ValueError(
@@ -551,9 +568,21 @@ def start_near(
         directions = directions[..., list(order), :]
     d_sae, d_in = directions.shape[-2:]
     scale = noise * _random.lengths(directions) / math.sqrt(d_in)
-    drawn = torch.stack([_random.normals((d_sae, d_in), int(seed), _random.NOISE) for seed in seeds])
+    drawn = _drawn((d_sae, d_in), seeds, _random.NOISE)
+    if directions.ndim == 3 and len(directions) != len(drawn):
+        raise ValueError(
+            f"directions are given for {len(directions)} seeds, but there are {len(drawn)}; give those of each, or one "
+            "dictionary for all."
+        )
     rows = directions + scale * drawn
     return _tied(rows / _random.lengths(rows).square(), rows, SAEConfig(d_in, (d_sae,)))
+
+
+def _drawn(shape: tuple[int, int], seeds: Iterable[SupportsIndex], purpose: int) -> Float[Tensor, "seeds d_sae d_in"]:
+    """Standard normal rows of each seed."""
+    if not (numbers := [operator.index(seed) for seed in seeds]):
+        raise ValueError("no seeds were given; give at least 1, such as range(1).")
+    return torch.stack([_random.normals(shape, seed, purpose) for seed in numbers])
 
 
 def _tied(encoder_rows: Tensor, decoder_rows: Tensor, config: SAEConfig) -> SAE:

@@ -40,7 +40,8 @@ class Stored:
     @property
     def chunks(self) -> list[Path]:
         """The folders of the chunks that are done, in order."""
-        return sorted(path for path in Path(self.folder).glob("[0-9]*") if path.is_dir())
+        found = [path for path in Path(self.folder).iterdir() if path.name.isdecimal() and path.is_dir()]
+        return sorted(found, key=lambda path: int(path.name))
 
     def __len__(self) -> int:
         return len(self.chunks)
@@ -87,7 +88,7 @@ def stream(
         raise ValueError(f"start has the axes {start.instances}; it must have one, the seeds.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*.partial"):
+    for leftover in folder.glob(".[0-9]*.partial"):
         shutil.rmtree(leftover)
     given = iter(settings)
     total = len(settings) if isinstance(settings, Sequence) else None

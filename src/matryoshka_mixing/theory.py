@@ -1,6 +1,6 @@
 """What the best SAE looks like, without training one.
 
-Assumptions throughout: no biases, penalty 0, each latent fires with its own feature and with
+Assumptions, where nothing else is said: no biases, penalty 0, each latent fires with its own feature and with
 no other, and orthonormal features of magnitude 1 where a closed form is given.
 Vectors are in feature space: entry i is the component along feature i, so that for unit vectors an entry *is*
 the cosine with that feature. Derived for this project; every statement here is checked by a test.
@@ -103,9 +103,15 @@ def matryoshka_optimum(
 
     A prefix that holds the active child reconstructs parent + child exactly, whatever the parent's decoder is.
     What still shapes it are the prefixes of `prefix_weights`: it is the top eigenvector of the second moment
-    re-weighted by them. Arguments and errors as there.
+    re-weighted by them. Arguments and errors as there, and a ValueError if none of them shapes it.
     """
-    return top_eigenvector(second_moment(states, prefix_weights(states, ranks, widths, weights, parent)))
+    pull = prefix_weights(states, ranks, widths, weights, parent)
+    if not (states.probs * pull).any():
+        raise ValueError(
+            f"no prefix holds the latent of feature {parent} on an input that it does not reconstruct exactly, so "
+            "nothing shapes its decoder. Give a prefix that leaves a child out, or states with the parent alone."
+        )
+    return top_eigenvector(second_moment(states, pull))
 
 
 def matryoshka_ratio(child_probability: Number, n_children: int, inner_weight: float | Number = 1.0) -> Number:
@@ -236,7 +242,7 @@ def absorbed_loss(states: States, l1: float) -> float:
     the absorbed solution of a family with exclusive children.
     """
     length = states.acts.norm(dim=-1)
-    short = (torch.tensor(l1) / 2).minimum(length)
+    short = length.clamp_max(l1 / 2)
     return float((states.probs * (short.square() + l1 * (length - short))).sum())
 
 

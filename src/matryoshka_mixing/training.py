@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from matryoshka_mixing import _abreast, _batches, _kernel, _random
 from matryoshka_mixing.features import FeatureTree, States
-from matryoshka_mixing.sae import ACTIVATIONS, SAE, TRAINED, SAEConfig
+from matryoshka_mixing.sae import ACTIVATIONS, SAE, TRAINED, SAEConfig, whole
 
 THREADS = "MATRYOSHKA_MIXING_THREADS"
 """The environment variable that says on how many threads SAEs are trained where nothing else does."""
@@ -62,7 +62,8 @@ class Setting:
     def __post_init__(self) -> None:
         for name in ("dictionary", "terms", "decoder_terms"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, torch.as_tensor(getattr(self, name), dtype=torch.float64))
+                given = torch.as_tensor(getattr(self, name), dtype=torch.float64)
+                object.__setattr__(self, name, given.detach().cpu())
         states = len(self.data) if isinstance(self.data, States) else 0
         features = self.data.acts.shape[1] if isinstance(self.data, States) else self.data.n_features
         if self.dictionary is None:
@@ -94,6 +95,13 @@ class Setting:
         if self.drawn and not (self.terms is self.decoder_terms is self.sae.decoder_weights is None):
             raise ValueError("drawn prefixes go neither with terms nor with decoder_weights.")
         _refuse_unknown(self.held)
+        d_in, d_sae = self.sae.d_in, self.sae.d_sae
+        shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+        for name, index in self.held.items():
+            try:
+                np.broadcast_to(0, shapes[name])[index]
+            except IndexError as error:
+                raise ValueError(f"held[{name!r}] is {index!r}; for shape {shapes[name]} {error}.") from None
 
     @property
     def states(self) -> States:
@@ -142,7 +150,7 @@ class TrainConfig:
         cooldown: share of the steps, at the end, in which it falls to 0, in [0, 1]; with warmup at most 1.
         batch_size: inputs in a sampled batch; None trains on the exact expected loss.
         tolerance: an instance has converged when its gradient norm is at most this times its E||x||^2.
-        seed: seeds the batches (with the instance's own number); unused on exact states.
+        seed: seeds the batches and drawn prefixes (with the instance's own number); unused where nothing is drawn.
         records: how many points of the loss history to keep.
         snapshots: after how many updates to keep the parameters, in increasing order; none by default.
         optimiser: "adam", which treats every coordinate by itself and so depends on how the features lie in them; or
@@ -165,10 +173,13 @@ class TrainConfig:
     clip: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("steps", "seed", "records") + ("batch_size",) * (self.batch_size is not None):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
+        object.__setattr__(self, "snapshots", tuple(whole("snapshots", step) for step in self.snapshots))
         checks = [
             ("steps", self.steps >= 1, "at least 1"),
             ("lr", 0 < self.lr < math.inf, "above 0"),
-            ("betas", all(0 <= b < 1 for b in self.betas), "each in [0, 1)"),
+            ("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers, each in [0, 1)"),
             ("eps", self.eps > 0, "above 0"),
             ("warmup", 0 <= self.warmup <= 1, "a share in [0, 1]"),
             ("cooldown", 0 <= self.cooldown <= 1 - self.warmup + 1e-9, "a share, and with warmup at most 1"),
@@ -263,7 +274,8 @@ def train(
         config: how to train.
         threads: on how many cores to train, each a share of the SAEs. By default what the environment
             variable MATRYOSHKA_MIXING_THREADS says (a notebook of the book sets it to all cores), else 1.
-        device: "cpu", or another on which `descend` then trains each setting, all seeds side by side.
+        device: "cpu", or another on which `descend` then trains each setting, all seeds side by side (BatchTopK then
+            finds no threshold).
         dtype: torch.float64 or torch.float32.
         progress: show a progress bar.
 
@@ -506,7 +518,7 @@ def _loss(setting: Setting) -> _kernel.Loss:
 
 
 def _shares(jobs: Sequence, seeds: int, threads: int) -> Iterator[tuple]:
-    """Jobs with the first of their seeds, and that after the last, that are trained by one call.
+    """What one call trains: a job, the first of its seeds, and the one after the last.
 
     A call costs as much as many steps of a small SAE, and the threads should end together. So shares get ever smaller
     (guided self-scheduling, Polychronopoulos and Kuck 1987), by half of what each thread would get of the rest, in
@@ -596,43 +608,16 @@ def descend(
     """
     _refuse_unknown(held or {})
     instances, n = start.instances, len(start.instances)
-    names = list(TRAINED)
-
-    def loss_and_gradient(sae: SAE) -> tuple[Tensor, dict[str, Tensor]]:
-        leaves = {name: parameter.detach().requires_grad_() for name, parameter in sae.parameters.items()}
-        given = objective(replace(sae, **dict[str, Any](leaves)))
-        losses = given if isinstance(given, tuple) else (given,)
-        for loss in losses:
-            if loss.shape != instances:
-                raise ValueError(
-                    f"the objective gave shape {tuple(loss.shape)} for instances of shape {tuple(instances)}; "
-                    "sum over states and prefixes, and leave the instances."
-                )
-        sums = [loss.sum() for loss in losses]
-        parts = [names] if len(losses) == 1 else [names[:2], names[2:]]
-        gradient: dict[str, Tensor] = {}
-        for total, part in zip(sums, parts, strict=True):
-            found = torch.autograd.grad(
-                total, [leaves[name] for name in part], retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            gradient |= dict(zip(part, found, strict=True))
-        for name, index in (held or {}).items():
-            gradient[name][index] = 0
-        return losses[0].detach(), gradient
-
-    def length(gradient: dict[str, Tensor]) -> Tensor:
-        return torch.cat([part.flatten(n) for part in gradient.values()], -1).norm(dim=-1)
-
     sae = start.map(lambda parameter: parameter.detach().clone())
     means = {name: torch.zeros_like(parameter) for name, parameter in sae.parameters.items()}
     squares = {name: torch.zeros_like(parameter) for name, parameter in sae.parameters.items()}
     history, path, recorded = [], [], set(config.recorded)
     for step in range(config.steps):
-        loss, gradient = loss_and_gradient(sae)
+        loss, gradient = _loss_and_gradient(objective, sae, held or {})
         if step in recorded:
             history.append(loss)
         if config.clip is not None:
-            shorter = (config.clip / (length(gradient) + 1e-6)).clamp_max(1)
+            shorter = (config.clip / (_length(gradient, n) + 1e-6)).clamp_max(1)
             gradient = {name: g * shorter.reshape(*instances, *[1] * (g.ndim - n)) for name, g in gradient.items()}
         rate, (beta1, beta2) = float(config.rates[step]), config.betas
         for name, parameter in sae.parameters.items():
@@ -646,9 +631,41 @@ def descend(
             parameter.addcdiv_(means[name], below, value=-rate / (1 - beta1 ** (step + 1)))
         if step + 1 in config.snapshots:
             path.append(sae.map(Tensor.clone))
-    loss, gradient = loss_and_gradient(sae)
-    norm = length(gradient) / scale
+    loss, gradient = _loss_and_gradient(objective, sae, held or {})
+    norm = _length(gradient, n) / scale
     return Trained(sae, loss, norm, norm <= config.tolerance, torch.stack(history), config.recorded, _along(path, sae))
+
+
+def _loss_and_gradient(
+    objective: Callable[[SAE], Tensor | tuple[Tensor, Tensor]], sae: SAE, held: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The first loss of an objective of `descend`, and what each parameter follows."""
+    instances, names = sae.instances, list(TRAINED)
+    leaves = {name: parameter.detach().requires_grad_() for name, parameter in sae.parameters.items()}
+    given = objective(replace(sae, **dict[str, Any](leaves)))
+    losses = given if isinstance(given, tuple) else (given,)
+    for loss in losses:
+        if loss.shape != instances:
+            raise ValueError(
+                f"the objective gave shape {tuple(loss.shape)} for instances of shape {tuple(instances)}; "
+                "sum over states and prefixes, and leave the instances."
+            )
+    sums = [loss.sum() for loss in losses]
+    parts = [names] if len(losses) == 1 else [names[:2], names[2:]]
+    gradient: dict[str, Tensor] = {}
+    for total, part in zip(sums, parts, strict=True):
+        found = torch.autograd.grad(
+            total, [leaves[name] for name in part], retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        gradient |= dict(zip(part, found, strict=True))
+    for name, index in held.items():
+        gradient[name][index] = 0
+    return losses[0].detach(), gradient
+
+
+def _length(gradient: dict[str, Tensor], instances: int) -> Tensor:
+    """The norm of each instance's gradient, all parameters together."""
+    return torch.cat([part.flatten(instances) for part in gradient.values()], -1).norm(dim=-1)
 
 
 def _along(path: list[SAE], like: SAE) -> SAE:
@@ -735,7 +752,12 @@ def _train_by_autograd(
         # An index of `Setting.held` is into one SAE's parameter.
         held = {key: (slice(None), *(index if isinstance(index, tuple) else (index,))) for key, index in held.items()}
         loss, power = objective(setting, range(start.instances[1]), config, device, dtype)
-        runs.append(descend(loss, own, config, held=held, scale=power))
+        run = descend(loss, own, config, held=held, scale=power)
+        if config.batch_size and isinstance(setting.data, States):  # the last word is exact, as on the CPU
+            exact, _ = objective(setting, range(start.instances[1]), replace(config, batch_size=None), device, dtype)
+            found, gradient = _loss_and_gradient(exact, run.sae, held)
+            run = replace(run, loss=found, grad_norm=_length(gradient, 1) / power)
+        runs.append(run)
     saes = SAE.stack([run.sae for run in runs]).map(Tensor.cpu)
     path = SAE.stack([run.path for run in runs]).map(Tensor.cpu)
     loss, norm = (torch.stack([getattr(run, name) for run in runs]).cpu() for name in ("loss", "grad_norm"))

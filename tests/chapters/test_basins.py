@@ -11,8 +11,8 @@ from hypothesis import given, settings
 
 from matryoshka_mixing import claims, metrics, theory
 from matryoshka_mixing.chapters import basins
+from matryoshka_mixing.chapters.basins import OUTCOMES
 from matryoshka_mixing.features import family, orthonormal_dictionaries
-from matryoshka_mixing.metrics import OUTCOMES
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, Trained, train
 

@@ -14,6 +14,7 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from matryoshka_mixing import metrics, theory
+from matryoshka_mixing.chapters import basins
 from matryoshka_mixing.chapters import magnitude_skew as chapter
 from matryoshka_mixing.features import States, family, orthonormal_dictionaries, orthonormal_dictionary
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
@@ -515,8 +516,8 @@ def test_what_fires_tells_absorbed_from_turned():
         small.gentle,
     )
     reading = metrics.read(found.sae[0], states, gentle.dictionary, chapter.PARENTS)
-    kinds = metrics.outcome(reading, states, chapter.PARENTS, (1, 2))[reading.all_live]
-    assert (kinds == metrics.OUTCOMES.index("parent first")).all(), "the chapter on basins calls them the same"
+    kinds = basins.outcome(reading, states, chapter.PARENTS, (1, 2))[reading.all_live]
+    assert (kinds == basins.OUTCOMES.index("parent first")).all(), "the chapter on basins calls them the same"
 
 
 def test_gradient_descent_waits_for_the_eigenvalue():

@@ -20,7 +20,7 @@ from torch import Tensor
 from matryoshka_mixing import claims, features, figures, metrics, theory
 from matryoshka_mixing.features import FeatureTree, States, orthonormal_dictionaries
 from matryoshka_mixing.figures import COLOURS, MARKERS, end_labels, grid
-from matryoshka_mixing.metrics import OUTCOMES, Basin, Reading
+from matryoshka_mixing.metrics import Basin, Reading
 from matryoshka_mixing.parameters import Chapter, given
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, Trained, train
@@ -212,8 +212,76 @@ class Toy:
         return orthonormal_dictionaries(self.tree.n_features, self.chosen.d_model, self.seeds(n))
 
 
+def recovery(
+    decoder: Float[Tensor, "*instances d_sae features"], live_latents: Bool[Tensor, "*instances d_sae"]
+) -> Float[Tensor, "*instances"]:
+    """How well an SAE recovers the truth, from 0 to 1: each feature's latent's absolute cosine with it, on average.
+
+    Dead latents are left out before latents are matched to features, and a feature without a latent counts as 0. For
+    orthonormal features no SAE has more than 1, and only the true directions (or their opposites) have 1.
+
+    Args:
+        decoder: from `metrics.decoder_cosines`.
+        live_latents: from `metrics.live`.
+    """
+    latents, shown = metrics.match(decoder, live_latents), decoder.abs()
+    own = shown.gather(-2, latents.clamp_min(0).unsqueeze(-2)).squeeze(-2)
+    return (own * (latents >= 0)).mean(-1)
+
+
+OUTCOMES = (
+    "parent first",
+    "with strays",
+    "absorbed",
+    "child missing",
+    "too few live",
+    "first prefix dead",
+)
+"""The kinds of outcome that `outcome` tells apart."""
+
+
+def outcome(
+    reading: Reading, states: States, parents: Sequence[int | None], widths: Sequence[int]
+) -> Int[Tensor, "*instances"]:
+    """Which kind of solution each SAE is, as a position in `OUTCOMES`: the last of these that applies.
+
+    - *parent first*: every feature's latent fires wherever its feature does; a child's latent besides fires at most
+      on its siblings, and a parent's nowhere.
+    - *with strays*: the same, but a latent fires on other inputs too, such as two children's on the parent alone.
+    - *child missing*: some feature's latent does not fire everywhere its feature does.
+    - *absorbed*: that, and on at least half of the inputs with a child the parent is carried by other latents, its own
+      being silent (see `metrics.Edges`).
+    - *too few live*: fewer live latents than features.
+    - *first prefix dead*: no latent of the first prefix is live. A standard SAE has one prefix, so all are dead.
+
+    Latents are assigned by `metrics.assign`. Where a parent's latent is a complement, firing and silence change places.
+
+    Args:
+        reading: from `metrics.read`.
+        states: the data.
+        parents: from `FeatureTree.parents`.
+        widths: the prefixes that are trained.
+    """
+    latents = reading.assigned
+    own = metrics.mixing(reading.decoder, latents, parents).own
+    has_children = torch.tensor([f in parents for f in range(len(parents))])
+    fires = metrics.firing(reading.acts, latents) ^ ((own < 0) & has_children).unsqueeze(-2)
+    present = states.acts > 0
+    groups = [
+        [i for i, other in enumerate(parents) if i == f or other == parent is not None]
+        for f, parent in enumerate(parents)
+    ]
+    allowed = torch.stack([present[:, group].any(-1) for group in groups], -1)
+    covers = ((fires & (latents >= 0).unsqueeze(-2)) | ~present).all(-2).all(-1)
+    strays = (fires & ~allowed).any(-2).any(-1)
+    carried = reading.edges.mean(reading.edges.carried) >= 0.5 - 1e-9
+    kind = torch.where(covers, strays.long(), torch.where(carried, 2, 3))
+    kind = torch.where(reading.live.sum(-1) < len(parents), 4, kind)
+    return torch.where(reading.live[..., : widths[0]].any(-1), kind, 5)
+
+
 def shares_of(kind: Int[Tensor, " seeds"]) -> Float[np.ndarray, " kinds"]:
-    """Share of the seeds in each of `metrics.OUTCOMES`."""
+    """Share of the seeds in each of `OUTCOMES`."""
     return np.bincount(kind, minlength=len(OUTCOMES)) / len(kind)
 
 
@@ -227,7 +295,7 @@ class Found:
         loss, converged: of each seed.
         reading: from `metrics.read`.
         recovery: how well each seed recovers the features, from 0 to 1.
-        kind: its kind of outcome, as a position in `metrics.OUTCOMES`.
+        kind: its kind of outcome, as a position in `OUTCOMES`.
     """
 
     sae: SAE
@@ -250,9 +318,9 @@ class Found:
             ]
             sae = sae.first(used[-1])
             reading = metrics.read(sae, data, directions, tree.parents())
-            recovery = metrics.recovery(reading.decoder, reading.live)
-            kind = metrics.outcome(reading, data, tree.parents(), used)
-            found.append(cls(sae, directions, loss, converged, reading, recovery, kind))
+            clean = recovery(reading.decoder, reading.live)
+            kind = outcome(reading, data, tree.parents(), used)
+            found.append(cls(sae, directions, loss, converged, reading, clean, kind))
         return found
 
     @property
@@ -723,7 +791,7 @@ class Bars:
     Attributes:
         xlabel: label of the axis.
         names: of the bars.
-        shares: share of the seeds in each of `metrics.OUTCOMES`.
+        shares: share of the seeds in each of `OUTCOMES`.
     """
 
     xlabel: str
@@ -777,7 +845,7 @@ def kinds_by_dictionary(toy: Toy) -> dict[str, Int[Tensor, "dictionaries starts"
     for name, training in toy.optimisers.items():
         run = train([Setting(matryoshka, toy.states, one) for one in directions], start, training)
         reading = metrics.read(run.sae, toy.states, directions[:, None], toy.tree.parents())
-        found[name] = metrics.outcome(reading, toy.states, toy.tree.parents(), matryoshka.widths)
+        found[name] = outcome(reading, toy.states, toy.tree.parents(), matryoshka.widths)
     return found
 
 

@@ -135,9 +135,10 @@ class Diagnosis:
     edges: list[Edge] = field(default_factory=list)
 
     def median(self, name: str) -> float:
-        """The median of one of the arrays over the judged latents; NaN if there are none."""
+        """The median of one of the arrays over the judged latents for which it is known; NaN if there are none."""
         values = getattr(self, name)[self.judged]
-        return float(values[~values.isnan()].quantile(0.5)) if len(values) else float("nan")
+        values = values[~values.isnan()]
+        return float(values.quantile(0.5)) if len(values) else float("nan")
 
     @property
     def words(self) -> str:
@@ -145,6 +146,8 @@ class Diagnosis:
         judged, n = int(self.judged.sum()), len(self.judged)
         if not judged:
             return f"None of {n} inner latents fires on {SELDOM} rows or more; give more rows."
+        if self.lean[self.judged].isnan().all():
+            return f"None of {judged} inner latents ever fires beside a later one, so none can lean toward one."
         lines = [
             f"Of {judged} inner latents {int(self.leans.sum())} lean toward later latents that fire with them"
             + (f" ({n - judged} more fire too seldom to be judged)." if judged < n else "."),
@@ -221,6 +224,8 @@ def diagnose(
     sae, config = _ready(sae, rows, widths, ridge, draws, batch)
     if (labels is None) != (hierarchy is None):
         raise ValueError("labels and hierarchy belong together: which rows hold which feature, and each one's parent.")
+    if labels is not None and hierarchy is not None:
+        _labelled(rows, labels, hierarchy, names)  # before the pass over the rows, which may take long
     sums = _collect(sae, config, rows, draws, batch, seed, progress)
     W, b = sae.W_dec.double().numpy(), sae.b_dec.double().numpy()
     n, inner = len(W), config.widths[-2]
@@ -303,6 +308,11 @@ def _ready(
             f"the SAE has one prefix, its {config.widths[0]} latents, so none comes later than another. Give widths: "
             f"its own, or some to compare with, such as ({config.widths[0] // 4}, {config.widths[0]})."
         )
+    if not config.weights[-1] or not config.for_decoder.weights[-1]:
+        raise ValueError(
+            f"the last of the prefixes {config.widths} has weight 0, so nothing trains its latents; give the widths "
+            "that were trained."
+        )
     shape = tuple(rows.shape)
     if len(shape) != 2 or shape[1] != config.d_in:
         raise ValueError(f"the activations have shape {shape}; for this SAE it must be (rows, {config.d_in}).")
@@ -335,23 +345,18 @@ def batches(rows: Any, size: int, dtype: torch.dtype, progress: bool = False) ->
     with tqdm(total=len(rows), disable=not progress, unit="row", unit_scale=True) as bar:
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
-            part = part if isinstance(part, Tensor) else np.array(part)  # a copy, of a memory map too
-            plain = isinstance(part, Tensor) or part.dtype.kind in "biufc"
-            x = (
-                part
-                if isinstance(part, Tensor)
-                else torch.from_numpy(part)
-                if plain
-                else torch.zeros(0, dtype=torch.bool)
-            )
-            if not plain or not x.is_floating_point():
+            if not isinstance(part, Tensor):
+                part = np.array(part)  # a copy, of a memory map too
+                part = torch.from_numpy(part) if part.dtype.kind == "f" else part
+            if not (isinstance(part, Tensor) and part.is_floating_point()):
                 raise ValueError(
                     f"the activations are {part.dtype}; they must be floating-point numbers. Convert them first."
                 )
+            x = part.detach().cpu()
             if not x.isfinite().all():
                 row, column = (~x.isfinite()).nonzero()[0].tolist()
                 raise ValueError(f"row {first + row}, column {column} of the activations is not finite; leave it out.")
-            yield first, x.cpu().to(dtype)
+            yield first, x.to(dtype)
             bar.update(len(x))
 
 
@@ -433,27 +438,7 @@ def label_edges(
     Raises:
         ValueError: if these do not fit, labels hold other values, or one is on no row or on all.
     """
-    # A copy, as what a file gave may be read-only.
-    given = labels if isinstance(labels, Tensor) else np.array(labels)
-    if not isinstance(given, Tensor) and given.dtype.kind not in "biuf":
-        raise ValueError(f"labels are {given.dtype}; they must be true or false (or 1 and 0).")
-    table = given if isinstance(given, Tensor) else torch.from_numpy(given)
-    if table.ndim != 2 or len(table) != len(rows) or table.shape[1] != len(hierarchy):
-        raise ValueError(
-            f"labels have shape {tuple(table.shape)} and the hierarchy {len(hierarchy)} entries; for {len(rows)} rows "
-            f"they must be ({len(rows)}, features) and one entry a feature: the number of its parent, or None."
-        )
-    if not ((table == 0) | (table == 1)).all():
-        raise ValueError("labels must be true or false (or 1 and 0) for each row and feature.")
-    features = table.double()
-    names = list(names or (f"feature {i}" for i in range(len(hierarchy))))
-    for i, (name, parent) in enumerate(zip(names, hierarchy, strict=True)):
-        if not 0 < int(features[:, i].sum()) < len(features):
-            raise ValueError(f"{name} is on {int(features[:, i].sum())} of {len(features)} rows; leave it out.")
-        if parent is not None and not 0 <= parent < i:
-            raise ValueError(f"the parent of {name} has number {parent}; parents must come before their children.")
-        if parent is not None and (features[:, i] > features[:, parent]).any():
-            raise ValueError(f"{name} is on rows where its parent {names[parent]} is not; a child implies its parent.")
+    features, names = _labelled(rows, labels, hierarchy, names)
     x = torch.cat([x for _, x in batches(rows, 1 << 14, torch.float64)])
     design = torch.cat([features, torch.ones(len(x), 1)], 1).double()
     directions = torch.linalg.lstsq(design, x).solution[:-1]
@@ -477,3 +462,33 @@ def label_edges(
             )
         )  # fmt: skip
     return edges
+
+
+def _labelled(
+    rows: Any, labels: Any, hierarchy: Sequence[int | None], names: Sequence[str] | None
+) -> tuple[Float[Tensor, "rows features"], list[str]]:
+    """The labels as numbers and the features' names, after all that can be wrong with them was looked at."""
+    # A copy, as what a file gave may be read-only.
+    given = labels if isinstance(labels, Tensor) else np.array(labels)
+    if not isinstance(given, Tensor) and given.dtype.kind not in "biuf":
+        raise ValueError(f"labels are {given.dtype}; they must be true or false (or 1 and 0).")
+    table = given if isinstance(given, Tensor) else torch.from_numpy(given)
+    if table.ndim != 2 or len(table) != len(rows) or table.shape[1] != len(hierarchy):
+        raise ValueError(
+            f"labels have shape {tuple(table.shape)} and the hierarchy {len(hierarchy)} entries; for {len(rows)} rows "
+            f"they must be ({len(rows)}, features) and one entry a feature: the number of its parent, or None."
+        )
+    if not ((table == 0) | (table == 1)).all():
+        raise ValueError("labels must be true or false (or 1 and 0) for each row and feature.")
+    features = table.detach().cpu().double()
+    names = [f"feature {i}" for i in range(len(hierarchy))] if names is None else list(names)
+    if len(names) != len(hierarchy):
+        raise ValueError(f"{len(names)} names were given for {len(hierarchy)} features; give one for each.")
+    for i, (name, parent) in enumerate(zip(names, hierarchy, strict=True)):
+        if not 0 < int(features[:, i].sum()) < len(features):
+            raise ValueError(f"{name} is on {int(features[:, i].sum())} of {len(features)} rows; leave it out.")
+        if parent is not None and not 0 <= parent < i:
+            raise ValueError(f"the parent of {name} has number {parent}; parents must come before their children.")
+        if parent is not None and (features[:, i] > features[:, parent]).any():
+            raise ValueError(f"{name} is on rows where its parent {names[parent]} is not; a child implies its parent.")
+    return features, names

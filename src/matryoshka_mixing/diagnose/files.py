@@ -103,7 +103,7 @@ def labels(path: Path, hierarchy: Path) -> tuple[np.ndarray, list[int | None], l
         hierarchy: a JSON file that gives each feature's name its parent's, or null.
 
     Raises:
-        ValueError: if a name is unknown, a feature comes twice in its own line, or a file is of no known kind.
+        ValueError: if a name is unknown, a feature is its own ancestor, or a file is of no known kind.
     """
     import pandas
 
