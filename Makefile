@@ -102,7 +102,7 @@ format: $(INSTALLED) ## repair style and formatting
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-benchmark: $(BENCHMARK_INSTALLED) ## measure the speed beside JAX, SAELens and a plain loop (own environment, some 40 minutes)
+benchmark: $(BENCHMARK_INSTALLED) ## measure the speed beside JAX, SAELens and a plain loop (own environment, some 20 minutes)
 	@$(BENCHMARK_PY) benchmarks/agreement.py
 	@$(BENCHMARK_PY) benchmarks/exchange.py
 	@$(BENCHMARK_PY) benchmarks/run.py --output benchmarks/results.json
@@ -139,8 +139,9 @@ $(INSTALLED) $(BENCHMARK_INSTALLED) $(SWEEP_INSTALLED):
 	@rm -f $@
 	@echo "[install] $$($(PYTHON) --version) into $(@D): pinned packages, some minutes the first time…"
 	@$(PYTHON) -m venv $(@D)
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r $<
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@$(@D)/bin/python -m compileall -qq -j 0 $(@D)/lib || true  # on all cores, which pip does on one; some files are no Python 3
 	@touch $@
 	@echo "[install] done"
 
