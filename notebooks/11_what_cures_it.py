@@ -11,14 +11,11 @@
 #
 # In short: over six toys and random starts, with ReLU and an L1 penalty, plain Matryoshka SAEs recover
 # {glue:text}`plain_recovered:.0%` of the features at a cosine of .95, standard SAEs
-# {glue:text}`standard_recovered:.0%`, ours {glue:text}`ours_recovered:.0%`.
-#
-# With BatchTopK, whose latents die, it is {glue:text}`plain_batchtopk:.0%`, {glue:text}`standard_batchtopk:.0%` and
-# {glue:text}`ours_batchtopk:.0%`.
-#
-# With ReLU most seeds of ours end clean on three features and four children; on the twenty-feature tree
-# {glue:text}`tree_clean:.0%` of {glue:text}`tree_seeds` do, less than the predicted half. With BatchTopK
-# {glue:text}`clean_batchtopk:.0%` do over all toys.
+# {glue:text}`standard_recovered:.0%`, ours {glue:text}`ours_recovered:.0%`; with BatchTopK, whose latents die,
+# {glue:text}`plain_batchtopk:.0%`, {glue:text}`standard_batchtopk:.0%` and {glue:text}`ours_batchtopk:.0%`. With ReLU
+# most seeds of ours end clean on three features and four children, and {glue:text}`tree_clean:.0%` of
+# {glue:text}`tree_seeds` on the twenty-feature tree, less than the predicted half; with BatchTopK
+# {glue:text}`clean_batchtopk:.0%` over all toys.
 #
 # ```{glue:figure} frontier
 # ---
