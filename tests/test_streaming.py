@@ -89,6 +89,7 @@ def test_chunks_are_in_the_order_of_their_numbers_and_only_ours_are_removed(tmp_
     for name in ("100000", "99999", "00002", "notes", "1a"):
         (tmp_path / name).mkdir()
     assert [path.name for path in Stored(tmp_path).chunks] == ["00002", "99999", "100000"]
+    assert len(Stored(tmp_path / "none")) == 0
     own, others = tmp_path / "new" / ".00000.7.partial", tmp_path / "new" / ".final.safetensors.7.partial"
     own.mkdir(parents=True)
     others.write_text("of SAE.save")

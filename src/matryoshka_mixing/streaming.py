@@ -40,7 +40,7 @@ class Stored:
     @property
     def chunks(self) -> list[Path]:
         """The folders of the chunks that are done, in order."""
-        found = [path for path in Path(self.folder).iterdir() if path.name.isdecimal() and path.is_dir()]
+        found = [path for path in Path(self.folder).glob("[0-9]*") if path.name.isdecimal() and path.is_dir()]
         return sorted(found, key=lambda path: int(path.name))
 
     def __len__(self) -> int:
