@@ -26,8 +26,8 @@ from matryoshka_mixing.training import Setting, TrainConfig, train
 
 MANY = independent([0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05])
 DIGESTS = {
-    "float64": "07dc8c815559735e317a1721c4b1f4612c8bbf39ae501e67740921e16295d854",
-    "float32": "1c2a1418400aac67acdfe4818ad0a018016904ce807062256b226ab098f56e16",
+    "float64": "5be4f58558c880a77597b77a22e77ccfab09533086e81aca2bff2422c493751a",
+    "float32": "212708b024b92f1ca4bee1a2331c77bea8af019fae63e4855782c0c16e463adc",
 }
 """Of the parameters that `runs` trains; made on one CPU, the same on all."""
 CPUS = {
@@ -169,14 +169,21 @@ def test_batches_follow_the_law_of_the_tree(by_law):
 
 
 @pytest.mark.parametrize("size", [50, 200, 4096])
-def test_few_states_are_drawn_as_counts_of_the_multinomial_law(size):
-    """Means, variances and covariances of how often each state is drawn, and whole distributions of the counts."""
+@pytest.mark.parametrize("rest", [0, 1, 5])
+def test_batches_follow_the_multinomial_law(size, rest):
+    """Means, variances and covariances of how often each state is drawn, and whole distributions of the counts.
+
+    The likely states are drawn as counts, and those of a `rest` one by one; the fourth never comes.
+    """
     from scipy.stats import binom
 
-    states = States(torch.eye(5), torch.tensor([0.45, 0.05, 0.3, 0.0, 0.2], dtype=torch.float64))
-    assert _batches.state_inputs(states, False, 8, np.float64, size).counted
-    number, p = 20_000, states.probs.numpy()
-    counts = np.zeros((number, 5))
+    p = np.concatenate([np.array([0.45, 0.05, 0.3, 0.0, 0.2]) * (1 - 0.002 * rest), np.full(rest, 0.002)])
+    states = States(torch.eye(len(p)), torch.from_numpy(p))
+    inputs = _batches.state_inputs(states, False, 8, np.float64, size)
+    assert list(inputs.counted[:4]) == [0, 2, 4, 1] and inputs.n_counted == len(inputs.counted) == 4
+    assert inputs.alone == (-1 if rest else 3)
+    number = 20_000
+    counts = np.zeros((number, len(p)))
     for i, (acts, weights, distinct) in enumerate(batches(states, size, number)):
         assert len(set(distinct)) == len(distinct) and (acts.argmax(1) == distinct).all()
         counts[i, distinct] = size * weights
@@ -185,7 +192,7 @@ def test_few_states_are_drawn_as_counts_of_the_multinomial_law(size):
     assert (np.abs(counts.mean(0) - size * p) <= 5.5 * spread / number**0.5).all()
     expected = size * (np.diag(p) - np.outer(p, p))
     assert (np.abs(np.cov(counts.T) - expected) <= 5.5 * np.outer(spread, spread) * (2 / number) ** 0.5 + 1e-9).all()
-    for state in (0, 1, 4):
+    for state in set(range(len(p))) - {3}:
         for k in np.quantile(counts[:, state], [0.1, 0.5, 0.9]).astype(int):
             share, law = (counts[:, state].round() <= k).mean(), binom.cdf(k, size, p[state])
             assert abs(share - law) <= 5.5 * np.sqrt(law * (1 - law) / number)
@@ -228,6 +235,44 @@ def test_an_alias_table_holds_the_probabilities(weights):
     assert np.allclose(held / len(p), p, rtol=0, atol=1e-12) and (cut >= 0).all() and (cut <= 1 + 1e-12).all()
 
 
+@given(st.integers(0, 12), st.floats(1e-3, 0.999))
+@settings(deadline=None)
+def test_a_table_of_counts_holds_the_binomial_law(levels, p):
+    from scipy.stats import binom
+
+    likely = np.argsort([-p, p - 1], kind="stable")
+    probs = np.array([p, 1 - p])
+    table, least, cut, other = _batches.count_tables(probs, likely, 2, levels)
+    assert len(table) == 2 * levels + 1 and len(cut) == table[-1]
+    for number in range(2 * levels):
+        part, n = slice(table[number], table[number + 1]), 1 << number % levels
+        held, length = cut[part].copy(), table[number + 1] - table[number]
+        np.add.at(held, other[part], 1 - cut[part])
+        law = np.zeros(n + 1)
+        law[least[number] : least[number] + length] = held / length
+        chance = probs[likely[0]] if number < levels else 1.0
+        assert np.allclose(law, binom.pmf(np.arange(n + 1), n, chance), rtol=0, atol=1e-11)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1e-12, 1e-4, 0.01, 0.3, 1.0]), min_size=1, max_size=300).filter(any),
+    st.integers(1, 5000), st.integers(0, 99),
+)  # fmt: skip
+@settings(deadline=None)
+def test_a_batch_is_full_of_inputs_that_can_come(weights, size, seed):
+    """Whatever the law and the size: each input once, with whole counts that sum to the size."""
+    p = np.array(weights) / sum(weights)
+    states = States(torch.eye(len(p)), torch.from_numpy(p))
+    inputs = _batches.state_inputs(states, False, 8, np.float64, size)
+    room, stream = _batches.room(inputs, size, len(p)), _random.stream(seed)
+    for _ in range(3):
+        held = _batches.draw(room, inputs, size, stream)
+        state, counts = room.state[:held], room.weight[:held] * size
+        assert len(set(state)) == held <= min(size, len(p)) and (p[state] > 0).all()
+        assert counts.sum() == pytest.approx(size) and np.allclose(counts, counts.round()) and (counts > 0.5).all()
+        assert not room.count.any()
+
+
 # BatchTopK
 
 
@@ -247,7 +292,7 @@ def test_quickselect_keeps_what_sorting_keeps(seed, rows, latents, share, ties):
     room.begin[: rows + 1] = np.concatenate([[0], np.bincount(row, minlength=rows).cumsum()])
     room.latent[: len(row)], room.act[: len(row)] = latent, acts[row, latent]
     states = States(torch.zeros(rows, 1), torch.from_numpy(weights))
-    batch = _batches.room(_batches.state_inputs(states, False, 8, np.float64), 0, 1)
+    batch = _batches.room(_batches.state_inputs(states, False, 8, np.float64, 0), 0, 1)
     _kernel.keep_largest_of_batch(room, batch, rows, k)
     sizes = torch.from_numpy(acts * norms)
     wanted = largest_of_batch(sizes, torch.tensor(k, dtype=torch.float64), torch.from_numpy(weights)).numpy()

@@ -43,10 +43,13 @@ def batches(tree, recipe, seed):
     """The batches that a seed draws: activations of the features (rows, features), and the rows' weights."""
     stream, n = _random.stream(recipe.seed, seed, _random.BATCHES), tree.n_features
     listed = tree.states() if tree.can_list() else None
-    inputs = _batches.state_inputs(listed, False, 0, np.float64) if listed else _batches.tree_inputs(tree, np.float64)
-    room = _batches.room(inputs, recipe.batch_size, n)
+    size = recipe.batch_size
+    inputs = (
+        _batches.state_inputs(listed, False, 0, np.float64, size) if listed else _batches.tree_inputs(tree, np.float64)
+    )
+    room = _batches.room(inputs, size, n)
     while True:
-        rows = _batches.draw(room, inputs, recipe.batch_size, stream)
+        rows = _batches.draw(room, inputs, size, stream)
         if listed:
             acts = listed.acts[room.state[:rows]]
         else:

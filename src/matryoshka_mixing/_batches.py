@@ -14,8 +14,8 @@ from numba import njit
 from matryoshka_mixing._random import INSIDE, OPTIONS, normal, uniform
 from matryoshka_mixing.features import FeatureTree, States
 
-COUNTED = 1 << 17
-"""Few states are drawn as counts; the tables for that hold some twice as many numbers as states times inputs."""
+FAINT = 1e-18
+"""A number of inputs that is so much less likely than the likeliest one never comes: random numbers have 53 bits."""
 COLUMNS = 7
 """Numbers that describe a node of a tree; see `tree_nodes`."""
 
@@ -28,12 +28,14 @@ class Inputs(NamedTuple):
         feature, value: the active features of all states, one state after the other, and their activations.
         rows: the states as rows of numbers (states x padded d_in), where there is no dictionary; else empty.
         probs: probability of each state.
-        cut, other: alias table (Walker 1977; Vose 1991): a state keeps a draw below its cut, else the other has it.
-        order: the states from the least likely on, where batches are drawn as counts; else empty.
-        count_cut, count_other: for each of them but the last, alias tables of how many of 1, 2, 4, ... inputs are in it
-            that are in none before it.
-        levels: how many such tables each has.
-        counted: whether batches are drawn as counts.
+        counted: the likeliest states, in order, of which is drawn how often a batch holds them.
+        table, least: for each of them, and 1, 2, 4, ... inputs that are in none before it: where the alias table of how
+            many of these are in it begins, and the number that its first entry stands for.
+        count_cut, count_other: those tables, as the next two.
+        cut, other: alias table (Walker 1977; Vose 1991) of the rest, which are drawn one by one: a state keeps a draw
+            below its cut, else the other has it.
+        n_counted, levels: how many states are counted, and how many tables each of them has.
+        alone: the state that has the rest, where all others are counted; else -1.
         nodes: of a tree whose states are not listed, in order: what `tree_nodes` says, flat; else empty.
         n_states, n_nodes: how many there are.
     """
@@ -43,13 +45,16 @@ class Inputs(NamedTuple):
     value: np.ndarray
     rows: np.ndarray
     probs: np.ndarray
-    cut: np.ndarray
-    other: np.ndarray
-    order: np.ndarray
+    counted: np.ndarray
+    table: np.ndarray
+    least: np.ndarray
     count_cut: np.ndarray
     count_other: np.ndarray
+    cut: np.ndarray
+    other: np.ndarray
+    n_counted: int
     levels: int
-    counted: bool
+    alone: int
     nodes: np.ndarray
     n_states: int
     n_nodes: int
@@ -75,7 +80,7 @@ class Batch(NamedTuple):
     shared: np.ndarray
 
 
-def state_inputs(states: States, dense: bool, width: int, dtype: type, size: int = 0) -> Inputs:
+def state_inputs(states: States, dense: bool, width: int, dtype: type, size: int) -> Inputs:
     """The arrays of listed states, for batches of `size` (0: all states).
 
     `dense` where the states are the inputs themselves, then padded to `width` numbers.
@@ -88,14 +93,17 @@ def state_inputs(states: States, dense: bool, width: int, dtype: type, size: int
         rows, acts = padded.ravel(), np.zeros((len(acts), 0))
     state, feature = map(np.ascontiguousarray, np.nonzero(acts))
     start = np.concatenate([[0], np.bincount(state, minlength=len(acts)).cumsum()])
-    cut, other, none = np.zeros(len(probs)), np.zeros(len(probs), np.int64), np.zeros(0, np.int64)
-    alias_table(probs, cut, other)
-    levels = size.bit_length()
-    by_count = len(probs) > 1 and (len(probs) - 1) * levels < size and len(probs) * size <= COUNTED
-    order = np.argsort(probs, kind="stable") if by_count else none
-    count_cut, count_other = count_tables(probs, order, levels) if by_count else (np.zeros(0), none)
+    likely = np.argsort(-probs, kind="stable")
+    # What a count costs grows with the batch, as its table outgrows the cache; from about here on it costs less.
+    counted = likely[4 * size * probs[likely] >= size**0.5][: len(probs) - 1] if size else likely[:0]
+    alone = likely[-1] if len(counted) == len(probs) - 1 else -1
+    rest = probs.copy()
+    rest[counted] = 0.0
+    cut, other, levels = np.zeros(len(probs)), np.zeros(len(probs), np.int64), size.bit_length()
+    alias_table(rest if rest.any() else probs, cut, other)
+    tables = count_tables(probs, likely, len(counted), levels)
     return Inputs(
-        start, feature, acts[state, feature], rows, probs, cut, other, order, count_cut, count_other, levels, by_count,
+        start, feature, acts[state, feature], rows, probs, counted, *tables, cut, other, len(counted), levels, alone,
         np.zeros(0), len(probs), 0,
     )  # fmt: skip
 
@@ -104,7 +112,7 @@ def tree_inputs(tree: FeatureTree, dtype: type) -> Inputs:
     """The arrays of a tree whose states are drawn by its own law."""
     none, number, nodes = np.zeros(0, np.int64), np.zeros(0), tree_nodes(tree)
     return Inputs(
-        none, none, number, np.zeros(0, dtype), number, number, none, none, number, none, 0, False,
+        none, none, number, np.zeros(0, dtype), number, none, none, none, number, none, number, none, 0, 0, -1,
         nodes.ravel(), 0, len(nodes),
     )  # fmt: skip
 
@@ -114,7 +122,7 @@ def room(inputs: Inputs, batch_size: int, n_features: int) -> Batch:
     states, nodes = inputs.n_states, inputs.n_nodes
     most = batch_size if nodes else min(batch_size, states) if batch_size else states
     if batch_size:
-        state, weight = np.zeros(most, np.int64), np.zeros(most)
+        state, weight = np.zeros(most + 1, np.int64), np.zeros(most + 1)  # one more, which `draw_states` may write to
     else:
         state, weight = np.arange(states), inputs.probs.copy()
     if nodes:
@@ -155,31 +163,45 @@ def alias_table(probs, cut, other):
 
 
 @njit(**OPTIONS)
-def count_tables(probs, order, levels):
-    """Alias tables of binomial numbers: of 2^j inputs in none of the states before, how many are in each (`order`).
+def binomial(n, p, chances):
+    """How likely each number of n inputs is, up to a factor; returns the first that is not faint, and the last + 1."""
+    likeliest = min(int((n + 1) * p), n)
+    low, high, chances[likeliest] = likeliest, likeliest + 1, 1.0
+    while low > 0 and chances[low] > FAINT:
+        low -= 1
+        chances[low] = chances[low + 1] * (low + 1) / (n - low) * (1.0 - p) / p
+    while high <= n and chances[high - 1] > FAINT:
+        chances[high] = chances[high - 1] * (n - high + 1) / high * p / (1.0 - p)
+        high += 1
+    return low, high
+
+
+@njit(**OPTIONS)
+def count_tables(probs, likely, counted, levels):
+    """Alias tables of binomial numbers: of 2^j inputs in none of the states before, how many are in each (`Inputs`).
 
     A binomial number of n inputs is the sum of those of the powers of 2 that make n, so that a batch of any size costs
     a few draws a state.
     """
-    each = (1 << levels) - 1 + levels
-    cut, other = np.empty((len(order) - 1) * each), np.empty((len(order) - 1) * each, np.int64)
-    left = 0.0
-    for i in range(len(order) - 1, -1, -1):
-        left += probs[order[i]]
-    for i in range(len(order) - 1):
-        p = min(probs[order[i]] / left, 1.0)
-        left -= probs[order[i]]
-        for j in range(levels):
-            n, first = 1 << j, i * each + (1 << j) - 1 + j
-            chances = np.zeros(n + 1)
-            likeliest = min(int((n + 1) * p), n)
-            chances[likeliest] = 1.0
-            for k in range(likeliest, n):  # P(k + 1) / P(k)
-                chances[k + 1] = chances[k] * (n - k) / (k + 1) * p / (1.0 - p) if p < 1.0 else 0.0
-            for k in range(likeliest, 0, -1):
-                chances[k - 1] = chances[k] * k / (n - k + 1) * (1.0 - p) / p if p > 0.0 else 0.0
-            alias_table(chances, cut[first : first + n + 1], other[first : first + n + 1])
-    return cut, other
+    left = np.zeros(len(likely) + 1)
+    for i in range(len(likely) - 1, -1, -1):  # the smallest first
+        left[i] = left[i + 1] + probs[likely[i]]
+    chances = np.empty((1 << levels) + 1)
+    table, least = np.zeros(counted * levels + 1, np.int64), np.zeros(counted * levels, np.int64)
+    cut, other = np.zeros(0), np.zeros(0, np.int64)
+    for fill in (False, True):  # first how long they are
+        if fill:
+            cut, other = np.zeros(table[-1]), np.zeros(table[-1], np.int64)
+        for i in range(counted):
+            p = probs[likely[i]] / left[i]
+            for j in range(levels):
+                number = i * levels + j
+                low, high = binomial(1 << j, p, chances)
+                least[number], table[number + 1] = low, table[number] + high - low
+                if fill:
+                    part = slice(table[number], table[number + 1])
+                    alias_table(chances[low:high], cut[part], other[part])
+    return table, least, cut, other
 
 
 def tree_nodes(tree: FeatureTree) -> np.ndarray:
@@ -211,42 +233,42 @@ def tree_nodes(tree: FeatureTree) -> np.ndarray:
 
 @njit(**INSIDE)
 def draw_states(batch, inputs, size, stream):
-    """Draw `size` states with replacement; the distinct ones, in the order in which they came, with their shares."""
-    n, distinct = inputs.n_states, 0
-    for _ in range(size):
-        u = uniform(stream) * n
-        state = min(int(u), n - 1)
+    """Draw `size` states with replacement: how often each of the likeliest, then the rest one by one.
+
+    The distinct ones are listed in the order in which they came, with their shares.
+    """
+    left, distinct = size, 0
+    for i in range(inputs.n_counted):
+        count = 0
+        for j in range(inputs.levels):
+            if left >> j & 1:
+                number = i * inputs.levels + j
+                first, length = inputs.table[number], inputs.table[number + 1] - inputs.table[number]
+                u = uniform(stream) * length
+                entry = min(int(u), length - 1)
+                other = inputs.count_other[first + entry]
+                entry = other if u - entry >= inputs.count_cut[first + entry] else entry
+                count += inputs.least[number] + entry
+        batch.state[distinct], batch.weight[distinct] = inputs.counted[i], count / size
+        distinct += count > 0
+        left -= count
+    if inputs.alone >= 0:
+        if left > 0:
+            batch.state[distinct], batch.weight[distinct] = inputs.alone, left / size
+        return distinct + (left > 0)
+    one_by_one = distinct
+    for _ in range(left):
+        u = uniform(stream) * inputs.n_states
+        state = min(int(u), inputs.n_states - 1)
         other = inputs.other[state]  # read in any case: a choice costs less than a branch that is hard to foresee
         state = other if u - state >= inputs.cut[state] else state
-        if batch.count[state] == 0:
-            batch.state[distinct] = state
-            distinct += 1
+        batch.state[distinct] = state
+        distinct += batch.count[state] == 0
         batch.count[state] += 1
-    for i in range(distinct):
+    for i in range(one_by_one, distinct):
         state = batch.state[i]
         batch.weight[i] = batch.count[state] / size
         batch.count[state] = 0
-    return distinct
-
-
-@njit(**INSIDE)
-def draw_counts(batch, inputs, size, stream):
-    """Draw how often each of few states is among `size` inputs: one binomial number after the other."""
-    each, left, distinct = (1 << inputs.levels) - 1 + inputs.levels, size, 0
-    for i in range(inputs.n_states):
-        count = left
-        if i < inputs.n_states - 1:
-            count = 0
-            for j in range(inputs.levels):
-                if left >> j & 1:
-                    u = uniform(stream) * ((1 << j) + 1)
-                    number, first = min(int(u), 1 << j), i * each + (1 << j) - 1 + j
-                    other = inputs.count_other[first + number]
-                    count += number if u - number < inputs.count_cut[first + number] else other
-        if count > 0:
-            batch.state[distinct], batch.weight[distinct] = inputs.order[i], count / size
-            distinct += 1
-        left -= count
     return distinct
 
 
@@ -285,8 +307,6 @@ def draw(batch, inputs, size, stream):
         return inputs.n_states
     if inputs.n_nodes:
         return draw_tree(batch, inputs, size, stream)
-    if inputs.counted:
-        return draw_counts(batch, inputs, size, stream)
     return draw_states(batch, inputs, size, stream)
 
 
