@@ -26,7 +26,8 @@ def floor(problem: Problem, size: int | None) -> dict[str, float]:
         Adam                                                                      11 for each parameter
 
     and a square root and a division for each of the 2 k d + k + d parameters and k norms. All prefixes cost what one
-    does. A sampled batch needs a random number for each sample. What is read and written stays in the cache.
+    does. A sampled batch needs a random number for each distinct input: how often it comes. What is read and written
+    stays in the cache.
     """
     acts, probs = problem.states()
     there = np.ones(len(acts)) if size is None else 1 - (1 - probs) ** size  # chance to be in a batch
@@ -41,7 +42,7 @@ def floor(problem: Problem, size: int | None) -> dict[str, float]:
     arithmetic = 4 * F * k * d + 10 * k * d + 2 * f * k + 2 * fa + min(by_rows, by_products) + 11 * parameters
     return {
         "inputs": float(B), "arithmetic": float(arithmetic), "root": parameters + k, "division": parameters + k,
-        "draw": size or 0,
+        "draw": float(B) if size else 0,
     }  # fmt: skip
 
 

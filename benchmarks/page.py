@@ -433,7 +433,7 @@ of a process, for which everything has to be compiled (cold) or was before (warm
 ## How far from the floor
 
 What a step of one SAE must at least compute (see `benchmarks/floor.py`), each part at the speed of a small loop on this
-machine, one part after the other. A random number is counted for every sample of a batch.
+machine, one part after the other. A random number is counted for every distinct input of a sampled batch.
 
 {floor_table(results)}
 

@@ -17,7 +17,7 @@
 # hold the parent's latent and miss the child's ({doc}`04_why_it_happens`). Neither the background nor the parent's
 # own probability is in it; nothing is fitted.
 #
-# The ledger's thresholds were fixed before the run. With ten seeds, a share is settled only where nine agree.
+# Thresholds were fixed before the run, or their history says otherwise. With ten seeds, a share is settled only where nine agree.
 #
 # ## Setup
 #
@@ -33,9 +33,9 @@
 # steps of 256 rows. Four kinds: a standard SAE; a Matryoshka SAE; *split alone* ({doc}`11_what_cures_it`; figures call
 # it the remedy): the Matryoshka SAE trained on for 1,000 steps, its decoder by the full reconstruction alone, weighed
 # as one prefix; and *detached deltas* {cite:p}`chanin2025hedging`, where each prefix trains its own latents alone: then
-# the equation has one prefix, and says a larger lean. The remedy's last stage, least squares, was not run here. They
-# are trained by {py:func}`matryoshka_mixing.training.descend`, on dense rows faster than the compiled trainer. The
-# stored results come from `python -m matryoshka_mixing.chapters.real_activations`.
+# the equation has one prefix, and says a larger lean. The remedy's last stage, least squares, was not run. Training
+# is by {py:func}`matryoshka_mixing.training.descend`, on dense rows faster than the compiled trainer. Stored results
+# come from `python -m matryoshka_mixing.chapters.real_activations`.
 
 # %% tags=["parameters"]
 n_trained = 0  # seeds to train again, some ten minutes each; 0 shows the stored ones: a whole number from 0 to 1000

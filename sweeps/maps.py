@@ -77,8 +77,9 @@ class Found:
         varied: the parameters that the sweep moves, in the chapter's order.
         home: the chapter's own values of these.
         runs: a row for each run, with all parameters, `verdict`, `key` (the value of the claim's first decisive
-            metric), `core` (whether all decisive criteria and controls are met) and `why` (the first criterion that is
-            not met and how many others are not, in words).
+            metric), `core` (whether all decisive criteria and controls are met), `control` (which control is not met:
+            "none", "convergence" or "another") and `why` (the first criterion that is not met and how many others are
+            not, in words).
 
     Raises:
         ValueError: if the table holds no verdict on the claim.
@@ -105,7 +106,11 @@ class Found:
         missed = rows[rows["outcome"] != "met"]
         core = ~runs.index.isin(missed.loc[missed["role"] != "supporting", "run"])
         why = missed.groupby("run")["metric"].agg(lambda missing: _told(claim, list(missing)))
-        runs = runs.assign(key=metrics[key(claim).metric], core=core, why=why.reindex(runs.index).fillna(""))
+        controls = missed[missed["role"] == "control"]
+        unconverged = runs.index.isin(controls.loc[controls["metric"] == "converged", "run"])
+        control = np.where(unconverged, "convergence", np.where(runs.index.isin(controls["run"]), "another", "none"))
+        why = why.reindex(runs.index).fillna("")
+        runs = runs.assign(key=metrics[key(claim).metric], core=core, control=control, why=why)
         varied = tuple(name for name in known.described() if runs[name].nunique() > 1)
         return cls(claim, chapter, varied, {name: getattr(known(), name) for name in varied}, runs)
 
@@ -185,7 +190,7 @@ class Found:
 
 def numbers(found: Found) -> pd.DataFrame:
     """What a figure shows of a claim: its parameters, verdict, number and reason, a row a run."""
-    shown = found.runs[[*found.varied, "verdict", "key", "why"]]
+    shown = found.runs[[*found.varied, "verdict", "key", "control", "why"]]
     return shown.sort_values(list(found.varied)).assign(claim=found.claim, metric=key(found.claim).metric)
 
 
@@ -208,9 +213,18 @@ def _told(claim: str, missing: Sequence[str]) -> str:
 # Figures
 
 
-def _cell(axis: Axes, x: float, y: float, verdict: str, text: str = "", home: bool = False) -> None:
+HATCHES = {"convergence": "///", "another": "..."}
+"""How a cell shows which control is not met, where one is not."""
+HATCH_INK = "#00000055"
+
+
+def _cell(axis: Axes, x: float, y: float, run: pd.Series, text: str = "", home: bool = False) -> None:
+    verdict, control = run["verdict"], run["control"]
     colour = figures.COLOURS[INK[verdict]]
     axis.add_patch(mpl.patches.Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, color=colour, alpha=0.45, lw=0))
+    if control in HATCHES:
+        hatched = {"hatch": HATCHES[control], "ec": HATCH_INK, "lw": 0}
+        axis.add_patch(mpl.patches.Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, fill=False, **hatched))
     if home:
         axis.add_patch(mpl.patches.Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, fill=False, ec="black", lw=1.8))
     shown = f"{claims.BADGES[verdict]}\n{text}" if text else claims.BADGES[verdict]
@@ -222,13 +236,19 @@ def _short(value: float) -> str:
     return "" if pd.isna(value) else "0" if abs(value) < 1e-5 else f"{value:.2g}"
 
 
-def _key(figure: Figure, verdicts: Sequence[str]) -> None:
-    """One key for a figure: the verdicts that occur, and the frame of the chapter's own values."""
+def _key(figure: Figure, shown: Sequence[Found]) -> None:
+    """One key for a figure: what occurs of verdicts and missed controls, and the frame of the chapter's own values."""
     patch = mpl.patches.Patch
+    verdicts, controls = ({value for found in shown for value in found.runs[of]} for of in ("verdict", "control"))
     handles = [
         patch(color=figures.COLOURS[place], alpha=0.45, lw=0, label=f"{claims.BADGES[name]} {name}")
         for name, place in INK.items()
-        if name in set(verdicts)
+        if name in verdicts
+    ]
+    handles += [
+        patch(fill=False, hatch=hatch, ec=HATCH_INK, lw=0, label=f"control not met: {name}")
+        for name, hatch in HATCHES.items()
+        if name in controls
     ]
     handles.append(patch(fill=False, ec="black", lw=1.8, label="the chapter's own value"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
@@ -241,11 +261,11 @@ def draw_map(found: Found) -> Figure:
     figure, (axis,) = figures.grid(1, 1, (0.78 * len(columns) + 1.2, 0.56 * len(rows) + 1.3))
     for _, run in found.runs.iterrows():
         place, home = (columns.index(run[x]), rows.index(run[y])), all(run[n] == found.home[n] for n in (x, y))
-        _cell(axis, *place, run["verdict"], _short(run["key"]), home)
+        _cell(axis, *place, run, _short(run["key"]), home)
     axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5), xlabel=words(x), ylabel=words(y))
     axis.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     axis.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
-    _key(figure, found.runs["verdict"])
+    _key(figure, [found])
     return figure
 
 
@@ -277,7 +297,7 @@ def draw_overview(screens: Sequence[Found]) -> Figure:
             for y, found in enumerate(screens):
                 line = found.along(name) if name in found.varied else found.runs[:0]
                 for x, (_, run) in enumerate(line.iterrows(), left):
-                    _cell(axis, x, y, run["verdict"], home=run[name] == found.home[name])
+                    _cell(axis, x, y, run, home=run[name] == found.home[name])
             left += wide[name] + 1
         axis.set(xlim=(-0.5, ACROSS), ylim=(len(screens) - 0.5, -1.6), xticks=[])
         axis.set_yticks(
@@ -286,7 +306,7 @@ def draw_overview(screens: Sequence[Found]) -> Figure:
         axis.tick_params(length=0)
         for side in axis.spines.values():
             side.set_visible(False)
-    _key(figure, [verdict for found in screens for verdict in found.runs["verdict"]])
+    _key(figure, screens)
     return figure
 
 
@@ -480,6 +500,9 @@ def page() -> str:
     total = sum(len(pd.read_csv(STORED / f"{name}.csv")["run"].unique()) for name in names)
     overview = [found for _, found in screens]
     chosen = {found.claim: plane_of(found, [plane for _, plane in planes]) for found in overview}
+    every = pd.concat([found.runs for _, found in [*screens, *planes, *spaces]])
+    open_ones = every[every["verdict"] == "inconclusive"]
+    unconverged = (open_ones["control"] == "convergence").sum()
     parts = [f"""# Where it holds
 
 A verdict holds at one set of parameters. This page moves them: {total:,} runs of whole notebooks, each judged by the
@@ -495,10 +518,11 @@ Empty: not a parameter of that chapter. {{download}}`Numbers <_static/where-over
 ```
 
 To be that many, the runs are smaller than the chapters' own, and mostly shorter. So a share of seeds is more often
-undecided, and many SAEs have not converged: more than a third of the *inconclusive* miss the control that asks for it.
-Either leaves a verdict open also where a chapter, with its seeds and steps, decides. So it is with the nearest other
-verdict of *The standard SAE absorbs*: in twice its steps {{doc}}`../notebooks/01_standard_sae_absorbs` finds complete
-absorption there. {{doc}}`sweeps` says how to run such sweeps, and what they cost.
+undecided, and many SAEs have not converged: {unconverged} of the {len(open_ones)} verdicts *inconclusive* miss the
+control that asks for it (hatched). Either leaves a verdict open also where a chapter, with its seeds and steps,
+decides. So it is with the nearest other verdict of *The standard SAE absorbs*: in twice its steps
+{{doc}}`../notebooks/01_standard_sae_absorbs` finds complete absorption there. {{doc}}`sweeps` says how to run such
+sweeps, and what they cost.
 
 ## Maps, and the nearest other verdict
 

@@ -106,6 +106,27 @@ def test_a_mixed_run_of_which_only_support_is_missing_is_told_apart(star):
     assert maps.core_line(maps.Found.of(rows, "mse-reason")).startswith(" In 1 of the 1 mixed runs all that is")
 
 
+def test_a_missed_control_shows_in_the_cell_and_in_the_key(star):
+    """Convergence first, where several are missed; a cell without one is plain."""
+    extra = [("r5", "converged", "control"), ("r5", "control_saving", "control"), ("r6", "control_saving", "control")]
+    rows = table(STAR)
+    more = [rows[rows["run"] == run].assign(metric=m, role=role, outcome="failed") for run, m, role in extra]
+    found = maps.Found.of(pd.concat([rows, *more]), "mse-reason")
+    assert list(found.runs["control"]) == ["none"] * 5 + ["convergence", "another"]
+    assert list(maps.numbers(found)["control"].value_counts()) == [5, 1, 1]
+
+    def hatches(figure):
+        inside = [patch.get_hatch() for axis in figure.axes for patch in axis.patches if patch.get_hatch()]
+        return sorted(inside), [text.get_text() for text in figure.legends[0].get_texts()]
+
+    for draw in (maps.draw_map, lambda found: maps.draw_overview([found])):
+        cells, key = hatches(draw(found))
+        assert cells == ["...", "///"] and {"control not met: convergence", "control not met: another"} < set(key)
+        cells, key = hatches(draw(star))
+        assert not cells and not any("control" in word for word in key)
+    plt.close("all")
+
+
 def test_a_claim_gets_the_map_over_what_its_screening_puts_first(star):
     def wider(points, d_model):
         rows = table(points)
