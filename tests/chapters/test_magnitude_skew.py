@@ -209,7 +209,7 @@ def test_whatever_is_allowed_can_be_set_up(values):
     same = [*setup.cases.values(), *setup.cells, *setup.law_states]
     assert all(len(states) == 3 and states.acts.isfinite().all() for states in same)
     experiments = [
-        chapter.main_runs, chapter.gentle_run, chapter.sampled_runs, chapter.fresh_run, chapter.laws,
+        chapter.main_runs, chapter.gentle_run, chapter.slow_run, chapter.sampled_runs, chapter.fresh_run, chapter.laws,
         chapter.phase_runs, chapter.company_runs, chapter.order_runs,
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -473,7 +473,9 @@ def test_gentle_and_sampled_runs(setup):
     gentle, sampled = chapter.gentle_run(setup), chapter.sampled_runs(setup)
     numbers = range(2000, 2006)
     loud = Setting(setup.kinds["Matryoshka"], setup.cases["loud"], directions(numbers))
-    assert same(gentle, train(loud, start_near(directions(numbers), numbers, 0.5), TrainConfig(30, lr=0.002)))
+    few = directions(numbers[:2])
+    long = TrainConfig(16 * 30, lr=0.002)
+    assert same(gentle, train(replace(loud, dictionary=few), start_near(few, numbers[:2], 0.5), long))
     assert [(key, len(found.live)) for key, found in sampled.items()] == [
         (("Matryoshka", "random"), 6), (("standard, penalty", "random"), 6),
         (("Matryoshka", "near the truth"), 1), (("standard, penalty", "near the truth"), 1),
@@ -481,6 +483,20 @@ def test_gentle_and_sampled_runs(setup):
     penalised = replace(loud, sae=setup.kinds["standard, penalty"])
     run = train(penalised, random_start(loud.sae, numbers), TrainConfig(30, batch_size=10, seed=2000))
     assert same(sampled["standard, penalty", "random"], run)
+
+
+def test_at_a_gentle_rate_fewer_latents_die_and_more_parents_escape():
+    """The usual rate kills latents in seeds that would not absorb, so that all that are left absorb."""
+    small = chapter.Setup(chapter.Parameters(n_seeds=96))
+    usual = chapter.main_runs(small)["Matryoshka", "random", "loud"]
+    slow, steps, firing = chapter.slow_run(small)
+    assert steps[-1] == 4 * small.p.n_steps and slow.path.instances == (96, len(steps))
+    start = random_start(small.kinds["Matryoshka"], small.seeds)
+    acts = start.encode(small.cases["loud"].inputs(slow.dictionary)) > metrics.SILENT
+    assert firing == int(acts.any(-2).all(-1).sum())
+    assert int(usual.live.sum()) < 0.7 * firing < int(slow.live.sum()) <= firing
+    assert usual.share == 1 and 0.5 < slow.share < 0.8
+    assert chapter.least_converged({("a", "b", "c"): usual}, slow) == float(slow.converged.double().mean()) < 1
 
 
 def test_fresh_seeds(setup):
@@ -506,13 +522,14 @@ def test_who_comes_first_and_what_becomes_of_the_parent(setup):
 
 def test_what_fires_tells_absorbed_from_turned():
     """From near the truth the first latent turns to the loud child and goes on firing; nothing is absorbed."""
-    small = chapter.Setup(chapter.Parameters(n_seeds=16, n_steps=1500))
+    small = chapter.Setup(chapter.Parameters(n_seeds=48, n_steps=1500))
     gentle = chapter.gentle_run(small)
+    assert gentle.converged.all()
     assert int(gentle.live.sum()) > 8 and (gentle.rates < 0.1).all() and gentle.first_with("child").median() > 0.9
     states = small.cases["loud"]
     found = train(
         Setting(small.kinds["Matryoshka"], states, gentle.dictionary),
-        small.begun(small.kinds["Matryoshka"], "near the truth", small.seeds)[0],
+        small.begun(small.kinds["Matryoshka"], "near the truth", small.third)[0],
         small.gentle,
     )
     reading = metrics.read(found.sae[0], states, gentle.dictionary, chapter.PARENTS)

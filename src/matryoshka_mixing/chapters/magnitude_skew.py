@@ -37,6 +37,8 @@ LEARNED = 0.9
 """A feature is learned once this share of its expected square is reconstructed."""
 HEAVY = 16
 """By how much the inner prefix's weight is raised in the run that raises it."""
+SLOWER, LONGER = 4, 16
+"""How many times the usual steps runs at a tenth of the learning rate take, from random starts and near the truth."""
 SPREAD = 0.5
 """Standard deviation of the magnitudes over their mean, where they vary."""
 
@@ -334,9 +336,33 @@ def report(runs: Runs) -> str:
     )
 
 
+def least_converged(runs: Runs, *others: Found) -> float:
+    """The share of SAEs that have converged: of the main runs together, or of another run if it is less there."""
+    main = torch.cat([some.converged for some in runs.values()])
+    return min(float(converged.double().mean()) for converged in (main, *(some.converged for some in others)))
+
+
 def gentle_run(setup: Setup) -> Found:
-    """The Matryoshka on the loud case from near the truth, at a tenth of the learning rate."""
-    return setup.fit([(setup.kinds["Matryoshka"], setup.cases["loud"])], "near the truth", setup.seeds, setup.gentle)[0]
+    """The Matryoshka on the loud case from near the truth, at a tenth of the learning rate, until it converges."""
+    how = replace(setup.gentle, steps=LONGER * setup.p.n_steps)
+    return setup.fit([(setup.kinds["Matryoshka"], setup.cases["loud"])], "near the truth", setup.third, how)[0]
+
+
+def slow_run(setup: Setup) -> tuple[Found, tuple[int, ...], int]:
+    """The Matryoshka on the loud case from random starts, at a tenth of the learning rate.
+
+    At the usual rate many latents die in training, most of them in seeds that would not absorb.
+
+    Returns:
+        What was found, the steps at which the SAEs were looked at, and in how many seeds both latents fire before
+        training.
+    """
+    n, sae, states = SLOWER * setup.p.n_steps, setup.kinds["Matryoshka"], setup.cases["loud"]
+    steps = tuple(sorted({round(s) for s in np.geomspace(1, n, 80)}))
+    begun, dictionary = setup.begun(sae, "random", setup.seeds)
+    firing = metrics.live(begun.encode(states.inputs(dictionary))).all(-1)
+    how = replace(setup.gentle, steps=n, snapshots=steps)
+    return setup.fit([(sae, states)], "random", setup.seeds, how)[0], steps, int(firing.sum())
 
 
 def sampled_runs(setup: Setup) -> dict[tuple[str, str], Found]:

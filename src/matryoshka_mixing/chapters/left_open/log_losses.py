@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from matryoshka_mixing import figures, metrics, theory
 from matryoshka_mixing.chapters._shared import KINDS
-from matryoshka_mixing.chapters.left_open.data import Parameters, kept
+from matryoshka_mixing.chapters.left_open.data import Parameters
 from matryoshka_mixing.features import States, family, orthonormal_dictionaries, without_hierarchy
 from matryoshka_mixing.figures import COLOURS
 from matryoshka_mixing.metrics import Reading
@@ -64,12 +63,10 @@ class Arm:
     Attributes:
         sae: the parameters.
         reading: what they hold.
-        lost: share of the inputs with a child on which the parent is not kept.
     """
 
     sae: SAE
     reading: Reading
-    lost: Float[Tensor, " seeds"]
 
     @property
     def mixing(self) -> Float[Tensor, " seeds"]:
@@ -109,20 +106,15 @@ class Found:
         some, plain = self.arms[form, NEAR], self.arms[FORMS[0], NEAR]
         return (some.mixing / plain.mixing)[some.live & plain.live]
 
-    def rise(self, form: str = FORMS[1], draws: int = 2000) -> tuple[float, float, float]:
-        """How much more is lost than under the sum, from random starts live under both; a form may have fewer seeds.
+    def rise(self, form: str = FORMS[1]) -> Float[Tensor, " judged"]:
+        """How much more each seed absorbs than under the sum, from random starts; a form may have fewer seeds.
 
-        Returns:
-            The difference of the means, and its 95% bootstrap interval over seeds.
+        Of those seeds that are live under both, and whose parent some latent represents under both.
         """
         some, plain = self.arms[form, RANDOM], self.arms[FORMS[0], RANDOM]
-        n = len(some.lost)
-        more = (some.lost - plain.lost[:n])[some.live & plain.live[:n]].numpy()
-        if not len(more):
-            return (float("nan"),) * 3
-        picks = np.random.default_rng(0).integers(len(more), size=(draws, len(more)))
-        low, high = np.quantile(more[picks].mean(1), [0.025, 0.975])
-        return float(more.mean()), float(low), float(high)
+        n = len(some.sae)
+        more = some.reading.absorption - plain.reading.absorption[:n]
+        return more[some.live & plain.live[:n] & ~more.isnan()]
 
 
 def schedule(p: Parameters) -> TrainConfig:
@@ -192,7 +184,7 @@ def under_log(p: Parameters, states: States, runs: Sequence[tuple[str, Tensor, S
 def read(sae: SAE, states: States, dictionary: Float[Tensor, "seeds 3 d_model"]) -> Arm:
     """What the SAEs of one arm hold."""
     reading = metrics.read(sae, states, dictionary, [None, 0, 0])
-    return Arm(sae, reading, 1 - kept(reading, states, (1, 2)))
+    return Arm(sae, reading)
 
 
 def independent(p: Parameters, states: States) -> Reading:
@@ -241,18 +233,22 @@ def largest_return(child_probabilities: np.ndarray, n_children: int = 2) -> floa
     return max(next_weight(w, q, n_children) / w for w in weights for q in child_probabilities)
 
 
-def interval(rise: tuple[float, float, float]) -> str:
-    """The interval of `Found.rise` in words, also where no seed is live under both forms."""
-    return "no value" if math.isnan(rise[0]) else f"{rise[1]:.2f} to {rise[2]:.2f}"
+def interval(rise: Float[Tensor, " judged"], draws: int = 2000) -> str:
+    """The 95% bootstrap interval of the mean of `Found.rise` in words, also where there is no seed."""
+    if not len(rise):
+        return "no value"
+    picks = np.random.default_rng(0).integers(len(rise), size=(draws, len(rise)))
+    low, high = np.quantile(rise.numpy()[picks].mean(1), [0.025, 0.975])
+    return f"{low:.2f} to {high:.2f}"
 
 
 def draw(found: Found) -> Figure:
-    """The parent's cosine with its children from near the truth, and what is lost from random starts."""
+    """The parent's cosine with its children from near the truth, and absorption from random starts."""
     figure, axes = figures.grid(2, 2, (4.65, 3.2))
     jitter = np.random.default_rng(0)
     left = {form: found.arms[form, NEAR].mixing for form in FORMS}
     arms = {form: found.arms[form, RANDOM] for form in FORMS if (form, RANDOM) in found.arms}
-    right = {form: arm.lost[arm.live] for form, arm in arms.items()}
+    right = {form: judged(arm) for form, arm in arms.items()}
     for axis, values in zip(axes, (left, right), strict=True):
         axis.axvline(0, color="0.6", lw=0.8, zorder=0)
         for i, seeds in enumerate(values.values()):
@@ -263,8 +259,14 @@ def draw(found: Found) -> Figure:
         axis.set_yticks(range(len(values)), list(values))
         axis.invert_yaxis()
     axes[0].set(xlabel="parent's cosine with a child (truth 0)", title="from near the truth")
-    axes[1].set(xlabel="share of the child's inputs lost", title="from random starts, live seeds")
+    axes[1].set(xlabel="absorption", title="from random starts, judged seeds")
     return figure
+
+
+def judged(arm: Arm) -> Float[Tensor, " judged"]:
+    """The absorption of those seeds that are live and whose parent some latent represents."""
+    absorption = arm.reading.absorption
+    return absorption[arm.live & ~absorption.isnan()]
 
 
 def measured(found: Found) -> dict[str, object]:
@@ -272,7 +274,7 @@ def measured(found: Found) -> dict[str, object]:
     free = found.arms[FORMS[3], NEAR]
     return {
         "mixing_left": found.left(FORMS[1]),
-        "absorption_rise": found.rise()[1],
+        "absorption_rise": found.rise(),
         "reweighting_gap": found.reweighting_gap,
         "cosine_without_penalty": free.mixing[free.live],
         "mixing_left_outside": found.left(FORMS[2]),
@@ -285,4 +287,4 @@ def started(p: Parameters) -> dict[str, int]:
     """How many seeds were started for each metric."""
     near = len(p.seeds[:NEAREST])
     same = ("mixing_left", "cosine_without_penalty", "mixing_left_outside", "mixing_left_sampled")
-    return dict.fromkeys(same, near) | {"control_mixing": p.n_sweep_seeds}
+    return dict.fromkeys(same, near) | {"absorption_rise": p.n_seeds, "control_mixing": p.n_sweep_seeds}

@@ -40,15 +40,28 @@ class Runs:
 
     Attributes:
         live: whether both latents fire.
-        kept: share of the child's inputs on which the parent is kept.
+        absorption: how much of the parent other latents write beside the child, as everywhere; NaN where the parent is
+            missing.
+        kept: share of the child's inputs on which the parent keeps its direction: a latent leads toward it and fires.
         with_parent: whether the first latent fires on all of the parent's inputs, and on no others.
         converged: whether training has converged.
     """
 
     live: Bool[Tensor, "*settings seeds"]
+    absorption: Float[Tensor, "*settings seeds"]
     kept: Float[Tensor, "*settings seeds"]
     with_parent: Bool[Tensor, "*settings seeds"]
     converged: Bool[Tensor, "*settings seeds"]
+
+    @property
+    def judged(self) -> Float[Tensor, " judged"]:
+        """`absorption` in the live seeds that have one."""
+        return self.absorption[self.live & ~self.absorption.isnan()]
+
+    @property
+    def spared_share(self) -> float:
+        """Share of the judged seeds whose absorption is at most 10%; NaN where there is none."""
+        return float((self.judged <= 0.1).double().mean())
 
     @property
     def values(self) -> Float[Tensor, " live"]:
@@ -57,7 +70,7 @@ class Runs:
 
     @property
     def share(self) -> float:
-        """Share of live seeds that keep the parent on at least 90% of the child's inputs; NaN where none is live."""
+        """Share of live seeds that keep its direction on at least 90% of the child's inputs; NaN where none is live."""
         return float((self.values >= 0.9).double().mean())
 
     @property
@@ -123,14 +136,14 @@ def fit(
     reading = metrics.read(run.sae, states, dictionary, [None, 0])
     holds = torch.stack([some.acts[:, 0] > 0 for some in states])[:, None]
     with_parent = ((reading.acts[..., 0] > metrics.SILENT) == holds).all(-1)
-    return Runs(reading.all_live, kept(reading, states), with_parent, run.converged)
+    return Runs(reading.all_live, reading.absorption, kept(reading, states), with_parent, run.converged)
 
 
 def main_runs(p: Parameters) -> dict[tuple[str, str], Runs]:
-    """Both cases from every kind of start, by (case, start); a third of the seeds where the parent is not learned."""
+    """Both cases from every kind of start, by (case, start); a third of the seeds from random ones."""
     found: dict[tuple[str, str], Runs] = {}
     for kind in STARTS:
-        seeds = p.seeds if kind == STARTS[0] else p.third
+        seeds = p.third if kind == STARTS[2] else p.seeds
         found |= {(case, kind): one(fit([tree], kind, p, seeds)) for case, tree in cases(p).items()}
     return found
 
@@ -142,7 +155,7 @@ def sampled_runs(p: Parameters) -> dict[str, Runs]:
 
 def one(runs: Runs) -> Runs:
     """The runs of the only setting."""
-    return Runs(runs.live[0], runs.kept[0], runs.with_parent[0], runs.converged[0])
+    return Runs(**{name: tensor[0] for name, tensor in vars(runs).items()})
 
 
 def controls(p: Parameters) -> dict[str, Runs]:
@@ -154,13 +167,14 @@ def controls(p: Parameters) -> dict[str, Runs]:
 
 
 def table(runs: Mapping[tuple[str, str], Runs]) -> str:
-    """Markdown: for each case and start the live seeds, and the shares of them that keep the parent."""
-    lines = ["| child | the first latent starts as | live seeds | parent kept | fires as the parent does |"]
-    lines += ["| --- | --- | --- | --- | --- |"]
+    """Markdown: for each case and start the live seeds, and the shares of them that spare or keep the parent."""
+    lines = ["| child | first latent starts as | live seeds | not absorbed | direction kept | fires as the parent |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
     for (case, kind), some in runs.items():
         live = f"{int(some.live.sum())} of {len(some.live)}"
         start = kind if kind == "random" else f"the {kind.split()[0]}"
-        lines.append(f"| {case} | {start} | {live} | {told(some.share)} | {told(some.firing_share)} |")
+        shares = " | ".join(told(share) for share in (some.spared_share, some.share, some.firing_share))
+        lines.append(f"| {case} | {start} | {live} | {shares} |")
     return "\n".join(lines)
 
 
@@ -250,7 +264,7 @@ def draw_plane(found: Plane) -> Figure:
     axis.set_xticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
     axis.minorticks_off()
     axis.set(xlabel="child's magnitude / parent's magnitude", ylabel="child's probability given the parent")
-    figure.colorbar(drawn, ax=axis, label="share that keeps the parent")
+    figure.colorbar(drawn, ax=axis, label="share that keeps the parent's direction")
     return figure
 
 
@@ -264,10 +278,13 @@ def measured(
     """The metrics of the claim `parent-first-stays`."""
     learned = {case: runs[case, STARTS[0]] for case in cases(p)}
     return {
+        "absorption_quiet": learned["quiet"].judged,
+        "absorption_loud": learned["loud"].judged,
         "kept_quiet": learned["quiet"].values,
         "kept_loud": learned["loud"].values,
         "side_agreement": found.agreement,
         "sampled_gap": max(abs(some.share - sampled[case].share) for case, some in learned.items()),
+        "control_absorption": runs["loud", STARTS[1]].judged,
         "control_kept": independent["quiet"].values,
         "converged": float(torch.cat([some.converged for some in learned.values()]).double().mean()),
     }

@@ -14,7 +14,7 @@ from scipy.stats import binom, binomtest, fisher_exact
 
 from matryoshka_mixing import figures, metrics, original, theory
 from matryoshka_mixing.chapters.left_open import parent_first
-from matryoshka_mixing.chapters.left_open.data import Parameters, kept, leads
+from matryoshka_mixing.chapters.left_open.data import Parameters, told
 from matryoshka_mixing.features import FeatureTree, family, orthonormal_dictionaries
 from matryoshka_mixing.figures import COLOURS
 from matryoshka_mixing.sae import SAEConfig, random_start, start_near
@@ -174,15 +174,15 @@ def draw_floor(found: Floor) -> Figure:
 
 @dataclass(frozen=True)
 class Left:
-    """How often the parent is not kept on the inputs that hold a child, over all seeds, dead ones included.
+    """What becomes of the parent beside its children, over all seeds, those with dead latents included.
 
     Attributes:
-        silent: mean share of these inputs, where some live latent leads toward the parent on others.
+        absorbed: mean absorption from random starts, of the seeds in which some latent represents the parent.
         missing: share of the seeds in which none does.
-        near: mean share of these inputs from near the truth, for either reason.
+        near: mean absorption from near the truth, where a parent that is missing counts as absorbed.
     """
 
-    silent: float
+    absorbed: float
     missing: float
     near: float
 
@@ -213,26 +213,26 @@ def absorption_left(p: Parameters) -> dict[str, Left]:
         states, parents = tree.states(), tree.parents()
         dictionary = orthonormal_dictionaries(tree.n_features, p.d_model, seeds)
         setting = Setting(config, states, dictionary)
-        children = [i for i, parent in enumerate(parents) if parent == 0]
-        losses = {}
+        absorption = {}
         for kind, start in (
             ("random", random_start(config, seeds)),
             ("near", start_near(dictionary[:, : config.d_sae], seeds, p.start_noise)),
         ):
             reading = metrics.read(train(setting, start, p.exact).sae[0], states, dictionary, parents)
-            losses[kind] = 1 - kept(reading, states, children)
-            if kind == "random":
-                missing = ~(leads(reading.decoder, 0) & reading.live).any(-1)
-        silent = torch.where(missing, 0, losses["random"]).mean()
-        found[name] = Left(float(silent), float(missing.double().mean()), float(losses["near"].mean()))
+            absorption[kind] = reading.absorption
+        random, near = absorption.values()
+        missing = float(random.isnan().double().mean())
+        found[name] = Left(float(random.nanmean()), missing, float(near.nan_to_num(nan=1.0).mean()))
     return found
 
 
 def table_left(found: Mapping[str, Left]) -> str:
     """Markdown: one row a setting."""
-    lines = ["| Matryoshka SAE | silent, random starts | missing, random starts | near the truth |"]
+    lines = ["| Matryoshka SAE | absorbed, random starts | missing, random starts | near the truth |"]
     lines += ["| --- | --- | --- | --- |"]
-    lines += [f"| {name} | {left.silent:.0%} | {left.missing:.0%} | {left.near:.0%} |" for name, left in found.items()]
+    lines += [
+        f"| {name} | {told(left.absorbed)} | {left.missing:.0%} | {left.near:.0%} |" for name, left in found.items()
+    ]
     return "\n".join(lines)
 
 
