@@ -187,7 +187,7 @@ narrow_mixing
 measured = {
     "loss_saving": saving,
     "path_rise": walk.rise,
-    "control_saving": walk.control_saving,
+    "control_saving": chapter.loss_saving(control, setup, float(walk.control[0]), hierarchy=False),
     "converged": converged,
 }
 mse_reason = claims.judge(ledger["mse-reason"], measured, started=p.n_seeds)

@@ -129,6 +129,17 @@ def test_what_a_seed_saves_leaves_out_the_penalty_and_the_dead(exact):
     saved = chapter.loss_saving(arm, replace(SETUP, sae=replace(SETUP.sae, l1=5.0)), clean)
     assert saved.tolist() == pytest.approx(((clean - arm.loss) / clean)[:5].tolist())
     assert saved.tolist() == pytest.approx([chapter.walk(P, SETUP).saving] * 5, abs=1e-3)
+    lone = float(chapter.walk(P, SETUP).control[0])
+    assert not torch.allclose(
+        chapter.loss_saving(arm, SETUP, lone, hierarchy=False), chapter.loss_saving(arm, SETUP, lone)
+    )
+
+
+def test_a_trained_control_saves_nothing_on_the_clean_parent_and_the_hierarchy_would():
+    clean = float(chapter.walk(P, SETUP).control[0])
+    control = SETUP.fit("random", decoder_bias=True, hierarchy=False)
+    saved = chapter.loss_saving(control, SETUP, clean, hierarchy=False)
+    assert len(saved) and saved.max() < 1e-3 and saved.max() > -0.01, "the best of them is the clean parent"
 
 
 def test_robustness_trains_over_both_amounts():

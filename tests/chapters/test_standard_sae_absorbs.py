@@ -96,6 +96,7 @@ def test_a_penalty_makes_the_sae_absorb_and_the_control_does_not(exact):
         "absorption_rate": near.reading.absorption,
         "child_to_parent": chapter.live_lean(near),
         "absorption_rate_near_truth": near.reading.absorption,
+        "absorption_rate_with_bias": np.ones(192),
         "sampled_gap": 0.0,
         "control_child_to_parent": chapter.control_lean(control),
         "converged": chapter.converged(exact),

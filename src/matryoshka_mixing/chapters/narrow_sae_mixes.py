@@ -145,10 +145,14 @@ def walk(p: Parameters, setup: Setup) -> Walk:
     return Walk(position, theory.one_latent_loss(setup.states, decoders), control)
 
 
-def loss_saving(arm: Arm, setup: Setup, clean: float) -> Float[Tensor, " live"]:
-    """Share of the loss of the clean parent, `clean`, that each live seed saves; the penalty is left out of both."""
-    x, unpenalised = setup.states.inputs(setup.directions(setup.seeds)), replace(setup.sae, l1=0.0)
-    return ((clean - arm.trained.sae[0].loss(x, setup.states.probs, unpenalised)) / clean)[arm.live]
+def loss_saving(arm: Arm, setup: Setup, clean: float, *, hierarchy: bool = True) -> Float[Tensor, " live"]:
+    """Share of the loss of the clean parent, `clean`, that each live seed saves; the penalty is left out of both.
+
+    The arm was trained on the family, or without a `hierarchy` on independent features, as in `Setup.fit`.
+    """
+    states = setup.states if hierarchy else without_hierarchy(setup.tree).states()
+    x, unpenalised = states.inputs(setup.directions(setup.seeds)), replace(setup.sae, l1=0.0)
+    return ((clean - arm.trained.sae[0].loss(x, states.probs, unpenalised)) / clean)[arm.live]
 
 
 def draw_walk(found: Walk) -> Figure:
