@@ -53,7 +53,7 @@ import torch
 from IPython.display import HTML
 from torch.nn.functional import normalize
 
-from matryoshka_mixing import claims, features, metrics, notebook, theory
+from matryoshka_mixing import claims, metrics, notebook, theory
 from matryoshka_mixing.chapters import why_it_happens as chapter
 from matryoshka_mixing.chapters.why_it_happens import told
 
@@ -518,10 +518,9 @@ sibling_undo
 # {glue:text}`first_live` live ones pass), so it is judged on {glue:text}`n_fresh` fresh ones.
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "Code: the control, independent features with a decoder bias, and fresh seeds"}
-independent = features.without_hierarchy(tree).states()
-control_run = setup.fit(setup.near, {"data": independent, "decoder_bias": True})
-control = metrics.read(control_run.sae[0], independent, control_run.settings[0].dictionary, tree.parents())
-leaning, control_lean = (r.mixing.child_to_parent[r.all_live] for r in (near, control))
+control_run, control_lean = chapter.control_run(setup, tree)
+rare_control_run, rare_control_lean = chapter.control_run(setup, chapter.rare_family(p))
+leaning = near.mixing.child_to_parent[near.all_live]
 random_lean = random.mixing.child_to_parent.amax(-1)
 fresh = torch.arange(len(random_lean)) >= p.n_seeds
 
@@ -532,7 +531,7 @@ child_to_parent = claims.judge(
         "child_to_parent": leaning.amax(-1),
         "child_to_parent_size": leaning.abs().amax(-1) / chapter.siblings(near, in_size=False).abs(),
         "child_to_parent_random": random_lean[random.all_live & fresh],
-        "control_child_to_parent": control_lean.abs().amax(-1),
+        "control_child_to_parent": control_lean,
         "converged": chapter.converged(near_run, random_run, control_run),
     },
     started={"child_to_parent_random": int(fresh.sum())},
@@ -546,8 +545,8 @@ unequal_children = claims.judge(
         "sign_agreement": by_pair.agreement,
         "positive_case": rare_leans[metrics.live(rare_run.acts[0]).all(-1), 1:].amin(-1),
         "theory_gap": by_pair.gap,
-        "control_child_to_parent": control_lean.abs().amax(-1),
-        "converged": chapter.converged(control_run, by_pair.run, rare_run),
+        "control_child_to_parent": rare_control_lean,
+        "converged": chapter.converged(rare_control_run, by_pair.run, rare_run),
     },
     started={"positive_case": n_near},
 )

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # What cures it
 #
-# **Claims.** No published remedy removes both mixing and absorption from random starts on all of six toys. One that
-# follows from {doc}`04_why_it_happens` mostly does where plain training finds the features: *let the prefixes train the
-# encoder, and the full reconstruction the decoder*. Source: ours.
+# **Claims.** No published remedy removes both mixing and absorption on all the toys that this one mostly does, which
+# follows from {doc}`04_why_it_happens`: *let the prefixes train the encoder, and the full reconstruction the decoder*.
+# It works where plain training finds the features. Source: ours.
 #
 # {glue:}`decoder-from-full`
 #

@@ -349,13 +349,14 @@ def keep_largest_of_batch(room, batch, n, k):
     """BatchTopK: keep the largest entries until their weights add up to k, the one on the edge in part.
 
     Quickselect (Hoare 1961) by weight. The entries' weights come from `batch`; `room.share` is what is kept of each.
+    The threshold is the middle between the smallest that is kept and the largest that is not, 0 where none is left.
     """
     high = room.begin[n]
     for row in range(n):
         for i in range(room.begin[row], room.begin[row + 1]):
             room.order[i] = i
             room.share[i] = batch.weight[row]  # for now
-    low, budget, smallest = 0, k, -1
+    low, budget, smallest, largest = 0, k, -1, -1
     while low < high:
         first, middle, last = room.order[low], room.order[(low + high) // 2], room.order[high - 1]
         pivot = first  # unless another is the median of the three
@@ -380,6 +381,8 @@ def keep_largest_of_batch(room, batch, n, k):
         if weight >= budget:
             for i in range(edge, high):
                 room.share[room.order[i]] = 0.0
+                if largest < 0 or before(room, room.order[i], largest):
+                    largest = room.order[i]
             high = edge
             continue
         budget -= weight
@@ -395,11 +398,16 @@ def keep_largest_of_batch(room, batch, n, k):
         if share > 0.0:
             smallest = pivot
         if budget <= 0.0:
-            for i in range(edge + 1, high):
+            for i in range(edge + (share > 0.0), high):
                 room.share[room.order[i]] = 0.0
+                if largest < 0 or before(room, room.order[i], largest):
+                    largest = room.order[i]
             break
         low = edge + 1
-    room.bound[1] = room.act[smallest] * room.norms[room.latent[smallest]] if smallest >= 0 else 0.0
+    bound = room.act[largest] * room.norms[room.latent[largest]] if largest >= 0 else 0.0
+    if smallest >= 0:
+        bound = (bound + room.act[smallest] * room.norms[room.latent[smallest]]) / 2.0
+    room.bound[1] = bound
 
 
 @njit(**INNER)

@@ -50,7 +50,8 @@ def refit(
     It undoes what the penalty does to a decoder (it shrinks, and leans toward whatever shrinks beside it). A latent
     that never fires keeps its row, and directions that the activations leave open stay as they are. The encoder's bias
     follows that of the decoder, so that every latent of a ReLU SAE fires as before; TopK and BatchTopK rank activations
-    by the decoder's norms and may choose otherwise. Where the SAE has one bias alone, both stay.
+    by the decoder's norms and may choose otherwise, and BatchTopK gets a new threshold. Where the SAE has one bias
+    alone, both stay.
 
     Args:
         sae: with any leading axes; which biases it has says its configuration.
@@ -70,10 +71,11 @@ def refit(
     change = torch.linalg.pinv(by_row @ known, hermitian=True, rtol=1e-10) @ (by_row @ (x - sae.decode(acts)))
     latents = sae.W_dec.shape[-2]
     moved = change[..., latents:, :].sum(-2)
-    return replace(
+    fitted = replace(
         sae, W_dec=sae.W_dec + change[..., :latents, :], b_dec=sae.b_dec + moved,
         b_enc=sae.b_enc + (moved.unsqueeze(-2) @ sae.W_enc).squeeze(-2),
     )  # fmt: skip
+    return fitted.with_threshold(x, weights) if config.activation == "batchtopk" else fitted
 
 
 @dataclass(frozen=True)

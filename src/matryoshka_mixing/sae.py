@@ -269,6 +269,20 @@ class SAE:
             )
         return acts, (sizes > self.threshold[..., None, None]).to(acts)
 
+    def with_threshold(
+        self, x: Float[Tensor, "*#instances batch d_in"], probs: Float[Tensor, "*#instances batch"]
+    ) -> SAE:
+        """A BatchTopK SAE with the threshold that keeps of single rows what it keeps of all of them together.
+
+        The middle between the smallest size that is kept and the largest that is not; half of the former where none is
+        left. Which of two entries of one size is kept it cannot tell. `probs` as in `encode`.
+        """
+        acts, share = self._activate(x, probs)
+        sizes = acts * self.W_dec.norm(dim=-1).unsqueeze(-2)
+        smallest = sizes.masked_fill((share == 0) | (sizes == 0), torch.inf).amin((-2, -1))
+        largest = sizes.masked_fill(share > 0, 0).amax((-2, -1))
+        return replace(self, threshold=torch.where(smallest.isinf(), largest, (smallest + largest) / 2).detach())
+
     def decode(
         self, acts: Float[Tensor, "*instances batch d_sae"], width: int | None = None
     ) -> Float[Tensor, "*instances batch d_in"]:

@@ -123,23 +123,25 @@ def test_reading_an_sae_that_is_right():
     assert found.places.tolist() == [[0, 0, 0]] * 8 and (found.fvu < 1).all()
 
 
-def test_stored_results_are_whole_and_small(stored):
+def test_stored_results_are_whole_and_small(stored, sizes):
     n = len(experiments.SEEDS)
     assert stored.found["seeds"].tolist() == list(experiments.SEEDS)
     assert experiments.STORED.stat().st_size < 2e6
     for kind in data.KINDS:
         assert stored.of("planted", kind, "families.cosines").shape == (n, 8, 2)
         assert stored.of("bare", kind, "lean").shape == (n, 512)
-    for measure in (chapter.mixing_measures, chapter.absorption_measures, chapter.diagnosis_measures):
-        for name, values in measure(stored).items():
-            assert values.shape == (n,) and np.isfinite(values).all(), name
-    ledger = claims.load()
-    for key, measure in (
-        ("mixing-in-real-activations", chapter.mixing_measures),
-        ("absorption-in-real-activations", chapter.absorption_measures),
-        ("diagnosis-in-real-activations", chapter.diagnosis_measures),
-    ):
-        claims.judge(ledger[key], measure(stored), started=n)
+    measures = {
+        "mixing-in-real-activations": chapter.mixing_measures(stored, sizes),
+        "absorption-in-real-activations": chapter.absorption_measures(stored),
+        "diagnosis-in-real-activations": chapter.diagnosis_measures(stored),
+    }
+    gap = measures["mixing-in-real-activations"]["theory_gap_elsewhere"]
+    gaps = sorted(float(np.median(sizes.theory_gap(point))) for point in experiments.POINTS)
+    assert gap == pytest.approx((gaps[2] + gaps[3]) / 2)
+    for claim, found in measures.items():
+        for name, values in found.items():
+            assert np.shape(values) in ((n,), ()) and np.isfinite(values).all(), name
+        claims.judge(claims.load()[claim], found, started=n)
 
 
 def test_a_part_of_what_is_stored_comes_again(sizes):

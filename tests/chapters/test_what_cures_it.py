@@ -610,7 +610,16 @@ def test_figures_show_the_numbers_of_the_stored_run():
     assert table.loc["ours", "clean seeds"] == pytest.approx(found.means("clean").loc["ours"].mean())
     assert drawing.price(found).axes and drawing.recovered(found).axes
     measured = page.measured_published(found)
-    assert 0 <= measured["best_published_on_its_worst_toy"] <= 1
+    every, ours = found.means("clean"), found.means("clean").loc["ours"]
+    groups = [
+        some.name for some in contestants.contestants().values() if some.group not in ("ours", "baseline", "relative")
+    ]
+    solved = [toy for toy in found.toys if ours[toy] >= 0.5]
+    assert 0 < len(solved) < len(found.toys)
+    least = [min(every.loc[name, toy] for toy in solved) for name in groups]
+    assert measured["best_published_where_ours_solves"] == max(least) > 0
+    assert measured["best_published_on_its_worst_toy"] <= measured["best_published_where_ours_solves"]
+    assert measured["ours_on_its_worst_toy"] == ours.min() and measured["ours_near_truth"] > 0.5
 
 
 @STORED

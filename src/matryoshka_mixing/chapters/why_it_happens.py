@@ -726,15 +726,32 @@ def draw_leans(series: Sequence[dict]) -> Figure:
     return figures.theory_and_experiment([panel | {"ylabel": "child's cosine with the parent"} for panel in panels])
 
 
+def rare_family(p: Parameters) -> FeatureTree:
+    """The family whose first child has nine tenths of the total probability, and the others the rest."""
+    n = p.n_children
+    total = min(1.0, n * p.child_probability)
+    return family(p.parent_probability, [0.9 * total] + [0.1 * total / (n - 1)] * (n - 1), n)
+
+
+def control_run(setup: Setup, tree: FeatureTree) -> tuple[Run, Float[Tensor, " live"]]:
+    """Independent features that fire as often as those of a family, with a decoder bias, from near the truth.
+
+    Returns:
+        The run, and the largest cosine in size of a child's latent with the parent in each live seed.
+    """
+    states = features.without_hierarchy(tree).states()
+    run = setup.fit(setup.near, {"data": states, "decoder_bias": True})
+    reading = metrics.read(run.sae[0], states, run.settings[0].dictionary, tree.parents())
+    return run, reading.mixing.child_to_parent[reading.all_live].abs().amax(-1)
+
+
 def rare_children(setup: Setup) -> tuple[Run, Float[Tensor, " children"]]:
-    """Give the first child nine tenths of the total probability, and share the rest among the others.
+    """Train on the family of `rare_family`.
 
     Returns:
         The run, from near the truth, and each child's cosine with the parent by theory.
     """
-    p, n = setup.p, setup.p.n_children
-    total = min(1.0, n * p.child_probability)
-    states = family(p.parent_probability, [0.9 * total] + [0.1 * total / (n - 1)] * (n - 1), n).states()
+    n, states = setup.p.n_children, rare_family(setup.p).states()
     parent = theory.matryoshka_optimum(states, range(n + 1), setup.sae.widths, setup.sae.weights)
     return setup.fit(setup.near, {"data": states}), theory.child_decoder(parent, pairs(n))[:, 0]
 

@@ -9,6 +9,7 @@ from matryoshka_mixing.chapters.real_activations.drawing import (
     draw_recalls,
     draw_toys,
 )
+from matryoshka_mixing.chapters.real_activations.experiments import POINTS
 from matryoshka_mixing.chapters.real_activations.summary import (
     Map,
     Parameters,
@@ -33,6 +34,7 @@ from matryoshka_mixing.chapters.real_activations.toys import (
 
 __all__ = [
     "KINDS",
+    "POINTS",
     "Map",
     "Parameters",
     "Results",

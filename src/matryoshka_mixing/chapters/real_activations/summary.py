@@ -201,6 +201,11 @@ class Map:
         """The parent's latent's cosine with the commoner child, mean over families, or the predicted one: (seeds,)."""
         return self.of(point, kind, name)[..., 1].mean(1)
 
+    def theory_gap(self, point: str) -> np.ndarray:
+        """The mean cosine with a child, over both kinds of children, less the equation's, in size: (seeds,)."""
+        found, says = (self.of(point, MATRYOSHKA, name).mean((1, 2)) for name in ("cosines", "predicted"))
+        return np.abs(found - says)
+
     def absorbing(self, point: str, kind: str) -> np.ndarray:
         """Share of the pairs that can be judged whose gap is more than `DROP`: (seeds,)."""
         return _absorbed(_gaps(*(self.of(point, kind, f"recall_{key}") for key in ("without", "with"))))
@@ -232,12 +237,13 @@ def _again(chosen: Parameters) -> tuple[int, ...]:
     return tuple(range(chosen.seed, chosen.seed + chosen.n_trained))
 
 
-def mixing_measures(found: Results) -> dict[str, np.ndarray]:
-    """For `mixing-in-real-activations`: one value a seed."""
+def mixing_measures(found: Results, sizes: Map) -> dict[str, np.ndarray | float]:
+    """For `mixing-in-real-activations`: one value a seed; of the map the median over seeds at its median point."""
     full = {kind: found.of(PLANTED, kind, "fvu")[:, -1] for kind in KINDS}
     return {
         "cosine_commoner": found.cosines(MATRYOSHKA)[:, 1],
         "theory_gap": np.abs((found.cosines(MATRYOSHKA) - found.predicted()).mean(1)),
+        "theory_gap_elsewhere": float(np.median([np.median(sizes.theory_gap(point)) for point in POINTS])),
         "standard_cosine": np.abs(found.cosines(STANDARD)[:, 1]),
         "remedy_cosine": np.abs(found.cosines(REMEDY)[:, 1]),
         "remedy_cost": full[REMEDY] - full[MATRYOSHKA],

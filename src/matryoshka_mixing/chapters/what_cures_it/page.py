@@ -460,14 +460,18 @@ def measured_published(stored: Stored) -> dict[str, object]:
     groups = "published", "idea", "earlier chapters"
     published = [name for name, some in contestants.contestants().items() if some.group in groups]
 
-    def worst(kind: int, activation: str) -> float:
-        return float(stored.means("clean", kind, activation).loc[published].min(axis=1).max())
+    def worst(kind: int, activation: str) -> pd.Series:
+        return stored.means("clean", kind, activation).min(axis=1)
 
-    toy = stored.toys[0]
+    toy, clean = stored.toys[0], stored.means("clean")
+    solved = clean.loc[published, clean.loc[OURS] >= 0.5]
     return {
-        "best_published_on_its_worst_toy": worst(RANDOM, "relu"),
-        "best_published_on_its_worst_toy_batchtopk": worst(RANDOM, "batchtopk"),
-        "best_published_near_truth": worst(NEAR, "relu"),
+        "best_published_where_ours_solves": float(solved.min(axis=1).max()),
+        "best_published_near_truth": float(worst(NEAR, "relu")[published].max()),
+        "best_published_on_its_worst_toy": float(worst(RANDOM, "relu")[published].max()),
+        "best_published_on_its_worst_toy_batchtopk": float(worst(RANDOM, "batchtopk")[published].max()),
+        "ours_on_its_worst_toy": float(worst(RANDOM, "relu")[OURS]),
+        "ours_near_truth": float(worst(NEAR, "relu")[OURS]),
         "plain_mixing_near_truth": stored.seeds(PLAIN, toy, "mixing", NEAR),
         "standard_absorption_near_truth": stored.seeds(STANDARD, toy, "absorption", NEAR),
     }
