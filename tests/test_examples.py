@@ -44,6 +44,18 @@ WRONG = {
     "mm.SAEConfig(3, (1, 3), l1=None)": "l1 is None; it must be a number",
     'mm.SAEConfig(3, (1, 3), l1=np.float32(0.5), activation="topk", k=np.int64(2))': "l1=0.5, encoder_bias=True, "
     "decoder_bias=True, activation='topk', k=2, ",
+    'TrainConfig(lr="0.1")': "lr is '0.1'; it must be a number",
+    "TrainConfig(warmup=None)": "warmup is None; it must be a number",
+    "TrainConfig(betas=.9)": "betas is 0.9; it must be a tuple of numbers",
+    "TrainConfig(betas=('a', 0.9))": "betas is 'a'; it must be a number",
+    "TrainConfig(snapshots=10)": "snapshots is 10; it must be a tuple of numbers",
+    "TrainConfig(lr=np.float32(0.5), clip=1, betas=np.array([0.5, 0.75]))": "lr=0.5, betas=(0.5, 0.75), ",
+    "mm.Setting(mm.SAEConfig(3, (2,)), np.ones((4, 3)))": "not SAEConfig and ndarray; n rows of activations are States(",
+    "mm.train(SETTING, START, 2000)": "int was given in place of TrainConfig",
+    "mm.train([SETTING, 3], START)": "int was given in place of Setting",
+    "mm.train(SETTING, START.W_enc)": "Tensor was given in place of SAE",
+    "mm.train(SETTING, START.map(lambda p: p * float('nan')))": "not finite in W_enc, b_enc, W_dec, b_dec",
+    "mm.train(SETTING, START[0], TrainConfig(2)).sae.instances": "(1, 1)",
     "TrainConfig(steps=1e4)": "steps holds 10000.0; it must be a whole number",
     "TrainConfig(batch_size=512.0)": "batch_size holds 512.0; it must be a whole number",
     "TrainConfig(records=True)": "records holds True; it must be a whole number",
@@ -59,6 +71,9 @@ import sys
 import numpy as np
 import matryoshka_mixing as mm
 from matryoshka_mixing.training import TrainConfig
+TREE = mm.family(0.3, 0.4)
+SETTING = mm.Setting(mm.SAEConfig(5, (1, 3)), TREE.states(), mm.orthonormal_dictionary(3, 5, 0))
+START = mm.random_start(SETTING.sae, range(2))
 for statement in sys.argv[1:]:
     try:
         print(eval(statement))

@@ -7,7 +7,7 @@ import torch
 
 from matryoshka_mixing import metrics, remedy
 from matryoshka_mixing.features import family, orthonormal_dictionaries, orthonormal_dictionary
-from matryoshka_mixing.sae import SAEConfig, random_start, start_near
+from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, train
 
 TREE = family(0.3, 0.4)
@@ -117,6 +117,38 @@ def test_a_tree_is_refitted_on_samples_and_settings_may_differ():
     assert (fitted.W_dec - whole.W_dec).abs().max() < 1e-10 and (fitted.b_dec - whole.b_dec).abs().max() < 1e-10
     chosen = replace(settings[1], sae=SAEConfig(6, (1, 3), activation="batchtopk", k=0.5))
     assert remedy._rows(chosen)[0].shape == (2, remedy.ROWS, 6), "it chooses among samples"
+
+
+def test_settling_takes_what_train_takes_and_keeps_every_seed():
+    """A setting alone or several, SAEs of all of them or of each, single or double precision; else an error."""
+    config, training = SAEConfig(6, (1, 3), l1=0.03), TrainConfig(30)
+    directions = orthonormal_dictionaries(3, 6, range(4))
+    settings = [Setting(replace(config, l1=l1), STATES, directions) for l1 in (0.01, 0.03)]
+    start = start_near(directions, range(4), 0.3)
+    both = remedy.settle(settings, start, training, 2)
+    assert both.instances == (2, 4)
+    for i, setting in enumerate(settings):
+        for given in (start, start.reshape(1, 4), start.map(torch.Tensor.float).map(torch.Tensor.double)):
+            alone = remedy.settle(setting, given, training, 2)
+            assert alone.instances == (1, 4) and (alone[0].W_dec - both[i].W_dec).abs().max() < 1e-6
+    single = remedy.settle(settings[0], start.map(torch.Tensor.float), training, 2)
+    assert single.W_dec.dtype is torch.float64 and single.instances == (1, 4)
+    assert remedy.settle(settings[0].__class__(config, STATES, directions[0]), start[0], training).instances == (1, 1)
+    with pytest.raises(ValueError, match="rounds is -1; it must be at least 0"):
+        remedy.settle(settings, start, training, -1)
+    with pytest.raises(ValueError, match="with or without a leading 2"):
+        remedy.settle(settings, SAE.stack([start] * 3), training)
+
+
+@pytest.mark.parametrize("batch_size", [None, 100])
+def test_a_batchtopk_sae_keeps_of_single_inputs_what_it_keeps_of_all_after_every_stage(batch_size):
+    directions = orthonormal_dictionaries(3, 20, range(8))
+    config = SAEConfig(20, (1, 3), activation="batchtopk", k=float(TREE.firing_probabilities().sum()))
+    training = TrainConfig(1000, batch_size=batch_size)
+    stages = remedy.remedied(Setting(config, STATES, directions), start_near(directions, range(8), 0.3), training)
+    x = STATES.inputs(directions)
+    for sae in (stages.settled[0], remedy.refit(stages.plain[0], x, STATES.probs)):
+        assert torch.equal(sae.encode(x), sae.encode(x, STATES.probs))
 
 
 def test_near_the_truth_it_leaves_neither_mixing_nor_absorption():

@@ -669,7 +669,7 @@ def test_another_device_goes_through_descend(activation, batch_size, tree, dicti
     ]
     start, schedule = random_start(config, range(4)), TrainConfig(60, batch_size=batch_size, snapshots=(9,))
     ours = train(settings, start, schedule)
-    each = training._fitting(settings, start, schedule, torch.float64)
+    each = training.fitting(settings, start, schedule, torch.float64)
     other = training._train_by_autograd(settings, each, schedule, "cpu", torch.float64, False)
     assert other.sae.instances == ours.sae.instances and other.path.instances == ours.path.instances
     assert other.history.shape == ours.history.shape and other.sae.config == ours.sae.config

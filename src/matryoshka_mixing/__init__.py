@@ -27,7 +27,7 @@ from matryoshka_mixing.features import (
     without_hierarchy,
 )
 from matryoshka_mixing.metrics import Edges, Mixing, Reading, read
-from matryoshka_mixing.remedy import full_decoder, refit, remedied
+from matryoshka_mixing.remedy import full_decoder, refit, remedied, settle
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, Trained, descend, train
 
@@ -56,6 +56,7 @@ __all__ = [
     "read",
     "refit",
     "remedied",
+    "settle",
     "start_near",
     "train",
     "twenty_feature_tree",

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from matryoshka_mixing.features import States
 from matryoshka_mixing.sae import SAE, SAEConfig
-from matryoshka_mixing.training import Setting, TrainConfig, train
+from matryoshka_mixing.training import Setting, TrainConfig, fitting, train
 
 ROWS = 1 << 14
 """Inputs that are sampled to refit a decoder where the data are a tree (our default)."""
@@ -115,8 +115,7 @@ def remedied(
     Raises:
         ValueError: as `train` and `full_decoder`, if rounds is negative, or if a setting draws its prefixes.
     """
-    if rounds < 0:
-        raise ValueError(f"rounds is {rounds}; it must be at least 0.")
+    _refuse_negative(rounds)
     settings = [settings] if isinstance(settings, Setting) else list(settings)
     if any(some.drawn for some in settings):
         raise ValueError(
@@ -131,7 +130,12 @@ def remedied(
 
 
 def settle(
-    settings: Sequence[Setting], sae: SAE, config: TrainConfig, rounds: int = ROUNDS, *, threads: int | None = None
+    settings: Sequence[Setting] | Setting,
+    sae: SAE,
+    config: TrainConfig,
+    rounds: int = ROUNDS,
+    *,
+    threads: int | None = None,
 ) -> SAE:
     """The last stage: the decoder by least squares, and the encoder alone by the prefixes' loss, in turn.
 
@@ -139,11 +143,18 @@ def settle(
 
     Args:
         settings: Matryoshka SAEs and their data, as `train` takes them.
-        sae: what to settle, with axes (settings, seeds).
+        sae: what to settle, with axes (seeds,), for every setting, or (settings, seeds); as the start of `train`.
         config: of all rounds together.
         rounds: how often the encoder is trained, each time between two fits of the decoder; at least 0.
         threads: as in `train`.
+
+    Raises:
+        ValueError: as `train`, or if rounds is negative.
     """
+    _refuse_negative(rounds)
+    settings = [settings] if isinstance(settings, Setting) else list(settings)
+    sae = fitting(settings, sae, config, torch.float64).map(Tensor.double)
+    sae = SAE.stack([sae[i].with_config(some.sae) for i, some in enumerate(settings)])
     still = [replace(some, held={**some.held, "W_dec": ..., "b_dec": ...}) for some in settings]
     short = replace(config, steps=max(1, config.steps // max(1, rounds)), snapshots=())
     rows = [_rows(some) for some in settings]
@@ -151,6 +162,11 @@ def settle(
     for _ in range(rounds):
         settled = _refitted(train(still, settled, short, threads=threads).sae, rows)
     return settled
+
+
+def _refuse_negative(rounds: int) -> None:
+    if rounds < 0:
+        raise ValueError(f"rounds is {rounds}; it must be at least 0.")
 
 
 def _refitted(sae: SAE, rows: Sequence[tuple[Tensor, Tensor]]) -> SAE:

@@ -86,9 +86,9 @@ class SAEConfig:
         object.__setattr__(self, "weights", self._checked("weights", self.weights or (1.0,) * len(self.widths)))
         if self.decoder_weights is not None:
             object.__setattr__(self, "decoder_weights", self._checked("decoder_weights", self.decoder_weights))
-        object.__setattr__(self, "l1", float(_number("l1", self.l1)))
+        object.__setattr__(self, "l1", float(number("l1", self.l1)))
         if self.k is not None:
-            object.__setattr__(self, "k", _number("k", self.k))
+            object.__setattr__(self, "k", number("k", self.k))
         if not 0 <= self.l1 < math.inf:
             raise ValueError(f"l1 is {self.l1}; a penalty must be a finite number of at least 0.")
         if self.activation not in ACTIVATIONS:
@@ -135,7 +135,7 @@ def whole(name: str, value: Any) -> int:
         raise ValueError(f"{name} holds {value!r}; it must be a whole number.") from None
 
 
-def _number(name: str, value: Any) -> int | float:
+def number(name: str, value: Any) -> int | float:
     """A number as Python's own, however it comes; text and booleans are refused."""
     try:
         if isinstance(value, bool | str):
@@ -154,9 +154,9 @@ class SAE:
         config: of all instances; or one for each entry of the first axis, alike in d_in and the number of latents. None
             makes them standard ReLU SAEs.
         threshold: of each BatchTopK SAE, what an activation times its decoder row's norm must exceed to be kept where
-            no batch is there to choose from: a running mean of the smallest that was kept in each batch, or on exact
-            states the smallest that was kept at the end. Of a JumpReLU SAE, what each latent's activation must exceed,
-            shape `(*instances, d_sae)`. None for others.
+            no batch is there to choose from: the middle between the smallest that is kept and the largest that is
+            not, at the end on exact states, else a running mean over batches. Of a JumpReLU SAE, what each latent's
+            activation must exceed, shape `(*instances, d_sae)`. None for others.
 
     Raises:
         ValueError: if shapes do not fit each other or the configuration, or JumpReLU SAEs stand beside others.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from matryoshka_mixing import _abreast, _batches, _kernel, _random
 from matryoshka_mixing.features import FeatureTree, States
-from matryoshka_mixing.sae import ACTIVATIONS, SAE, TRAINED, SAEConfig, whole
+from matryoshka_mixing.sae import ACTIVATIONS, SAE, TRAINED, SAEConfig, number, whole
 
 THREADS = "MATRYOSHKA_MIXING_THREADS"
 """The environment variable that says on how many threads SAEs are trained where nothing else does."""
@@ -60,6 +60,11 @@ class Setting:
     held: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.sae, SAEConfig) or not isinstance(self.data, States | FeatureTree):
+            raise ValueError(
+                f"a Setting takes an SAEConfig, and States or a FeatureTree, not {type(self.sae).__name__} and "
+                f"{type(self.data).__name__}; n rows of activations are States(rows, torch.full((n,), 1 / n))."
+            )
         for name in ("dictionary", "terms", "decoder_terms"):
             if getattr(self, name) is not None:
                 given = torch.as_tensor(getattr(self, name), dtype=torch.float64)
@@ -175,7 +180,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "seed", "records") + ("batch_size",) * (self.batch_size is not None):
             object.__setattr__(self, name, whole(name, getattr(self, name)))
-        object.__setattr__(self, "snapshots", tuple(whole("snapshots", step) for step in self.snapshots))
+        for name in ("lr", "eps", "warmup", "cooldown", "tolerance") + ("clip",) * (self.clip is not None):
+            object.__setattr__(self, name, number(name, getattr(self, name)))
+        for name, kind in (("snapshots", whole), ("betas", number)):
+            if not isinstance(values := getattr(self, name), Iterable):
+                raise ValueError(f"{name} is {values!r}; it must be a tuple of numbers.")
+            object.__setattr__(self, name, tuple(kind(name, value) for value in values))
         checks = [
             ("steps", self.steps >= 1, "at least 1"),
             ("lr", 0 < self.lr < math.inf, "above 0"),
@@ -269,8 +279,8 @@ def train(
 
     Args:
         settings: points of the sweep. They share d_in and the number of latents, and may differ in all else.
-        start: initial parameters with axes (seeds,), used for every setting, or (settings, seeds). Their configuration
-            does not matter: the settings have theirs.
+        start: initial parameters with axes (seeds,), used for every setting, or (settings, seeds); a single SAE is one
+            seed. Their configuration does not matter: the settings have theirs.
         config: how to train.
         threads: on how many cores to train, each a share of the SAEs. By default what the environment
             variable MATRYOSHKA_MIXING_THREADS says (a notebook of the book sets it to all cores), else 1.
@@ -288,7 +298,7 @@ def train(
     """
     settings = [settings] if isinstance(settings, Setting) else list(settings)
     threads = threads_of(threads)
-    start = _fitting(settings, start, config, dtype)
+    start = fitting(settings, start, config, dtype)
     if device != "cpu":
         return _train_by_autograd(settings, start, config, device, dtype, progress)
     jobs = [
@@ -316,10 +326,17 @@ def threads_of(threads: int | None) -> int:
     return int(given)
 
 
-def _fitting(settings: list[Setting], start: SAE, config: TrainConfig, dtype: torch.dtype) -> SAE:
-    """The start with axes (settings, seeds), after all that can be wrong was looked at."""
+def fitting(settings: list[Setting], start: SAE, config: TrainConfig, dtype: torch.dtype) -> SAE:
+    """The start with axes (settings, seeds), after all that can be wrong was looked at; see `train`."""
     if not settings:
         raise ValueError("no settings were given; train needs at least 1.")
+    for value, kind in [(config, TrainConfig), (start, SAE), *((setting, Setting) for setting in settings)]:
+        if not isinstance(value, kind):
+            raise ValueError(f"{type(value).__name__} was given in place of {kind.__name__}.")
+    if not start.instances:
+        start = SAE.stack([start])
+    if wrong := [name for name, parameter in start.parameters.items() if not parameter.isfinite().all()]:
+        raise ValueError(f"start holds values that are not finite in {', '.join(wrong)}.")
     first = settings[0].sae
     for setting in settings:
         if (setting.sae.d_in, setting.sae.d_sae) != (first.d_in, first.d_sae):

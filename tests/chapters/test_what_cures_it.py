@@ -23,6 +23,7 @@ from matryoshka_mixing.chapters.what_cures_it import (
     fixed_point,
     losses,
     measures,
+    noise,
     page,
     stored,
     switching,
@@ -492,6 +493,16 @@ def test_unfit_words_and_trees_are_refused(tmp_path):
         chapter.Parameters(tree_path=str(flat))
     toys.twenty_feature_tree().to_json(large)
     assert toys.chosen(chapter.Parameters(tree_path=str(large))).sampled, "32,000 states are not listed"
+
+
+# Noise
+
+
+def test_where_the_penalty_is_smaller_than_the_noise_it_cures_nothing():
+    """In noisy rows a penalty of 2.5 times the noise leaves inner latents clean, one of half of it worse than plain."""
+    found = noise.own_cosines(ratios=(0.5, 2.5), seeds=2)
+    assert found.loc[2.5, "ours"] > 0.999 > 0.95 > found.loc[2.5, "plain"]
+    assert found.loc[0.5, "ours"] < found.loc[0.5, "plain"] < 0.95
 
 
 # The stored run

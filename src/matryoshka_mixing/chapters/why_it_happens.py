@@ -741,7 +741,7 @@ def control_run(setup: Setup, tree: FeatureTree) -> tuple[Run, Float[Tensor, " l
     """
     states = features.without_hierarchy(tree).states()
     run = setup.fit(setup.near, {"data": states, "decoder_bias": True})
-    reading = metrics.read(run.sae[0], states, run.settings[0].dictionary, tree.parents())
+    reading = metrics.read(run.sae[0], states, run.settings[0].directions, tree.parents())
     return run, reading.mixing.child_to_parent[reading.all_live].abs().amax(-1)
 
 

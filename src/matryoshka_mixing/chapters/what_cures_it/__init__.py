@@ -1,8 +1,8 @@
 """What cures it: every published remedy beside ours, on the same toys.
 
 `toys` says on what, `contestants` lists the remedies, `losses` has those that need autograd, `measures` reads what they
-leave, `fixed_point` is the theory of ours, `switching` varies it, `costs` times a step, `stored` runs all of it,
-`page` reads it and `drawing` shows it.
+leave, `fixed_point` is the theory of ours, `switching` varies it, `noise` says where it ends, `costs` times a step,
+`stored` runs all of it, `page` reads it and `drawing` shows it.
 """
 
 from matryoshka_mixing.chapters.what_cures_it import (
@@ -12,6 +12,7 @@ from matryoshka_mixing.chapters.what_cures_it import (
     fixed_point,
     losses,
     measures,
+    noise,
     page,
     stored,
     switching,
@@ -20,6 +21,6 @@ from matryoshka_mixing.chapters.what_cures_it import (
 from matryoshka_mixing.chapters.what_cures_it.toys import Parameters
 
 __all__ = [
-    "Parameters", "contestants", "costs", "drawing", "fixed_point", "losses", "measures", "page", "stored", "switching",
-    "toys",
+    "Parameters", "contestants", "costs", "drawing", "fixed_point", "losses", "measures", "noise", "page", "stored",
+    "switching", "toys",
 ]  # fmt: skip
