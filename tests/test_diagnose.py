@@ -5,17 +5,21 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
 from safetensors.torch import save_file
 
 import matryoshka_mixing as mm
 from matryoshka_mixing import exchange, metrics
 from matryoshka_mixing.diagnose import __main__ as command
-from matryoshka_mixing.diagnose import files, label_edges, page
+from matryoshka_mixing.diagnose import batches, files, in_one, label_edges, page
+from matryoshka_mixing.remedy import remedied
 from matryoshka_mixing.training import TrainConfig
 
 D_IN = 12
@@ -63,7 +67,7 @@ def test_partners_are_the_children():
     assert {partner.latent for partner in found.partners[0]} == {1, 2}
     for partner in found.partners[0]:
         assert 0.5 < partner.together < 0.8 and partner.cosine > partner.refitted + 0.2
-    assert "Of 1 inner latents 1 lean" in found.words
+    assert "Of 1 inner latents 1 lean" in found.words and "the change from cosine to refitted counts" in found.words
 
 
 def test_the_remedy_does_not_lean():
@@ -74,6 +78,21 @@ def test_the_remedy_does_not_lean():
     refitted = replace(sae, W_dec=found.refitted)
     again = mm.diagnose(refitted, x)
     assert float(again.movement[0]) < 0.1 * float(found.movement[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_a_decoder_that_is_a_fit_already_is_not_judged_by_how_it_turns(dtype):
+    """The plain SAE turns, the settled one cannot, and only its finding says that this means nothing."""
+    tree, sae, directions = toy(encoder_bias=True, decoder_bias=True)
+    x, _ = sampled(tree, directions, 2000, 0.05)
+    setting = mm.Setting(replace(sae.one_config, l1=0.02), mm.States(x, torch.full((2000,), 1 / 2000)))
+    stages = remedied(setting, mm.SAE.stack([sae]), TrainConfig(100))
+    said = "that no latent moves says nothing"
+    for name in ("plain", "split", "settled"):
+        found = mm.diagnose(getattr(stages, name)[0, 0].map(lambda p: p.to(dtype)), x)
+        assert found.fitted == (name == "settled") == (said in found.words) == found.to_dict()["fitted"], name
+    other = mm.diagnose(stages.settled[0, 0], sampled(tree, directions, 2000, 0.05, seed=1)[0])
+    assert not other.fitted and other.movement[0] < 0.05  # on other rows it turns as by chance
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +183,21 @@ def test_batches_and_sources_do_not_matter(tmp_path):
     assert torch.allclose(mm.diagnose(sae, files.activations(tmp_path / "x.npy")).lean, one.lean)
 
 
+@settings(max_examples=25)
+@given(ends=some.lists(some.integers(0, 300), max_size=5).map(sorted), batch=some.sampled_from([64, 77, 300, 4096]))
+def test_rows_in_parts_are_one_array(ends, batch):
+    """Wherever they are cut, empty parts and mixed kinds too: the same batches bit for bit, and the same finding."""
+    tree, sae, directions = toy_once()
+    x, holds = sampled(tree, directions, 300, 0.1)
+    parts = [x[a:b] for a, b in zip([0, *ends], [*ends, 300], strict=True)]
+    mixed = [part.numpy() if i % 2 else part for i, part in enumerate(parts)]
+    options = {"labels": holds, "hierarchy": [None, 0, 0], "batch": batch, "draws": 2}
+    one, cut = mm.diagnose(sae, x, **options), mm.diagnose(sae, mixed, **options)
+    assert torch.allclose(one.lean, cut.lean) and torch.allclose(one.refitted, cut.refitted) and len(cut.edges) == 2
+    for (first, a), (other, b) in zip(*(batches(in_one(r), batch, x.dtype) for r in (x, mixed)), strict=True):
+        assert first == other and torch.equal(a, b)
+
+
 def test_latents_that_fire_seldom_are_not_judged():
     tree, sae, directions = toy()
     dead = replace(sae, b_enc=sae.b_enc - torch.tensor([100.0, 0, 0], dtype=torch.float64))
@@ -179,11 +213,16 @@ def test_latents_that_fire_seldom_are_not_judged():
         ({"x": torch.zeros(2, D_IN)}, {}, "2 rows are too few to refit 3 latents"),
         ({"x": torch.zeros(100, D_IN, dtype=torch.int64)}, {}, "activations are torch.int64"),
         ({"x": torch.ones(100, D_IN)}, {}, "all rows are equal"),
+        ({"x": []}, {}, "empty list"),
+        ({"x": [torch.ones(100, D_IN), torch.ones(9, 5)]}, {}, r"part 1 of the activations has shape \(9, 5\), and"),
+        ({"x": [torch.ones(D_IN)] * 9}, {}, r"part 0 of the activations has shape \(12,\)"),
+        ({"x": [torch.ones(60, D_IN), np.ones((60, D_IN), int)]}, {}, "activations are int64"),
         ({"nan": (17, 3)}, {}, "row 17, column 3 of the activations is not finite"),
         ({}, {"widths": (1, 2)}, "the last must be the SAE's 3 latents"),
         ({}, {"widths": (3,)}, "Give widths: its own"),
         ({}, {"ridge": 0}, "ridge is 0; it must be finite and above 0"),
         ({}, {"draws": 0}, "draws is 0; it must be at least 1"),
+        ({}, {"seed": -1}, "seed is -1; it must be at least 0"),
         ({}, {"labels": np.ones((200, 1))}, "labels and hierarchy belong together"),
         ({}, {"labels": np.ones((9, 1)), "hierarchy": [None]}, r"labels have shape \(9, 1\)"),
         ({}, {"labels": np.full((200, 1), 2), "hierarchy": [None]}, "must be true or false"),
@@ -246,6 +285,23 @@ def test_a_last_prefix_without_weight_is_refused():
             mm.diagnose(replace(sae, config=replace(sae.one_config, **weights)), torch.randn(400, D_IN))
 
 
+@pytest.mark.parametrize("decoder", [None, (3.0, 1.0, 2.0)])
+def test_prefixes_without_weight_are_left_out(decoder):
+    tree, sae, directions = toy()
+    x, _ = sampled(tree, directions, 500)
+    heavy = replace(sae, config=mm.SAEConfig(D_IN, (1, 2, 3), (0, 1, 1), decoder_weights=decoder))
+    light = replace(sae, config=mm.SAEConfig(D_IN, (2, 3), decoder_weights=decoder and decoder[1:]))
+    found = mm.diagnose(heavy, x)
+    assert found.widths == (2, 3) and found.lean[0] > 0.05
+    for name in ("lean", "predicted", "bound"):
+        assert torch.allclose(getattr(found, name), getattr(mm.diagnose(light, x), name), equal_nan=True)
+    for weights in ((0, 1), (0, 0, 1)):
+        config = mm.SAEConfig(D_IN, (1, 2, 3)[-len(weights) :], weights)
+        with pytest.raises(ValueError, match=r"one alone has a weight above 0"):
+            mm.diagnose(replace(sae, config=config), x)
+        assert mm.diagnose(replace(sae, config=config), x, widths=config.widths).widths == config.widths
+
+
 def test_activations_may_carry_a_graph():
     tree, sae, directions = toy()
     x, _ = sampled(tree, directions, 500)
@@ -290,9 +346,65 @@ def test_files_of_every_kind(tmp_path):
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:70])
         with pytest.raises(ValueError, match="cannot be read as activations"):
             files.activations(tmp_path / name)
-    np.save(tmp_path / "o.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(ValueError, match="cannot be read as activations"):
-        files.activations(tmp_path / "o.npy")
+
+
+@pytest.mark.parametrize("values", [np.array([{}]), np.array([1, None]), np.zeros(3, [("a", float), ("b", object)])])
+def test_objects_are_called_objects(values, tmp_path):
+    np.save(tmp_path / "o.npy", values, allow_pickle=True)
+    (tmp_path / "h.json").write_text('{"0": null}')
+    for read in (
+        lambda path: files.activations(path),
+        lambda path: files.labels(path, tmp_path / "h.json"),
+        lambda path: files.activations([path, path]),
+    ):
+        with pytest.raises(ValueError, match=r"o\.npy holds Python objects, which are not unpickled") as caught:
+            read(tmp_path / "o.npy")
+        assert "damaged" not in str(caught.value)
+
+
+SAVE = {
+    ".npy": np.save,
+    ".npz": lambda path, x: np.savez(path, x=x),
+    ".safetensors": lambda path, x: save_file({"x": torch.from_numpy(x)}, path),
+    ".parquet": lambda path, x: pandas.DataFrame(x, columns=list("abc")).to_parquet(path),
+}
+
+
+@pytest.mark.parametrize("ending", SAVE)
+def test_shards_of_every_kind_in_numeric_order(ending, tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    whole = np.arange(180.0).reshape(60, 3)
+    order = ["x_0_9", "x_0_10", "x_2_0", *(f"x_10_{i}" for i in range(2, 4)), "x_10_11"]
+    for name, part in zip(order, whole.reshape(6, 10, 3), strict=True):
+        SAVE[ending](folder / f"{name}{ending}", part.copy())
+    (folder / "notes.txt").touch()
+    (folder / f"._x_0_9{ending}").touch()
+    for given_paths in (folder, [folder / f"{name}{ending}" for name in order]):
+        found = files.activations(given_paths)
+        assert found.shape == (60, 3) and len(found) == 60
+        assert np.array_equal(np.concatenate([np.asarray(found[i : i + 7]) for i in range(0, 60, 7)]), whole)
+    np.save(folder / "odd.npy", whole[:, :2])
+    match = r"odd\.npy has shape \(60, 2\), and the first" if ending == ".npy" else "of the kinds"
+    with pytest.raises(ValueError, match=match):
+        files.activations([folder / f"x_0_9{ending}", folder / "odd.npy"] if ending == ".npy" else folder)
+    with pytest.raises(ValueError, match="no file and no folder"):
+        files.activations(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"of the kinds \[\]"):
+        files.activations(tmp_path / "empty")
+
+
+def test_many_shards_are_not_held_open(tmp_path):
+    for i in range(50):
+        np.save(tmp_path / f"{i}.npy", np.full((3, 2), float(i)))
+    found = files.activations(tmp_path)
+    assert found[:].tolist() == [[float(i)] * 2 for i in range(50) for _ in range(3)]
+    assert sum("shard" in str(link.resolve()) or ".npy" in str(link.resolve()) for link in open_files()) <= 2
+
+
+def open_files():
+    return [link for link in Path("/proc/self/fd").iterdir() if link.exists()]
 
 
 def test_labels_and_hierarchies(tmp_path):
@@ -337,6 +449,47 @@ def test_the_command_from_saelens_to_a_page(tmp_path, capsys):
     assert command.main([*arguments, "--labels", "x.npy"]) == 2
     assert command.main([str(tmp_path), str(tmp_path / "x.npy")]) == 2
     assert "error: " in capsys.readouterr().err
+
+
+def ran(capsys, *arguments):
+    code = command.main([*map(str, arguments), "--quiet"])
+    said = capsys.readouterr()
+    return code, said.err or said.out
+
+
+def test_the_command_takes_weights_alone_and_shards(tmp_path, capsys):
+    """Each by all that its kind needs: TopK by activation and k, prefixes by widths, rows by files or their folder."""
+    tree, sae, directions = toy_once()
+    x, _ = sampled(tree, directions, 2000, 0.05)
+    (tmp_path / "x").mkdir()
+    for i in range(12):
+        np.save(tmp_path / f"x/{i}.npy", x[i::12].numpy())
+    rows = [tmp_path / f"x/{i}.npy" for i in range(12)]
+    where = ("--output", tmp_path / "out", "--widths", 1, 3)
+    for ending, save in ((".pth", torch.save), (".safetensors", save_file)):
+        path = tmp_path / f"own{ending}"
+        save(sae.parameters, path)
+        texts = {ran(capsys, path, *given_rows, *where)[1] for given_rows in (rows, [tmp_path / "x"])}
+        assert len(texts) == 1 and "Of 1 inner latents 1 lean" in texts.pop()
+    unit = sae.parameters | {"W_dec": torch.nn.functional.normalize(sae.W_dec, dim=-1)}
+    torch.save(unit, tmp_path / "top.pt")
+    torch.save(unit | {"k": torch.tensor(2)}, tmp_path / "with_k.pt")
+    assert "give activation='topk'" in ran(capsys, tmp_path / "with_k.pt", *rows, *where)[1]
+    texts = [
+        ran(capsys, tmp_path / name, *rows, *where, "--activation", "topk", *more)
+        for name, more in (("with_k.pt", ()), ("top.pt", ("--k", 2)))
+    ]
+    assert texts[0] == texts[1] and texts[0][0] == 0
+
+
+def test_widths_of_the_command_take_the_place_of_those_of_the_file(tmp_path, capsys):
+    tree, sae, directions = toy_once()
+    exchange.write_saelens(sae, tmp_path / "sae", {"matryoshka_widths": [1]})
+    np.save(tmp_path / "x.npy", sampled(tree, directions, 500)[0].numpy())
+    given_paths = (tmp_path / "sae", tmp_path / "x.npy", "--output", tmp_path)
+    code, said = ran(capsys, *given_paths)
+    assert code == 2 and "widths are (1,); the last must be the SAE's 3 latents" in said
+    assert ran(capsys, *given_paths, "--widths", 1, 3)[0] == 0
 
 
 def test_the_command_by_its_name():

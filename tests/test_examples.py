@@ -50,7 +50,7 @@ WRONG = {
     "TrainConfig(betas=('a', 0.9))": "betas is 'a'; it must be a number",
     "TrainConfig(snapshots=10)": "snapshots is 10; it must be a tuple of numbers",
     "TrainConfig(lr=np.float32(0.5), clip=1, betas=np.array([0.5, 0.75]))": "lr=0.5, betas=(0.5, 0.75), ",
-    "mm.Setting(mm.SAEConfig(3, (2,)), np.ones((4, 3)))": "not SAEConfig and ndarray; n rows of activations are States(",
+    "mm.Setting(mm.SAEConfig(3, (2,)), np.ones((4, 3)))": "not SAEConfig and ndarray; n rows of activations are",
     "mm.train(SETTING, START, 2000)": "int was given in place of TrainConfig",
     "mm.train([SETTING, 3], START)": "int was given in place of Setting",
     "mm.train(SETTING, START.W_enc)": "Tensor was given in place of SAE",
@@ -65,6 +65,19 @@ WRONG = {
     "TrainConfig(steps=np.int64(5), snapshots=np.array([2, 5]))": "TrainConfig(steps=5, ",
     "mm.SAEConfig(np.int64(3), np.arange(1, 3))": "SAEConfig(d_in=3, widths=(1, 2), ",
     "mm.random_start(mm.SAEConfig(3, [2]), np.arange(2)).instances": "(2,)",
+    'mm.diagnose("sae.pt", rows)': "sae is a str; give an SAE, such as exchange.read(path)",
+    "mm.diagnose(mm.SAE(*(np.asarray(p) for p in sae.parameters.values())), rows)": "W_enc is a ndarray; make tensors",
+    'mm.diagnose(sae, "x.npy")': "is a str; give a tensor or an array of shape (rows, d_in)",
+    "mm.diagnose(sae, rows.tolist())": "part 0 of the activations is a list; give a tensor",
+    "mm.diagnose(sae, {0: rows})": "is a dict; give a tensor or an array",
+    "mm.diagnose(sae, rows, widths=3)": "widths are 3; give the latents of each prefix",
+    "mm.diagnose(sae, rows, widths=(1, 3), draws=5.0)": "draws holds 5.0; it must be a whole number",
+    "mm.diagnose(sae, rows, widths=(1, 3), batch='9')": "batch holds '9'; it must be a whole number",
+    "mm.diagnose(sae, rows, widths=(1, 3), seed=None)": "seed holds None; it must be a whole number",
+    "mm.diagnose(sae, rows, widths=(1, 3), ridge='1')": "ridge is '1'; it must be a number",
+    "mm.diagnose(sae, rows, widths=(1, 3), labels=rows, hierarchy={'dog': 'animal'})": "hierarchy is a dict; give",
+    "mm.diagnose(sae, rows, widths=(1, 3), labels=rows, hierarchy=['dog'])": "hierarchy holds 'dog'; it must be",
+    "mm.diagnose(sae, rows, widths=(1, 3), labels=rows, hierarchy=1)": "hierarchy is a int; give a list",
 }
 TRIED = """
 import sys
@@ -74,6 +87,7 @@ from matryoshka_mixing.training import TrainConfig
 TREE = mm.family(0.3, 0.4)
 SETTING = mm.Setting(mm.SAEConfig(5, (1, 3)), TREE.states(), mm.orthonormal_dictionary(3, 5, 0))
 START = mm.random_start(SETTING.sae, range(2))
+sae, rows = mm.random_start(mm.SAEConfig(3, (3,)), [0])[0], np.zeros((9, 3))
 for statement in sys.argv[1:]:
     try:
         print(eval(statement))

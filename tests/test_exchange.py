@@ -299,6 +299,86 @@ def test_dictionary_learning_reads_each_class(tmp_path, x):
     assert torch.allclose(exchange.read_dictionary_learning(tmp_path / "ae.safetensors").encode(x), acts)
 
 
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".bin", ".safetensors"])
+@pytest.mark.parametrize("own", [True, False])
+def test_weights_alone_are_read_whatever_the_file_is_called(ending, own, tmp_path, x):
+    path, sae = tmp_path / f"own{ending}", made("relu")
+    tensors = {name: t.contiguous() for name, t in (sae.parameters if own else linear(sae)).items()}
+    save_file(tensors, path) if ending == ".safetensors" else torch.save(tensors, path)
+    found = exchange.read(path, widths=(2, N))
+    assert torch.allclose(found.encode(x), theirs(sae, x)) and found.config.widths == (2, N)
+    tensors = {name: t for name, t in tensors.items() if name not in ("b_enc", "encoder.bias")}
+    save_file(tensors, path) if ending == ".safetensors" else torch.save(tensors, path)
+    with pytest.raises(ValueError, match=r"own.*lacks the tensors"):
+        exchange.read(path)
+    if ending != ".safetensors":
+        torch.save({"W_enc": Bomb()}, path)
+        with pytest.raises(ValueError, match="names code to run"):
+            exchange.read(path)
+
+
+def test_saelens_weights_without_their_configuration_are_not_guessed_at(tmp_path):
+    """A JumpReLU SAE of SAELens subtracts its bias, one of dictionary_learning does not; the tensors are alike."""
+    stored(tmp_path, "jumprelu")
+    (tmp_path / "cfg.json").unlink()
+    with pytest.raises(ValueError, match=r"no cfg\.json beside it"):
+        exchange.read(tmp_path / "sae_weights.safetensors")
+
+
+@pytest.mark.parametrize("activation", ["topk", "batchtopk"])
+def test_k_can_be_given_where_the_file_has_none(activation, tmp_path, x):
+    path, sae = tmp_path / "own.pt", unit("topk")
+    extra = {"threshold": torch.tensor(0.3)} if activation == "batchtopk" else {}
+    torch.save(sae.parameters | extra, path)
+    found = exchange.read(path, activation=activation, k=2)
+    assert (found.config.activation, found.config.k) == (activation, 2)
+    with pytest.raises(ValueError, match="the file holds no k; give k too"):
+        exchange.read(path, activation=activation)
+    with pytest.raises(ValueError, match="give activation='topk' or 'batchtopk'"):
+        exchange.read(path, k=2)
+    for k in (torch.tensor(2), torch.tensor([2, 3])):
+        torch.save(sae.parameters | extra | {"k": k}, path)
+        with pytest.raises(ValueError, match="must be one number; leave your own k"):
+            exchange.read(path, activation=activation, **({"k": 2} if k.ndim == 0 else {}))
+
+
+ENDING_EARLY = {"k": torch.tensor(2), "group_sizes": torch.tensor([2, 4])}
+
+
+@pytest.fixture(params=["SAELens", "SAELens with widths", "SAE.save", "weights alone", "dictionary_learning"])
+def file_of_each_kind(request, tmp_path):
+    sae, path = made("relu"), tmp_path / "own.safetensors"
+    if request.param.startswith("SAELens"):
+        stored(tmp_path, "standard", {"matryoshka_widths": [2]} if "widths" in request.param else {})
+        return tmp_path
+    if request.param == "SAE.save":
+        sae.save(path)
+    elif request.param == "weights alone":
+        save_file(sae.parameters, path)
+    else:
+        path = tmp_path / "ae.pt"
+        torch.save(linear(unit("relu")) | {"threshold": torch.tensor(0.3), **ENDING_EARLY}, path)
+    return path
+
+
+def test_given_widths_take_the_place_of_those_of_the_file(file_of_each_kind):
+    assert exchange.read(file_of_each_kind, widths=(2, N)).config.widths == (2, N)
+
+
+@pytest.mark.parametrize("widths", [(2,), (2, N - 1), (2, N + 1)])
+def test_widths_that_do_not_end_with_the_latents_are_at_fault(widths, file_of_each_kind):
+    with pytest.raises(ValueError, match=r"widths are \(2.*the last must be the SAE's 7 latents") as caught:
+        exchange.read(file_of_each_kind, widths=widths)
+    assert str(file_of_each_kind) in str(caught.value)
+
+
+def test_widths_of_the_file_that_do_not_end_with_the_latents(tmp_path):
+    stored(tmp_path, "batchtopk", {"k": 5, "matryoshka_widths": [2]}, {"topk_threshold": torch.tensor(0.4)})
+    with pytest.raises(ValueError, match="the last must be the SAE's 7 latents"):
+        exchange.read(tmp_path)
+    assert exchange.read(tmp_path, widths=(2, N)).config.k == 5
+
+
 class Bomb:
     """Runs code where it is unpickled."""
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from matryoshka_mixing.sae import SAE, SAEConfig
 SAELENS = "6.54.12"
 """The version of SAELens whose form is written and read."""
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+TORCH = (".pt", ".pth", ".bin")
+"""How files of `torch.save` end."""
 ALIKE = 1e-3
 """Decoder norms that differ by a smaller share count as equal; rounding to 16 bits makes less (our default)."""
 _PICKLES = (b"PK\x03\x04", b"\x80")
@@ -38,9 +41,12 @@ _PICKLES = (b"PK\x03\x04", b"\x80")
 def read(path: str | Path, **options: Any) -> SAE:
     """Read an SAE of SAELens (a folder), of dictionary_learning (a folder, or its `ae.pt`), or of `SAE.save` (a file).
 
+    A `.pt`, `.pth` or `.bin` file, and a `.safetensors` file without the configuration that `SAE.save` writes, hold
+    weights alone, and are read by `read_dictionary_learning`.
+
     Args:
         path: the folder or file.
-        options: of `read_saelens` or `read_dictionary_learning`.
+        options: of `read_saelens` or `read_dictionary_learning`; `widths` also for what `SAE.save` wrote.
 
     Raises:
         ValueError: if it holds none of these, or one that cannot be read; it says why.
@@ -53,14 +59,40 @@ def read(path: str | Path, **options: Any) -> SAE:
     if folder.is_dir() and (folder / CONFIG).exists():
         _refuse_options(path, options, "widths", "scale")
         return read_saelens(folder, **options)
-    if path.suffix == ".pt" or (path / "ae.pt").exists():
-        _refuse_options(path, options, "widths", "activation")
+    if path.suffix in TORCH or (path / "ae.pt").exists():
+        _refuse_options(path, options, "widths", "activation", "k")
         return read_dictionary_learning(path, **options)
     if path.is_dir():
         raise ValueError(f"{path} holds neither {CONFIG} (SAELens) nor ae.pt (dictionary_learning).")
-    _refuse_options(path, options)
+    if path.name == WEIGHTS:
+        raise ValueError(f"{path} has no {CONFIG} beside it, which says what SAELens means by these tensors; add it.")
     _refuse_pickles(path)
-    return SAE.load(path)
+    if path.suffix == ".safetensors" and _lacks_configuration(path):
+        _refuse_options(path, options, "widths", "activation", "k")
+        try:
+            return read_dictionary_learning(path, **options)
+        except ValueError as error:
+            raise ValueError(f"{error} (It has no configuration of SAE.save either.)") from None
+    _refuse_options(path, options, "widths")
+    sae = SAE.load(path)
+    if options.get("widths") is None:
+        return sae
+    try:
+        widths = _prefixes(options["widths"], sae.W_dec.shape[-2])
+        return replace(sae, config=replace(sae.one_config, widths=widths, weights=(), decoder_weights=None))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _lacks_configuration(path: Path) -> bool:
+    """Whether this is a whole safetensors file, but not of `SAE.save`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "config" not in (file.metadata() or {})
+    except SafetensorError:
+        return False
 
 
 def _refuse_options(path: Path, options: Mapping[str, Any], *known: str) -> None:
@@ -202,27 +234,38 @@ def read_saelens(folder: str | Path, *, widths: Sequence[int] | None = None, sca
     for name, value in found.items():
         if not isinstance(value, list):
             raise ValueError(f"{folder}: matryoshka_{name} is {value!r}; it must be a list of numbers.")
-    given, weights = widths or found["widths"], found["weights"]
+    given = found["widths"] if widths is None else widths
     activation = "batchtopk" if batch else {"standard": "relu"}.get(architecture, architecture)
     k = k if architecture == "topk" or batch else None
-    return _built(folder, tensors, threshold, given, activation, k, weights if len(weights) == len(given) else ())
+    return _built(folder, tensors, threshold, given, activation, k, found["weights"])
 
 
 # dictionary_learning
 
 
 def read_dictionary_learning(
-    path: str | Path, *, widths: Sequence[int] | None = None, activation: str | None = None
+    path: str | Path, *, widths: Sequence[int] | None = None, activation: str | None = None, k: float | None = None
 ) -> SAE:
-    """Read an SAE of saprmarks/dictionary_learning.
+    """Read an SAE of saprmarks/dictionary_learning, or of your own with the same names.
 
     Its classes AutoEncoder, AutoEncoderNew, AutoEncoderTopK, BatchTopKSAE, MatryoshkaBatchTopKSAE, JumpReluAutoEncoder.
-    Weights alone are read; a file that wants code to run is refused. Decoder rows keep their lengths.
+    Weights alone are read; a file that wants code to run is refused. Decoder rows keep their lengths. The tensors'
+    names tell the kinds apart, and whether the decoder bias is subtracted from the input before the encoder::
+
+        W_enc (d_in, latents), b_enc, W_dec (latents, d_in), b_dec      subtracted
+        encoder.weight (latents, d_in), encoder.bias,
+            decoder.weight (d_in, latents), and bias or b_dec           subtracted
+            decoder.weight (d_in, latents), decoder.bias                not subtracted (AutoEncoderNew)
+        either, with k                                                  TopK or BatchTopK; group_sizes: its prefixes
+        either, with threshold, without k                               JumpReLU, not subtracted
+
+    If yours subtracts a bias that it calls decoder.bias, call it b_dec in the file.
 
     Args:
-        path: `ae.pt`, its folder, or a .safetensors file of the same tensors.
+        path: `ae.pt`, its folder, or a .pt, .pth, .bin or .safetensors file of the same tensors.
         widths: of the prefixes, in place of what the file says.
         activation: "topk" or "batchtopk", where no `config.json` beside the file tells these apart.
+        k: how many latents fire on an input, where `activation` is given and the file does not hold it.
 
     Raises:
         ValueError: naming what is unknown, missing, damaged or of the wrong shape, and what to do.
@@ -239,9 +282,19 @@ def read_dictionary_learning(
     others = {"AutoEncoder": "relu", "AutoEncoderNew": "relu", "JumpReluAutoEncoder": "jumprelu"}
     if named is not None and named not in kinds | others:
         raise ValueError(f"{path}: its class is {named!r}; what can be read is {tuple(kinds | others)}.")
-    k, groups = tensors.pop("k", None), tensors.pop("group_sizes", None)
+    stored, groups = tensors.pop("k", None), tensors.pop("group_sizes", None)
+    if stored is not None and (k is not None or stored.numel() != 1):
+        raise ValueError(
+            f"{path}: it holds k = {stored.tolist()}, which must be one number; leave your own k ({k}) out."
+        )
+    k = k if stored is None else float(stored)
     if k is None:
         kind = "jumprelu" if "threshold" in tensors else "relu"
+        if activation is not None:
+            raise ValueError(
+                f"{path}: activation is {activation!r}, but the file holds no k; give k too, or leave activation out "
+                f"({kind}, by its tensors)."
+            )
     else:
         kind = activation or ("batchtopk" if groups is not None else kinds.get(named or "", ""))
         if kind not in ("topk", "batchtopk"):
@@ -254,7 +307,9 @@ def read_dictionary_learning(
         "encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec", "decoder.bias": "b_dec",
         "bias": "b_dec",
     }  # fmt: skip
-    tensors = {names.get(name, name): t.mT if name.endswith("r.weight") else t for name, t in tensors.items()}
+    tensors = {
+        names.get(name, name): t.mT if name.endswith("r.weight") and t.ndim > 1 else t for name, t in tensors.items()
+    }
     if kind == "topk":
         tensors.pop("threshold", None)
     _check(path, tensors, ("threshold",) if kind in ("batchtopk", "jumprelu") else ())
@@ -264,8 +319,8 @@ def read_dictionary_learning(
     threshold = tensors.pop("threshold", None)
     if kind in ("topk", "batchtopk"):
         tensors, threshold = _ranked_alike(path, tensors, tensors["W_dec"].norm(dim=-1), threshold)
-    given = widths or (list(accumulate(groups.tolist())) if groups is not None else (len(tensors["b_enc"]),))
-    return _built(path, tensors, threshold, given, kind, None if k is None else float(k), ())
+    stated = (len(tensors["b_enc"]),) if groups is None else tuple(accumulate(groups.flatten().tolist()))
+    return _built(path, tensors, threshold, stated if widths is None else widths, kind, k, ())
 
 
 # What both share
@@ -278,12 +333,25 @@ def _built(
     """The SAE, with an error that names the file."""
     kind: Any = activation
     try:
-        config = SAEConfig(tensors["b_dec"].shape[0], tuple(widths), tuple(weights), activation=kind, k=k)
+        found = _prefixes(widths, len(tensors["b_enc"]))
+        weights = tuple(weights) if len(weights) == len(found) else ()
+        config = SAEConfig(tensors["b_dec"].shape[0], found, weights, activation=kind, k=k)
         if kind == "jumprelu" and threshold is not None:  # it may be one for all
             threshold = threshold.expand(len(tensors["b_enc"]))
         return SAE(**tensors, config=config, threshold=threshold)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _prefixes(widths: Sequence[int], latents: int) -> tuple[int, ...]:
+    """The prefixes' widths, before anything else that they would make look wrong."""
+    given: Any = tuple(widths) if isinstance(widths, Iterable) else widths
+    found = SAEConfig(1, given).widths
+    if found[-1] != latents:
+        raise ValueError(
+            f"widths are {found}; the last must be the SAE's {latents} latents. Give the widths that were trained."
+        )
+    return found
 
 
 def _unit_rows(tensors: dict[str, Tensor], norms: Tensor) -> dict[str, Tensor]:
@@ -356,7 +424,7 @@ def _refuse_pickles(path: Path) -> None:
     if head.startswith(_PICKLES) and head[8:] != b"{":
         raise ValueError(
             f"{path} is a pickle under another name. Pickles can run code and are not opened here; save the weights as "
-            "safetensors."
+            "safetensors, or call it .pt if torch.save wrote it (then weights alone are read)."
         )
 
 

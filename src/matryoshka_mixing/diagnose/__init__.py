@@ -3,7 +3,8 @@
     found = mm.diagnose(sae, rows)          # any SAE with prefixes, any activations, of shape (rows, d_in)
     print(found.words)
 
-or, from files, `python -m matryoshka_mixing.diagnose SAE ACTIVATIONS` (see there).
+or, from files, `python -m matryoshka_mixing.diagnose SAE ACTIVATIONS` (see there). Rows that lie in several arrays or
+files, one after the other, are given as a list, or as a folder.
 
 **Idea.** In a Matryoshka SAE an inner latent's decoder is drawn toward later latents that fire with it, because the
 prefixes that hold the one and miss the others must reconstruct without them. The full reconstruction has no such pull.
@@ -21,14 +22,21 @@ prefixes that hold both latents: (G * R) W = diag(r) G D. How far that W leans f
 **Chance.** Residuals with random signs (a wild bootstrap: Wu 1986) say how far a refit turns for nothing. A latent
 *leans* if its lean exceeds those of all draws and `LEAST`: for 19 draws one latent in 20 does for nothing at most.
 
+**Partners.** With a latent that leans come the later ones that it leans toward, with the cosine of its decoder to each
+and that of its refitted decoder. The change from the one to the other is what counts, not their sign: a later row may
+itself point away from the parent, so that a latent that leans toward it has a cosine of 0 or below. The lean, a part of
+a turn, understates the cosine with the true child.
+
 **Limits.** Only turning is seen, so only mixing that the full reconstruction would undo. A standard SAE that mixes, or
 absorbs, is at its optimum; a narrow SAE has no later latents; a parent whose latent is silent beside a child is not
-seen either. Labels can show these (see `label_edges`).
+seen either. Labels can show these (see `label_edges`). A decoder that is a least-squares fit already, as after
+`remedy.refit` or `remedy.remedied`, cannot turn in another such fit: on the rows of its own fit the finding says so
+(`Diagnosis.fitted`); on other rows of the same kind it turns as far as by chance, which says as little.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -38,12 +46,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from matryoshka_mixing import metrics
-from matryoshka_mixing.sae import SAE, SAEConfig
+from matryoshka_mixing.sae import SAE, SAEConfig, _number, whole
 
 LEAST = 0.01
 """A smaller lean is not worth a word (a sine; our default)."""
 SELDOM = 30
 """A latent that fires on fewer rows than this is not judged (our default)."""
+FITTED = 1e-3
+"""A decoder whose judged rows all move by a smaller share of their length in the refit is a fit already (our default:
+rounding to float16 moves them less, to bfloat16 more; training by gradients leaves more)."""
 NAMED = 10
 """How many latents, those that lean most, are told with their partners."""
 
@@ -51,6 +62,9 @@ NAMED = 10
 @dataclass(frozen=True)
 class Partner:
     """A later latent that an inner one leans toward.
+
+    The change from `cosine` to `refitted` is what counts, not their sign: the later row may itself point away from the
+    parent. And the lean, a part of the turn, understates the cosine with the true child.
 
     Attributes:
         latent: its number.
@@ -95,7 +109,7 @@ class Diagnosis:
     """What `diagnose` found; arrays have one entry for each inner latent.
 
     Attributes:
-        rows, widths: how many rows were used, and the prefixes.
+        rows, widths: how many rows were used, and the prefixes (those with a weight).
         fires: share of the rows on which each latent fires, in [0, 1].
         judged: whether it fires on `SELDOM` rows or more.
         movement: sine of the angle by which its decoder turns in the refit, from 0 to 1; NaN for zero rows.
@@ -112,6 +126,8 @@ class Diagnosis:
         fvu_prefixes: that of each prefix, before.
         refitted: the refitted decoder, shape (latents, d_in).
         edges: of labelled features, if labels were given.
+        fitted: whether the refit moves no judged row by more than `FITTED` of its length. The decoder then is a
+            least-squares fit to these rows already, and that none of its latents leans says nothing.
     """
 
     rows: int
@@ -133,6 +149,7 @@ class Diagnosis:
     fvu_prefixes: list[float]
     refitted: Float[Tensor, "latents d_in"]
     edges: list[Edge] = field(default_factory=list)
+    fitted: bool = False
 
     def median(self, name: str) -> float:
         """The median of one of the arrays over the judged latents for which it is known; NaN if there are none."""
@@ -156,6 +173,15 @@ class Diagnosis:
             f"Median lean {self.median('lean'):.3f}, predicted {self.median('predicted'):.3f}.",
             f"The refit takes the unexplained share of variance from {self.fvu:.3f} to {self.fvu_refitted:.3f}.",
         ]
+        if self.fitted:
+            lines.append(
+                "The decoder is a least-squares fit to these activations already: that no latent moves says nothing."
+            )
+        if self.partners:
+            lines.append(
+                "Toward a later latent, the change from cosine to refitted counts, not the sign of either; a lean "
+                "understates the cosine with the true child."
+            )
         if self.edges:
             some = [edge for edge in self.edges if edge.gap is not None]
             worst = sum(edge.gap > 0.1 for edge in some if edge.gap is not None)
@@ -206,9 +232,12 @@ def diagnose(
     """Whether inner latents lean toward later ones that fire with them, and how far. See the module's docstring.
 
     Args:
-        sae: one SAE, of any activation. BatchTopK takes each row against its threshold.
-        rows: activations, shape (rows, d_in): a tensor, an array, or what is read in slices, such as a memory map.
-        widths: the prefixes to look at, in place of the SAE's own; for a standard SAE, as a control.
+        sae: one SAE, of any activation. BatchTopK takes each row against its threshold. If its decoder is a
+            least-squares fit to these rows already, it cannot be judged by how it turns, and the finding says so.
+        rows: activations, shape (rows, d_in): a tensor, an array, or what is read in slices, such as a memory map; or
+            a list of these, such as the shards of a store, one after the other.
+        widths: the prefixes to look at, in place of the SAE's own; for a standard SAE, as a control. Prefixes of weight
+            0 train nothing and are left out.
         labels: which rows hold which feature, shape (rows, features), true or false.
         hierarchy: the number of each feature's parent, or None; with `labels`.
         names: of the features, for messages.
@@ -221,7 +250,8 @@ def diagnose(
     Raises:
         ValueError: if shapes, types or values do not fit, or there are too few rows or prefixes; it says what to do.
     """
-    sae, config = _ready(sae, rows, widths, ridge, draws, batch)
+    rows = in_one(rows)
+    sae, config = _ready(sae, rows, widths, ridge, draws, batch, seed)
     if (labels is None) != (hierarchy is None):
         raise ValueError("labels and hierarchy belong together: which rows hold which feature, and each one's parent.")
     if labels is not None and hierarchy is not None:
@@ -271,6 +301,7 @@ def diagnose(
         agreement = (_unit(way) * _unit(forecast)).sum(1)
     bound = np.max([part[2] for part in random], axis=0)
     judged = sums.fires[:inner] >= SELDOM
+    steps, lengths = (np.linalg.norm(part[:inner][judged], axis=1) for part in (moved, W))
     leans = judged & (lean > np.maximum(bound, LEAST))
     most = [int(k) for k in np.argsort(-np.nan_to_num(lean, nan=-1)) if leans[k]][:NAMED]
     before = float(sums.errors[-1])
@@ -286,6 +317,7 @@ def diagnose(
         tensor(bound), tensor(predicted), tensor(agreement), tensor(leans),
         {k: _partners(k, way[k], apart[k], W, D, sums.gram) for k in most},
         before / sums.power, after / sums.power, (sums.errors / sums.power).tolist(), tensor(D),
+        fitted=bool(judged.any() and (steps <= FITTED * lengths).all()),
     )  # fmt: skip
     if labels is None or hierarchy is None:
         return found
@@ -293,14 +325,14 @@ def diagnose(
 
 
 def _ready(
-    sae: SAE, rows: Any, widths: Sequence[int] | None, ridge: float, draws: int, batch: int
+    sae: SAE, rows: Any, widths: Sequence[int] | None, ridge: float, draws: int, batch: int, seed: int
 ) -> tuple[SAE, SAEConfig]:
     """The SAE in float32 at least and its configuration, after all that can be wrong was looked at."""
-    if sae.instances:
-        raise ValueError(f"this holds SAEs with axes {sae.instances}; diagnose one at a time, such as sae[0].")
+    _refuse_others(sae)
     config = sae.one_config
     if widths is not None:
-        config = replace(config, widths=tuple(widths), weights=(), decoder_weights=None)
+        given: Any = tuple(widths) if isinstance(widths, Iterable) else widths
+        config = replace(config, widths=given, weights=(), decoder_weights=None)
         if config.widths[-1] != sae.b_enc.shape[-1]:
             raise ValueError(f"widths are {tuple(widths)}; the last must be the SAE's {sae.b_enc.shape[-1]} latents.")
     if len(config.widths) < 2:
@@ -313,6 +345,7 @@ def _ready(
             f"the last of the prefixes {config.widths} has weight 0, so nothing trains its latents; give the widths "
             "that were trained."
         )
+    config = _weighed(config)
     shape = tuple(rows.shape)
     if len(shape) != 2 or shape[1] != config.d_in:
         raise ValueError(f"the activations have shape {shape}; for this SAE it must be (rows, {config.d_in}).")
@@ -321,17 +354,111 @@ def _ready(
             f"{shape[0]} rows are too few to refit {config.d_sae} latents; give at least as many rows as latents, and "
             "better ten times as many."
         )
-    for name, value, fits in (
-        ("ridge", ridge, 0 < ridge < np.inf),
-        ("draws", draws, draws >= 1),
-        ("batch", batch, batch >= 1),
-    ):
-        if not fits:
-            raise ValueError(
-                f"{name} is {value}; it must be {'finite and above 0' if name == 'ridge' else 'at least 1'}."
-            )
+    if not 0 < _number("ridge", ridge) < np.inf:
+        raise ValueError(f"ridge is {ridge}; it must be finite and above 0.")
+    for name, value, least in (("draws", draws, 1), ("batch", batch, 1), ("seed", seed, 0)):
+        if whole(name, value) < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}.")
     wide = torch.promote_types(sae.W_dec.dtype, torch.float32)
     return sae.map(lambda p: p.detach().cpu().to(wide)), config
+
+
+def _refuse_others(sae: SAE) -> None:
+    """ValueError for what is no single SAE of tensors."""
+    if not isinstance(sae, SAE):
+        raise ValueError(f"sae is a {type(sae).__name__}; give an SAE, such as exchange.read(path) reads from a file.")
+    for name, value in (*sae.parameters.items(), ("threshold", sae.threshold)):
+        if value is not None and not isinstance(value, Tensor):
+            raise ValueError(f"the SAE's {name} is a {type(value).__name__}; make tensors of all, by torch.as_tensor.")
+    if sae.instances:
+        raise ValueError(f"this holds SAEs with axes {sae.instances}; diagnose one at a time, such as sae[0].")
+
+
+def _weighed(config: SAEConfig) -> SAEConfig:
+    """The configuration without prefixes of weight 0, which pull at nothing."""
+    kept = [i for i, weight in enumerate(config.weights) if weight]
+    if len(kept) < 2:
+        raise ValueError(
+            f"of the prefixes {config.widths} with weights {config.weights} one alone has a weight above 0, so none "
+            "pulls apart from another; give the widths that were trained, or some to compare with."
+        )
+
+    def some(values: tuple) -> tuple:
+        return tuple(values[i] for i in kept)
+
+    return replace(
+        config, widths=some(config.widths), weights=some(config.weights),
+        decoder_weights=config.decoder_weights and some(config.decoder_weights),
+    )  # fmt: skip
+
+
+class Shards:
+    """Rows that lie in several arrays, one after the other, read as if in one: it has a `shape`, and gives slices.
+
+    Args:
+        parts: of shape (rows, d_in) each: tensors, arrays, memory maps, or what else gives rows in slices.
+        names: of the parts, for messages.
+
+    Raises:
+        ValueError: if there are none, or one has another shape; it says which.
+    """
+
+    def __init__(self, parts: Sequence[Any], names: Sequence[str] | None = None):
+        self.parts = list(parts)
+        names = [f"part {i} of the activations" for i in range(len(self.parts))] if names is None else names
+        shapes = [_shape(part, name) for part, name in zip(self.parts, names, strict=True)]
+        if not shapes:
+            raise ValueError("the activations are an empty list; give at least one array of shape (rows, d_in).")
+        for name, shape in zip(names, shapes, strict=True):
+            if len(shape) != 2 or shape[1:] != shapes[0][1:]:
+                raise ValueError(
+                    f"{name} has shape {shape}, and the first {shapes[0]}; each must be (rows, d_in), with one d_in."
+                )
+        self.starts = np.cumsum([0, *(shape[0] for shape in shapes)]).tolist()
+        self.shape = (self.starts[-1], shapes[0][1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, some: slice) -> Tensor:
+        first, last, _ = some.indices(len(self))
+        ends = zip(self.parts, self.starts[:-1], self.starts[1:], strict=True)
+        return torch.cat([
+            _floats(part[max(first - start, 0) : last - start])
+            for part, start, end in ends
+            if max(first, start) < min(last, end)
+        ])  # fmt: skip
+
+
+def in_one(rows: Any) -> Any:
+    """What has a `shape` and gives rows in slices: these, or those of a list one after the other.
+
+    Raises:
+        ValueError: if it is neither; it says what to give.
+    """
+    if isinstance(rows, list | tuple):
+        return Shards(rows)
+    _shape(rows, "what was given as activations")
+    return rows
+
+
+def _shape(part: Any, name: str) -> tuple[int, ...]:
+    if (shape := getattr(part, "shape", None)) is None:
+        raise ValueError(
+            f"{name} is a {type(part).__name__}; give a tensor or an array of shape (rows, d_in), or a list of such: "
+            "np.load(path, mmap_mode='r') reads one from a file, np.array makes one of lists of numbers."
+        )
+    return tuple(shape)
+
+
+def _floats(part: Any) -> Tensor:
+    """Some rows as a tensor; ValueError if they are no floating-point numbers."""
+    if not isinstance(part, Tensor):
+        part = np.array(part)  # a copy, of a memory map too
+        part = torch.from_numpy(part) if part.dtype.kind == "f" else part
+    if not (isinstance(part, Tensor) and part.is_floating_point()):
+        raise ValueError(f"the activations are {part.dtype}; they must be floating-point numbers. Convert them first.")
+    return part.detach().cpu()
 
 
 def batches(rows: Any, size: int, dtype: torch.dtype, progress: bool = False) -> Iterator[tuple[int, Tensor]]:
@@ -344,15 +471,7 @@ def batches(rows: Any, size: int, dtype: torch.dtype, progress: bool = False) ->
 
     with tqdm(total=len(rows), disable=not progress, unit="row", unit_scale=True) as bar:
         for first in range(0, len(rows), size):
-            part = rows[first : first + size]
-            if not isinstance(part, Tensor):
-                part = np.array(part)  # a copy, of a memory map too
-                part = torch.from_numpy(part) if part.dtype.kind == "f" else part
-            if not (isinstance(part, Tensor) and part.is_floating_point()):
-                raise ValueError(
-                    f"the activations are {part.dtype}; they must be floating-point numbers. Convert them first."
-                )
-            x = part.detach().cpu()
+            x = _floats(rows[first : first + size])
             if not x.isfinite().all():
                 row, column = (~x.isfinite()).nonzero()[0].tolist()
                 raise ValueError(f"row {first + row}, column {column} of the activations is not finite; leave it out.")
@@ -430,7 +549,7 @@ def label_edges(
 
     Args:
         sae: one SAE.
-        rows: activations, shape (rows, d_in).
+        rows: activations, shape (rows, d_in), or a list of such.
         labels: shape (rows, features), true or false (or 1 and 0).
         hierarchy: the number of each feature's parent, or None; parents come before their children.
         names: of the features.
@@ -438,6 +557,8 @@ def label_edges(
     Raises:
         ValueError: if these do not fit, labels hold other values, or one is on no row or on all.
     """
+    _refuse_others(sae)
+    rows = in_one(rows)
     features, names = _labelled(rows, labels, hierarchy, names)
     x = torch.cat([x for _, x in batches(rows, 1 << 14, torch.float64)])
     design = torch.cat([features, torch.ones(len(x), 1)], 1).double()
@@ -468,6 +589,14 @@ def _labelled(
     rows: Any, labels: Any, hierarchy: Sequence[int | None], names: Sequence[str] | None
 ) -> tuple[Float[Tensor, "rows features"], list[str]]:
     """The labels as numbers and the features' names, after all that can be wrong with them was looked at."""
+    if isinstance(hierarchy, str | Mapping) or not isinstance(hierarchy, Iterable):
+        raise ValueError(
+            f"hierarchy is a {type(hierarchy).__name__}; give a list with the number of each feature's parent, or "
+            "None, such as [None, 0]; and the names as names."
+        )
+    for parent in hierarchy:
+        if parent is not None:
+            whole("hierarchy", parent)
     # A copy, as what a file gave may be read-only.
     given = labels if isinstance(labels, Tensor) else np.array(labels)
     if not isinstance(given, Tensor) and given.dtype.kind not in "biuf":

@@ -1,6 +1,6 @@
 """Does a Matryoshka SAE mix? A diagnosis from files, without true features.
 
-    python -m matryoshka_mixing.diagnose SAE ACTIVATIONS [--widths 128 512 2048] [--labels TABLE --hierarchy JSON]
+    python -m matryoshka_mixing.diagnose SAE ACTIVATIONS... [--widths 128 512 2048] [--labels TABLE --hierarchy JSON]
 
 Prints the finding, and writes a page (diagnosis.html) and the numbers (diagnosis.json).
 """
@@ -24,11 +24,22 @@ def _parser() -> argparse.ArgumentParser:
         epilog="BatchTopK SAEs of SAELens are saved as JumpReLU without their prefixes: give --widths.",
     )  # fmt: skip
     add = parser.add_argument
-    add("sae", type=Path, help="folder of SAELens or dictionary_learning, ae.pt, or a file of SAE.save")
-    add("activations", type=Path, help="of shape (rows, d_in): .npy, .npz, .safetensors or .parquet")
+    add(
+        "sae",
+        type=Path,
+        help="folder of SAELens or dictionary_learning, a file of SAE.save, or weights alone (.pt, ...)",
+    )
+    add(
+        "activations",
+        type=Path,
+        nargs="+",
+        help="of shape (rows, d_in): .npy, .npz, .safetensors or .parquet; several files, or a folder, are read as one",
+    )
     add("--key", help="name of the array in an .npz or .safetensors file that holds several")
     add("--widths", type=int, nargs="+", help="prefixes, in place of the SAE's own; the last is its number of latents")
     add("--scale", type=float, help="by what SAELens multiplied inputs in training (expected_average_only_in)")
+    add("--activation", choices=("topk", "batchtopk"), help="of weights alone that hold a k, or with --k")
+    add("--k", type=float, help="with --activation: latents that fire on an input, where the weights do not say")
     add("--labels", type=Path, help="which rows hold which feature: .npy, .parquet or .csv, a column for each")
     add(
         "--hierarchy",
@@ -57,7 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"--output {options.output} cannot be written: {home} is no folder, or not yours.")
         if (options.labels is None) != (options.hierarchy is None):
             raise ValueError("--labels and --hierarchy belong together; give both or none.")
-        sae = exchange.read(options.sae, **({} if options.scale is None else {"scale": options.scale}))
+        asked = {name: getattr(options, name) for name in ("widths", "scale", "activation", "k")}
+        sae = exchange.read(options.sae, **{name: value for name, value in asked.items() if value is not None})
         rows = files.activations(options.activations, options.key)
         table, parents, names = (None, None, None)
         if options.labels is not None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from matryoshka_mixing import plain
+from matryoshka_mixing.diagnose import Shards
 
 KINDS = (".npy", ".npz", ".safetensors", ".parquet")
 
@@ -25,21 +29,59 @@ class _Slices:
         return self.inner[some]
 
 
-def activations(path: Path, key: str | None = None) -> Any:
+class _Later:
+    """One of many files, opened when its rows are asked for: a process may not hold thousands open."""
+
+    def __init__(self, path: Path, opened: Callable[[Path], Any]):
+        self.path, self.opened, self.shape = path, opened, tuple(opened(path).shape)
+
+    def __getitem__(self, some: slice) -> Any:
+        return self.opened(self.path)[some]
+
+
+def activations(given: Path | Sequence[Path], key: str | None = None) -> Any:
     """What has a `shape` and gives rows in slices. `.npy` and `.safetensors` files are not read at once.
 
     Args:
-        path: the file. A Parquet file holds a column for each dimension, or one column of lists.
+        given: a file; a folder, whose files of one such kind are taken by name, numbers in numeric order (`x_2.npy`
+            comes before `x_10.npy`); or several of these, in order. All their rows follow one another. A Parquet file
+            holds a column for each dimension, or one column of lists.
         key: name of the array in an `.npz` or `.safetensors` file; needed if it holds several.
 
     Raises:
-        ValueError: if the kind of file is unknown, the file is damaged or needs unpickling, or `key` is not there.
+        ValueError: if the kind of file is unknown, a file is damaged or needs unpickling, `key` is not there, or files
+            differ in d_in.
         OSError: if it cannot be read.
     """
+    paths = [file for path in ([given] if isinstance(given, Path) else given) for file in _files(path)]
+    if len(paths) == 1:
+        return _one(paths[0], key)
+    opened = lru_cache(2)(lambda path: _one(path, key))
+    return Shards([_Later(path, opened) for path in paths], [str(path) for path in paths])
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, or those of a folder."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ValueError(f"{path} is no file and no folder; activations come as {KINDS}.")
+    found = [file for file in path.iterdir() if file.suffix in KINDS and file.name[0] != "." and file.is_file()]
+    if len(kinds := sorted({file.suffix for file in found})) != 1:
+        raise ValueError(
+            f"{path} is a folder with files of the kinds {kinds}; one of {KINDS} alone is taken. Name files one by one."
+        )
+
+    def place(file: Path) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", file.stem)]
+
+    return sorted(found, key=lambda file: (place(file), file.name))
+
+
+def _one(path: Path, key: str | None) -> Any:
+    """The rows of one file."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise ValueError(f"{path} is no file; activations come as {KINDS}.")
     try:
         if path.suffix == ".npy":
             return _array(path, "r")
@@ -65,8 +107,9 @@ def _array(path: Path, mapped: Literal["r"] | None = None) -> np.ndarray:
     try:
         return np.load(path, mmap_mode=mapped, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        said = "it holds objects, which are not unpickled" if "allow_pickle" in str(error) else str(error)
-        raise ValueError(f"{path} is damaged or cut short: {said}") from None
+        if "allow_pickle" in str(error) or "Python objects" in str(error):
+            raise ValueError(f"{path} holds Python objects, which are not unpickled; save numbers.") from None
+        raise ValueError(f"{path} is damaged or cut short: {error}") from None
 
 
 def _chosen(path: Path, names: list[str], key: str | None) -> str:
