@@ -46,7 +46,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from matryoshka_mixing import metrics
-from matryoshka_mixing.sae import SAE, SAEConfig, _number, whole
+from matryoshka_mixing.sae import SAE, SAEConfig, number, whole
 
 LEAST = 0.01
 """A smaller lean is not worth a word (a sine; our default)."""
@@ -354,7 +354,7 @@ def _ready(
             f"{shape[0]} rows are too few to refit {config.d_sae} latents; give at least as many rows as latents, and "
             "better ten times as many."
         )
-    if not 0 < _number("ridge", ridge) < np.inf:
+    if not 0 < number("ridge", ridge) < np.inf:
         raise ValueError(f"ridge is {ridge}; it must be finite and above 0.")
     for name, value, least in (("draws", draws, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if whole(name, value) < least:
