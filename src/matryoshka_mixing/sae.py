@@ -23,6 +23,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -75,18 +76,22 @@ class SAEConfig:
         object.__setattr__(self, "d_in", whole("d_in", self.d_in))
         if self.d_in < 1:
             raise ValueError(f"d_in is {self.d_in}; the input needs at least 1 dimension.")
-        if not isinstance(self.widths, Iterable):
-            raise ValueError(f"widths are {self.widths!r}; give the latents of each prefix, such as (1, 3).")
-        object.__setattr__(self, "widths", tuple(whole("widths", width) for width in self.widths))
+        given = several("widths", self.widths, "the latents of each prefix, such as (1, 3)")
+        object.__setattr__(self, "widths", tuple(whole("widths", width) for width in given))
         if not self.widths or self.widths[0] < 1 or any(a >= b for a, b in pairwise(self.widths)):
             raise ValueError(
                 f"widths are {self.widths}; they must be whole numbers from 1 up that strictly increase, "
                 "such as (1, 3). Sort them and take out repeats."
             )
-        object.__setattr__(self, "weights", self._checked("weights", self.weights or (1.0,) * len(self.widths)))
+        given = several(
+            "weights", () if self.weights is None else self.weights, "one for each prefix, such as (0.5, 1)"
+        )
+        object.__setattr__(self, "weights", self._checked("weights", given or (1.0,) * len(self.widths)))
         if self.decoder_weights is not None:
             object.__setattr__(self, "decoder_weights", self._checked("decoder_weights", self.decoder_weights))
         object.__setattr__(self, "l1", float(_number("l1", self.l1)))
+        for name in ("encoder_bias", "decoder_bias"):
+            object.__setattr__(self, name, flag(name, getattr(self, name)))
         if self.k is not None:
             object.__setattr__(self, "k", _number("k", self.k))
         if not 0 <= self.l1 < math.inf:
@@ -105,7 +110,7 @@ class SAEConfig:
             raise ValueError(f"k is {self.k}; topk keeps a whole number for each input. batchtopk takes any.")
 
     def _checked(self, name: str, weights: Iterable[float]) -> tuple[float, ...]:
-        weights = tuple(float(weight) for weight in weights)
+        weights = tuple(float(_number(name, weight)) for weight in several(name, weights, "one for each prefix"))
         if len(weights) != len(self.widths) or any(not 0 <= w < math.inf for w in weights):
             raise ValueError(
                 f"{name} are {weights} for widths {self.widths}; give one finite weight of at least 0 for each."
@@ -135,6 +140,31 @@ def whole(name: str, value: Any) -> int:
         raise ValueError(f"{name} holds {value!r}; it must be a whole number.") from None
 
 
+def several(name: str, values: Any, what: str) -> tuple:
+    """Values, however they come, as a tuple; where only one is given the error says `what` there should be."""
+    try:
+        return tuple(values)
+    except TypeError:
+        raise ValueError(f"{name} are {values!r}; give {what}.") from None
+
+
+def seed_numbers(seeds: Any) -> tuple[int, ...]:
+    """Seeds as whole numbers, at least one."""
+    given = several("seeds", seeds, "the number of each, such as range(64)")
+    if not (numbers := tuple(whole("seeds", seed) for seed in given)):
+        raise ValueError("no seeds were given; give at least 1, such as range(1).")
+    if min(numbers) < 0:
+        raise ValueError(f"seeds hold {min(numbers)}; a seed must be at least 0.")
+    return numbers
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or false, of Python or NumPy; other things, which Python would take for one of them, are refused."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} is {repr(value)[:80]}; it must be True or False.")
+    return bool(value)
+
+
 def _number(name: str, value: Any) -> int | float:
     """A number as Python's own, however it comes; text and booleans are refused."""
     try:
@@ -142,7 +172,7 @@ def _number(name: str, value: Any) -> int | float:
             raise TypeError
         return int(value) if isinstance(value, Integral) else float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}; it must be a number.") from None
+        raise ValueError(f"{name} is {repr(value)[:80]}; it must be a number.") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +180,8 @@ class SAE:
     """The parameters of one or many SAEs, in the field's names and layouts, with their configuration.
 
     Attributes:
-        W_enc, b_enc, W_dec, b_dec: the trained tensors; leading axes, if any, are the instances.
+        W_enc, b_enc, W_dec, b_dec: the trained tensors, or arrays, of one floating type; leading axes, if any, are the
+            instances.
         config: of all instances; or one for each entry of the first axis, alike in d_in and the number of latents. None
             makes them standard ReLU SAEs.
         threshold: of each BatchTopK SAE, what an activation times its decoder row's norm must exceed to be kept where
@@ -159,7 +190,7 @@ class SAE:
             shape `(*instances, d_sae)`. None for others.
 
     Raises:
-        ValueError: if shapes do not fit each other or the configuration, or JumpReLU SAEs stand beside others.
+        ValueError: if shapes or types do not fit each other or the configuration, or JumpReLU SAEs stand beside others.
     """
 
     W_enc: Float[Tensor, "*instances d_in d_sae"]
@@ -170,6 +201,19 @@ class SAE:
     threshold: Float[Tensor, "*instances"] | Float[Tensor, "*instances d_sae"] | None = None
 
     def __post_init__(self) -> None:
+        for name in (*TRAINED, "threshold"):
+            given = getattr(self, name)
+            if not isinstance(given, Tensor) and (name in TRAINED or given is not None):
+                try:  # a copy, as what a file gave may be read-only
+                    object.__setattr__(self, name, torch.from_numpy(np.array(given)))
+                except TypeError:
+                    raise ValueError(
+                        f"{name} is {repr(given)[:80]}; it must be a tensor or array of numbers."
+                    ) from None
+        types = {name: parameter.dtype for name, parameter in self.parameters.items()}
+        if len(set(types.values())) > 1 or not self.b_dec.is_floating_point():
+            shown = ", ".join(f"{name} {str(kind).removeprefix('torch.')}" for name, kind in types.items())
+            raise ValueError(f"the tensors are {shown}; they must have one floating type, such as float64.")
         if self.config is None:
             object.__setattr__(self, "config", SAEConfig(self.W_dec.shape[-1], (self.W_dec.shape[-2],)))
         if isinstance(self.config, tuple) and len(set(self.config)) == 1:
@@ -272,7 +316,12 @@ class SAE:
     def decode(
         self, acts: Float[Tensor, "*instances batch d_sae"], width: int | None = None
     ) -> Float[Tensor, "*instances batch d_in"]:
-        """Reconstruction by the first `width` latents (all of them if None)."""
+        """Reconstruction by the first `width` latents (all of them if None).
+
+        Raises:
+            ValueError: if there are not so many latents, or none.
+        """
+        width = None if width is None else self._width(width)
         return self.b_dec.unsqueeze(-2) + acts[..., :width] @ self.W_dec[..., :width, :]
 
     def errors(
@@ -284,6 +333,9 @@ class SAE:
         """Squared error ||x - x_m||^2 of each prefix on each input.
 
         Where BatchTopK keeps an activation on some inputs of a row only, the mean over the row. `probs` as in `encode`.
+
+        Raises:
+            ValueError: as `decode`, for each of the widths.
         """
         acts, share = self._activate(x, probs)
 
@@ -302,10 +354,10 @@ class SAE:
         widths: Sequence[int],
         probs: Float[Tensor, "*#instances batch"] | None = None,
     ) -> Float[Tensor, "*instances prefixes batch"]:
-        """L1 penalty of each prefix on each input, sum_{k<m} acts_k ||W_dec_k||; `probs` as in `errors`."""
+        """L1 penalty of each prefix on each input, sum_{k<m} acts_k ||W_dec_k||; the rest as in `errors`."""
         acts, share = self._activate(x, probs)
         sizes = acts * share * self.W_dec.norm(dim=-1).unsqueeze(-2)
-        return torch.stack([sizes[..., :width].sum(-1) for width in widths], dim=-2)
+        return torch.stack([sizes[..., : self._width(width)].sum(-1) for width in widths], dim=-2)
 
     def loss(
         self,
@@ -354,9 +406,7 @@ class SAE:
         Raises:
             ValueError: if there are not so many latents, or none.
         """
-        if not 1 <= width <= self._each[0].d_sae:
-            raise ValueError(f"width is {width}; it must be from 1 to the {self._each[0].d_sae} latents.")
-
+        width = self._width(width)
         jumps = self._each[0].activation == "jumprelu"  # then the threshold is one of each latent
 
         def cut(config: SAEConfig) -> SAEConfig:
@@ -375,6 +425,12 @@ class SAE:
             tuple(cut(config) for config in self._each),
             self.threshold[..., :width] if self.threshold is not None and jumps else self.threshold,
         )  # fmt: skip
+
+    def _width(self, width: int) -> int:
+        """A number of latents that there are, at least 1."""
+        if not 1 <= (width := whole("width", width)) <= self._each[0].d_sae:
+            raise ValueError(f"width is {width}; it must be from 1 to the {self._each[0].d_sae} latents.")
+        return width
 
     @classmethod
     def stack(cls, saes: Sequence[SAE]) -> SAE:
@@ -527,8 +583,9 @@ def random_start(config: SAEConfig, seeds: Iterable[SupportsIndex], decoder_norm
     `decoder_norm` (0.1 in the original code); biases are 0. A seed gives the same SAE in any company.
 
     Raises:
-        ValueError: if there are no seeds.
+        ValueError: if there are no seeds, or the norm is below 0 or not finite.
     """
+    decoder_norm = _size("decoder_norm", decoder_norm, "the norm of the decoder's rows")
     rows = _drawn((config.d_sae, config.d_in), seeds, _random.START)
     rows = rows / _random.lengths(rows)
     return _tied(rows, decoder_norm * rows, config)
@@ -555,19 +612,28 @@ def start_near(
             first, prefixes should hold whole levels. None: as they come.
 
     Raises:
-        ValueError: for a noise or an order that is not possible, or seeds that do not fit the directions.
+        ValueError: for a noise or an order that is not possible, directions without a length, or seeds that do not fit
+            them.
     """
-    if noise < 0:
-        raise ValueError(f"noise is {noise}; it is relative to the directions' norm and must be at least 0.")
+    noise = _size("noise", noise, "relative to the directions' norm")
     directions = torch.as_tensor(directions, dtype=torch.float64).detach().cpu()
+    if directions.ndim not in (2, 3):
+        raise ValueError(
+            f"directions have shape {tuple(directions.shape)}; it must be (features, d_in), or of each seed."
+        )
+    lengths = _random.lengths(directions)
+    if not ((lengths > 0) & lengths.isfinite()).all():
+        raise ValueError("directions hold a row that is not finite, or of length 0; each must point somewhere.")
     if order is not None:
+        given = several("the entries of order", order, "the number of each latent's direction, such as tree.by_level()")
+        order = [whole("order", place) for place in given]
         if not set(order) <= set(range(directions.shape[-2])) or len(set(order)) < len(order):
             raise ValueError(
-                f"order is {list(order)}; it must name some of the {directions.shape[-2]} directions, each once."
+                f"order is {order}; it must name some of the {directions.shape[-2]} directions, each once."
             )
-        directions = directions[..., list(order), :]
+        directions, lengths = directions[..., order, :], lengths[..., order, :]
     d_sae, d_in = directions.shape[-2:]
-    scale = noise * _random.lengths(directions) / math.sqrt(d_in)
+    scale = noise * lengths / math.sqrt(d_in)
     drawn = _drawn((d_sae, d_in), seeds, _random.NOISE)
     if directions.ndim == 3 and len(directions) != len(drawn):
         raise ValueError(
@@ -580,9 +646,14 @@ def start_near(
 
 def _drawn(shape: tuple[int, int], seeds: Iterable[SupportsIndex], purpose: int) -> Float[Tensor, "seeds d_sae d_in"]:
     """Standard normal rows of each seed."""
-    if not (numbers := [operator.index(seed) for seed in seeds]):
-        raise ValueError("no seeds were given; give at least 1, such as range(1).")
-    return torch.stack([_random.normals(shape, seed, purpose) for seed in numbers])
+    return torch.stack([_random.normals(shape, seed, purpose) for seed in seed_numbers(seeds)])
+
+
+def _size(name: str, value: Any, what: str) -> float:
+    """A finite number of at least 0."""
+    if not 0 <= _number(name, value) < math.inf:
+        raise ValueError(f"{name} is {value}; it is {what} and must be a finite number of at least 0.")
+    return float(value)
 
 
 def _tied(encoder_rows: Tensor, decoder_rows: Tensor, config: SAEConfig) -> SAE:
