@@ -31,6 +31,43 @@ def test_there_are_three_short_ones():
 
 
 WRONG = {
+    "mm.FeatureTree(1.0, mm.FeatureTree(0.3))": "they must be a sequence of FeatureTree. Write (child,)",
+    "mm.FeatureTree(1.0, (0.3,), id='a')": "feature 'a' has children (0.3,); they must be a sequence of FeatureTree",
+    "mm.FeatureTree(1.0, 0.3)": "a feature has children 0.3; they must be",
+    "mm.FeatureTree(1.0, None)": "a feature has children None; they must be",
+    "mm.FeatureTree(1.0, [{'active_prob': 0.3}])": "they must be a sequence of FeatureTree",
+    "mm.FeatureTree(0.3, (), mm.FeatureTree(0.3))": "mutually_exclusive_children of a feature is FeatureTree(",
+    "mm.FeatureTree((mm.FeatureTree(0.3),))": "active_prob of a feature is (FeatureTree(",
+    "mm.FeatureTree(1.0, is_read_out='no')": "is_read_out of a feature is 'no'; it must be True or False",
+    "mm.family(np.float32(0.25), np.float32(0.5), np.int64(2)).firing_probabilities().tolist()": "[0.25, 0.125, 0.125]",
+    "mm.orthonormal_dictionaries(3, 20, 64)": "seeds are 64; give the number of each, such as range(64)",
+    "mm.random_start(mm.SAEConfig(3, (2,)), 64)": "seeds are 64; give the number of each, such as range(64)",
+    "mm.start_near(D, 64)": "seeds are 64; give the number of each, such as range(64)",
+    "mm.start_near(D, [0], order=2)": "the entries of order are 2; give the number of each latent's direction",
+    "mm.start_near(D, [0], noise='much')": "noise is 'much'; it must be a number",
+    "mm.start_near(D, [0], 0, order=torch.tensor([2, 0])).W_dec.equal(D[None, [2, 0]])": "True",
+    "mm.start_near(D.numpy(), [0], 0, order=np.array([2, 0])).W_dec.equal(D[None, [2, 0]])": "True",
+    "mm.SAEConfig(3, (1, 3), weights=np.array([0.5, 1]))": "weights=(0.5, 1.0)",
+    "mm.SAEConfig(3, (1, 3), decoder_weights=torch.tensor([0.5, 1]))": "decoder_weights=(0.5, 1.0)",
+    "mm.SAEConfig(3, (1, 3), weights=None)": "weights=(1.0, 1.0)",
+    "mm.SAEConfig(3, (1, 3), weights=0.5)": "weights are 0.5; give one for each prefix",
+    "mm.SAEConfig(3, (1, 3), decoder_weights=0.5)": "decoder_weights are 0.5; give one for each prefix",
+    "mm.SAEConfig(3, (1, 3), weights='12')": "weights is '1'; it must be a number",
+    "mm.SAEConfig(3, (2,), encoder_bias='no')": "encoder_bias is 'no'; it must be True or False",
+    "mm.SAEConfig(3, (2,), decoder_bias=0)": "decoder_bias is 0; it must be True or False",
+    "mm.SAEConfig(3, (2,), decoder_bias=np.bool_(False))": "decoder_bias=False",
+    "mm.SAE(**{name: one.numpy() for name, one in sae.parameters.items()}).encode(D).equal(sae.encode(D))": "True",
+    "mm.SAE(**{name: one.tolist() for name, one in sae.parameters.items()}).encode(D).equal(sae.encode(D))": "True",
+    "mm.SAE(**sae.parameters | {'b_enc': None})": "b_enc is None; it must be a tensor or array of numbers",
+    "mm.SAE(**sae.parameters | {'b_enc': ['a'] * 3})": "b_enc is ['a', 'a', 'a']; it must be a tensor or array",
+    "mm.SAE(**sae.map(torch.Tensor.long).parameters)": "they must have one floating type",
+    "sae.decode(sae.encode(D), 1.5)": "width holds 1.5; it must be a whole number",
+    "mm.read(sae, states, D.numpy(), tree).decoder.equal(mm.read(sae, states, D, [None, 0, 0]).decoder)": "True",
+    "mm.read('sae', states, D, tree)": "sae is of type str; give an SAE, of a run `run.sae`",
+    "mm.read(sae, tree, D, tree)": "states are of type FeatureTree; give States, such as tree.states()",
+    "mm.read(sae, tree.sample(5, 0), D, tree)": "Samples of a tree are States(tree.sample(n, 0), torch.full(",
+    "mm.read(sae, mm.States(tree.sample(5, 0), torch.full((5,), 1 / 5)), D, tree).acts.shape": "torch.Size([5, 3])",
+    "mm.read(sae, states, D, [None, 0.0, 0.0])": "parents holds 0.0; it must be a whole number",
     'mm.SAEConfig(3, (2,), activation="gelu")': "activation is 'gelu'; it must be one of",
     'TrainConfig(optimiser="sgd")': "optimiser is 'sgd'; it must be 'adam' or 'gd'",
     "mm.SAEConfig(3, (1.5, 2))": "widths holds 1.5; it must be a whole number",
@@ -66,7 +103,6 @@ WRONG = {
     "mm.SAEConfig(np.int64(3), np.arange(1, 3))": "SAEConfig(d_in=3, widths=(1, 2), ",
     "mm.random_start(mm.SAEConfig(3, [2]), np.arange(2)).instances": "(2,)",
     'mm.diagnose("sae.pt", rows)': "sae is a str; give an SAE, such as exchange.read(path)",
-    "mm.diagnose(mm.SAE(*(np.asarray(p) for p in sae.parameters.values())), rows)": "W_enc is a ndarray; make tensors",
     'mm.diagnose(sae, "x.npy")': "is a str; give a tensor or an array of shape (rows, d_in)",
     "mm.diagnose(sae, rows.tolist())": "part 0 of the activations is a list; give a tensor",
     "mm.diagnose(sae, {0: rows})": "is a dict; give a tensor or an array",
@@ -83,11 +119,12 @@ TRIED = """
 import sys
 import numpy as np
 import matryoshka_mixing as mm
+import torch
 from matryoshka_mixing.training import TrainConfig
-TREE = mm.family(0.3, 0.4)
-SETTING = mm.Setting(mm.SAEConfig(5, (1, 3)), TREE.states(), mm.orthonormal_dictionary(3, 5, 0))
+SETTING = mm.Setting(mm.SAEConfig(5, (1, 3)), mm.family(0.3, 0.4).states(), mm.orthonormal_dictionary(3, 5, 0))
 START = mm.random_start(SETTING.sae, range(2))
-sae, rows = mm.random_start(mm.SAEConfig(3, (3,)), [0])[0], np.zeros((9, 3))
+tree, D = mm.family(0.3, 0.4), mm.orthonormal_dictionary(3, 20, 0)
+sae, states, rows = mm.start_near(D, [0])[0], tree.states(), np.zeros((9, 20))
 for statement in sys.argv[1:]:
     try:
         print(eval(statement))

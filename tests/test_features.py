@@ -12,8 +12,10 @@ from matryoshka_mixing.features import (
     States,
     family,
     independent,
+    orthonormal_dictionaries,
     orthonormal_dictionary,
     overlapping,
+    part_of_one,
     retuned,
     twenty_feature_tree,
     without_hierarchy,
@@ -62,6 +64,27 @@ def test_state_probabilities_sum_to_one_and_match_samples(tree):
     for state, p in zip(states.acts, states.probs.clamp(0, 1), strict=True):
         count = int((sample == state).all(1).sum())
         assert binom.cdf(count, n, p) > BOUND and binom.sf(count - 1, n, p) > BOUND
+
+
+@given(trees(), st.lists(trees(depth=1), max_size=3))
+@settings(max_examples=30, deadline=None)
+def test_children_come_in_any_sequence(child, more):
+    trees = [FeatureTree(1.0, kind([child, *more])) for kind in (tuple, list, iter)]
+    assert trees[0] == trees[1] == trees[2] and trees[0].children == (child, *more)
+
+
+@given(st.integers(1, 2000))
+def test_the_share_that_is_advised_is_one_that_so_many_may_have(n):
+    assert 1 - n * 1e-6 - 1e-9 < n * part_of_one(n) <= 1
+    assert len(family(0.3, part_of_one(n), n).names) == n + 1
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"), [([], "no seeds were given"), ([3, -1], "seeds hold -1; a seed must be")]
+)
+def test_dictionaries_need_seeds(seeds, message):
+    with pytest.raises(ValueError, match=message):
+        orthonormal_dictionaries(3, 20, seeds)
 
 
 def test_three_feature_hierarchy_by_hand(tree):

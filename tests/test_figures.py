@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import matplotlib as mpl
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -163,6 +165,35 @@ def test_basins_are_drawn_by_loss_with_their_shares():
         "75% of seeds\nloss 0.2000",
     ]
     assert texts(figure) == ["0.50", "0.50"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=12), st.integers(1, 9))
+@settings(max_examples=20)
+def test_no_basin_is_lost_however_alike_their_titles_are(kinds, most):
+    """Basins of the same loss and share, but other live latents, among others; each has a panel and a title."""
+    mpl.pyplot.close("all")
+    found = [Basin(0.1 * loss, i, [i], 0.1 * (share + 1)) for i, (loss, share) in enumerate(kinds)]
+    cosines = np.arange(len(kinds))[:, None, None] / 10 + np.zeros((1, 2))
+    figure = figures.basin_heatmaps(found, cosines, np.ones((len(kinds), 1), bool), ["x", "y"], most)
+    panels = figure.axes[:-1]
+    titles = [axis.get_title() for axis in panels]
+    assert len(panels) == min(len(kinds), most) == len(set(titles))
+    drawn = {axis.collections[0].get_array().flatten()[0] for axis in panels}
+    assert len(drawn) == len(panels), "each shows its own"
+    plain = [f"{basin.share:.0%} of seeds\nloss {basin.loss:.4f}" for basin in found]
+    alike = {title for title in plain if plain.count(title) > 1}
+    assert all(title in plain or title.rpartition(" (")[0] in alike for title in titles)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (2, 2), (1, 3), (3, 3), (2, 0)])
+@pytest.mark.parametrize("rows", [["r", "s"], None])
+def test_heatmaps_without_a_name_for_each_column_and_row_are_refused(shape, rows):
+    panels = {"good": np.zeros((2, 3)), "a": np.zeros(shape)}
+    if rows is None and shape[1] == 3:
+        assert len(figures.heatmaps(panels, list("abc")).axes) == 3
+        return
+    with pytest.raises(ValueError, match=r"panel 'a' has shape .*, but \d rows and 3 columns are named"):
+        figures.heatmaps(panels, list("abc"), rows)
 
 
 def test_solutions_are_numbered_and_carry_their_recovery():

@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from matryoshka_mixing import metrics
 from matryoshka_mixing.chapters import basins
@@ -75,6 +77,78 @@ def test_a_sweep_is_read_at_once_as_its_settings_are_one_by_one():
             assert torch.equal(getattr(together, name)[i], getattr(alone, name)), name
         for name, value in vars(alone.edges).items():
             assert torch.equal(getattr(together.edges, name)[i], value), name
+
+
+def test_one_states_for_a_sweep_is_that_of_each_setting():
+    states, directions = family(0.3, 0.4).states(), orthonormal_dictionaries(3, 20, range(4))
+    configs = [SAEConfig(20, (1, 3), l1=l1) for l1 in (0.0, 0.01, 0.1)]
+    start = start_near(directions, range(4), 0.5)
+    saes = SAE.stack([start.with_config(config) for config in configs]).map(lambda p: p + 0.01 * p.square())
+    one, each = (metrics.read(saes, some, directions, PARENTS) for some in (states, [states] * 3))
+    assert one.acts.shape == (3, 4, 4, 3)
+    for name in ("decoder", "encoder", "acts", "live", "latents", "assigned", "absorption", "all_live"):
+        assert torch.equal(getattr(one, name), getattr(each, name)), name
+    for i, reading in enumerate(metrics.read(sae, states, directions, PARENTS) for sae in saes):
+        assert torch.equal(one.assigned[i], reading.assigned) and torch.allclose(one.acts[i], reading.acts)
+
+
+@given(st.lists(st.none() | st.integers(-2, 4), min_size=2, max_size=4))
+@settings(max_examples=80)
+def test_what_is_no_list_of_parents_is_refused_everywhere(parents):
+    states, eye = family(0.3, 0.4).states(), torch.eye(3, dtype=torch.float64)
+    acts, latents = ABSORBED.encode(states.acts), torch.arange(3)
+    seen = states.acts, states.probs, eye, parents
+    calls = (
+        lambda: metrics.mixing(eye, latents, parents),
+        lambda: metrics.assign(ABSORBED, acts, *seen),
+        lambda: metrics.edges(ABSORBED, acts, latents, *seen),
+        lambda: metrics.read(ABSORBED, states, eye, parents),
+    )
+    for call in calls:
+        if len(parents) == 3 and all(p is None or 0 <= p < child for child, p in enumerate(parents)):
+            call()
+            continue
+        with pytest.raises(
+            ValueError, match=r"parents hold .* None where it has no parent.* come before their children"
+        ):
+            call()
+
+
+def test_a_tree_stands_for_its_parents():
+    tree, states, eye = family(0.3, 0.4), family(0.3, 0.4).states(), torch.eye(3, dtype=torch.float64)
+    one, other = (metrics.read(ABSORBED, states, eye, some) for some in (tree, tree.parents()))
+    assert torch.equal(one.assigned, other.assigned) and torch.equal(one.edges.partial, other.edges.partial)
+    assert torch.equal(one.mixing.child_to_sibling, other.mixing.child_to_sibling)
+
+
+THREE, FOUR = family(0.3, 0.4).states(), family(0.3, 0.3, 3).states()
+
+
+@pytest.mark.parametrize(
+    ("axes", "states", "shape", "message"),
+    [
+        ((4,), THREE, (3, 4, 20), "dictionary has shape"),
+        ((4,), THREE, (4, 20, 3), "dictionary has shape"),
+        ((4,), THREE, (4, 4, 20), "dictionary has shape"),
+        ((4,), THREE, (3, 19), "dictionary has shape"),
+        ((4,), THREE, (1, 4, 3, 20), "dictionary has shape"),
+        ((), THREE, (1, 3, 20), "dictionary has shape"),
+        ((2, 4), THREE, (2, 3, 20), "dictionary has shape"),
+        ((2, 4), THREE, (4, 1, 3, 20), "dictionary has shape"),
+        ((2, 4), [THREE] * 2, (2, 3, 20), "dictionary has shape"),
+        ((2, 2, 4), THREE, (4, 3, 20), "dictionary has shape"),
+        ((4,), FOUR, (3, 20), "for 4 features and d_in 20 it must be"),
+        ((2, 4), [THREE] * 3, (3, 20), "given for 3 settings"),
+        ((2, 4), [THREE, FOUR], (3, 20), "given for 2 settings"),
+        ((4,), [THREE] * 4, (3, 20), "given for 4 settings"),
+        ((), [THREE], (3, 20), "given for 1 settings"),
+        ((2, 4), [], (3, 20), "give States, such as"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_read(axes, states, shape, message):
+    sae = start_near(orthonormal_dictionaries(3, 20, [0])[0], range(16))[: max(1, torch.Size(axes).numel())]
+    with pytest.raises(ValueError, match=message):
+        metrics.read(sae.reshape(*axes), states, torch.ones(shape, dtype=torch.float64), PARENTS)
 
 
 COMPLEMENT = SAE(
@@ -425,8 +499,8 @@ def test_solutions_do_not_depend_on_the_directions():
     states, config = family(0.3, 0.4).states(), SAEConfig(5, (1, 3), encoder_bias=False, decoder_bias=False)
     directions = orthonormal_dictionaries(3, 5, range(2))
     both = start_near(directions, range(2), 0.0).with_config(config)
-    for given in (directions, directions[:1].expand(2, -1, -1)):
-        found = metrics.solutions(start_near(given, range(2), 0.0).with_config(config), states, given, config)
+    for some in (directions, directions[:1].expand(2, -1, -1)):
+        found = metrics.solutions(start_near(some, range(2), 0.0).with_config(config), states, some, config)
         assert [one.seeds for one in found] == [[0, 1]]
     turned = SAE.stack([both[0], start_near(directions[:1].flip(1), [0], 0.0).with_config(config)[0]])
     assert len(metrics.solutions(turned, states, directions[:1].expand(2, -1, -1), config)) == 2

@@ -1,6 +1,10 @@
+import json
+import re
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 
 from matryoshka_mixing.parameters import PARAMETERS, Chapter, given
 
@@ -56,6 +60,30 @@ def test_good_values_are_taken_and_other_things_are_left_alone():
 def test_bad_values_and_names_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         Parameters.of(GOOD | change)
+
+
+@drawn(st.integers(2, 12), st.floats(0.01, 1))
+def test_of_children_that_do_not_fit_both_parameters_are_named_and_what_is_advised_is_taken(n, chance):
+    asked = {"n_children": n, "child_probability": chance}
+    if n * chance <= 1 + 1e-9:
+        assert Parameters(**asked).n_children == n
+        return
+    with pytest.raises(ValueError, match=re.escape(f"n_children = {n} and child_probability = {chance}")) as error:
+        Parameters(**asked)
+    advised = re.search(r"child_probability to ([\d.]+) or less(?:, or n_children to (\d+))?", str(error.value))
+    assert Parameters(**asked | {"child_probability": float(advised[1])}).n_children == n
+    assert (advised[2] is None) == (2 * chance > 1 + 1e-9)
+    if advised[2]:
+        assert Parameters(**asked | {"n_children": int(advised[2])}).child_probability == chance
+
+
+def test_a_tree_file_takes_the_place_of_a_family_that_is_then_not_checked(tmp_path):
+    path = tmp_path / "tree.json"
+    path.write_text(json.dumps({"active_prob": 0.5}))
+    for impossible in ({"n_children": 12}, {"n_children": 12, "child_probability": 0.01, "d_model": 9}):
+        assert Parameters(tree_path=str(path), **impossible).n_children == 12
+        with pytest.raises(ValueError, match=r"at most 1 is possible|no room for"):
+            Parameters(**impossible)
 
 
 def test_the_cell_and_the_table_say_what_the_object_says():

@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -63,6 +65,8 @@ def test_weights_default_to_one_a_prefix():
         ({"weights": (1.0,)}, r"weights are \(1.0,\) for widths \(1, 3\); give one"),
         ({"weights": (1.0, -2.0)}, "at least 0 for each"),
         ({"weights": (0.0, 0.0)}, "at least one must be above 0"),
+        ({"weights": (0.5, float("nan"))}, "give one finite weight"),
+        ({"decoder_weights": ()}, r"decoder_weights are \(\) for widths \(1, 3\); give one"),
         ({"l1": -0.1}, "l1 is -0.1; a penalty must be"),
         ({"l1": float("nan")}, "l1 is nan"),
         ({"d_in": 0}, "d_in is 0"),
@@ -95,6 +99,53 @@ def test_starts_need_seeds_that_fit():
         with pytest.raises(ValueError, match=f"directions are given for 5 seeds, but there are {len(seeds)}"):
             start_near(many, seeds)
     assert start_near(many, range(5)).instances == (5,)
+
+
+@pytest.mark.parametrize("width", [0, -1, 3, 9])
+def test_prefixes_that_there_are_not_are_refused_everywhere(width):
+    sae, x = two_by_two(), tensor([[3.0, 1.0]])
+    for act in (
+        lambda: sae.first(width),
+        lambda: sae.decode(sae.encode(x), width),
+        lambda: sae.errors(x, (1, width)),
+        lambda: sae.penalties(x, (width,)),
+    ):
+        with pytest.raises(ValueError, match=f"width is {width}; it must be from 1 to the 2 latents"):
+            act()
+
+
+@pytest.mark.parametrize("types", list(product([torch.float32, torch.float64, torch.int64], repeat=4)), ids=str)
+def test_an_sae_has_one_floating_type(types):
+    given = {k: p.to(kind) for (k, p), kind in zip(two_by_two().parameters.items(), types, strict=True)}
+    if set(types) in ({torch.float32}, {torch.float64}):
+        assert SAE(**given).W_dec.dtype == types[0]
+        return
+    # Whole numbers are no `Float` to the tests' shape checks either.
+    with pytest.raises((ValueError, TypeCheckError)) as error:
+        SAE(**given)
+    assert isinstance(error.value, TypeCheckError) or "they must have one floating type" in str(error.value)
+
+
+NOWHERE = {"zero": 0.0, "NaN": float("nan"), "infinite": float("inf"), "too small": 1e-300, "too large": 1e300}
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("kind", NOWHERE)
+def test_a_start_needs_directions_that_point_somewhere(kind, many):
+    directions = orthonormal_dictionaries(3, 20, range(2))
+    directions[1, 2] *= NOWHERE[kind]
+    with pytest.raises(ValueError, match="directions hold a row that is not finite, or of length 0"):
+        start_near(directions if many else directions[1], range(2), order=[2, 0])
+
+
+@pytest.mark.parametrize("noise", [-1.0, -1e-9, float("nan"), float("inf"), -float("inf")])
+def test_a_start_needs_a_noise_and_a_norm_that_are_sizes(noise):
+    for name, start in (
+        ("noise", lambda: start_near(orthonormal_dictionary(3, 20, 0), [0], noise)),
+        ("decoder_norm", lambda: random_start(SAEConfig(4, (3,)), [0], noise)),
+    ):
+        with pytest.raises(ValueError, match=f"{name} is {noise}; .* a finite number of at least 0"):
+            start()
 
 
 def test_topk_keeps_the_largest_of_each_input():

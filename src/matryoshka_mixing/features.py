@@ -11,13 +11,14 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from matryoshka_mixing import _random, plain
+from matryoshka_mixing._checks import flag, number, seed_numbers, whole
 from matryoshka_mixing._commands import write_text
 
 STATE_LIMIT = 1 << 16
@@ -92,7 +93,7 @@ class FeatureTree:
 
     Attributes:
         active_prob: probability that the feature fires given that its parent fires, in [0, 1].
-        children: the features below it.
+        children: the features below it, as a sequence; a tree itself is none, as it stands for all its nodes.
         mutually_exclusive_children: at most one child fires (else the children are independent).
         is_read_out: whether the feature has a direction of its own in the input.
         magnitude_mean: activation when it fires, on average before it is clipped at 0; any non-negative number.
@@ -112,10 +113,19 @@ class FeatureTree:
     id: str | None = field(default=None)
 
     def __post_init__(self) -> None:
-        for key in ("active_prob", "magnitude_mean", "magnitude_std"):
-            object.__setattr__(self, key, float(getattr(self, key)))
-        object.__setattr__(self, "children", tuple(self.children))
         name = f"feature {self.id!r}" if self.id else "a feature"
+        for key in ("active_prob", "magnitude_mean", "magnitude_std"):
+            object.__setattr__(self, key, float(number(f"{key} of {name}", getattr(self, key))))
+        for key in ("mutually_exclusive_children", "is_read_out"):
+            object.__setattr__(self, key, flag(f"{key} of {name}", getattr(self, key)))
+        given: Any = self.children
+        alone = isinstance(given, FeatureTree) or not isinstance(given, Iterable)  # a tree would yield all its nodes
+        object.__setattr__(self, "children", () if alone else tuple(given))
+        if alone or not all(isinstance(child, FeatureTree) for child in self.children):
+            raise ValueError(
+                f"{name} has children {repr(given)[:80]}; they must be a sequence of FeatureTree. Write (child,), with "
+                "its comma, where there is one."
+            )
         if not 0 <= self.active_prob <= 1:
             raise ValueError(
                 f"{name} has active_prob {self.active_prob}; a probability must lie in [0, 1]. "
@@ -129,7 +139,7 @@ class FeatureTree:
         if self.mutually_exclusive_children and total > 1 + 1e-9:
             raise ValueError(
                 f"{name} has {len(self.children)} mutually exclusive children whose probabilities sum to "
-                f"{total:g}; at most 1 is possible. Lower them to {1 / len(self.children):g} each or less, "
+                f"{total:g}; at most 1 is possible. Lower them to {part_of_one(len(self.children)):g} each or less, "
                 "or make the children independent."
             )
 
@@ -372,6 +382,11 @@ _NODE = {
 """JSON schema of a node of a tree file."""
 
 
+def part_of_one(n: int) -> float:
+    """A share that `n` may have each, to six digits: 1 / n, rounded down."""
+    return math.floor(1e6 / n) / 1e6
+
+
 def _exclusive(tables: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """At most one of the subtrees fires: its firing states beside zeros for the others, then "none"."""
     widths = [acts.shape[1] for acts, _ in tables]
@@ -402,9 +417,10 @@ def family(
         parent_magnitude, child_magnitude: activations when firing, at least 0.
         exclusive: whether at most one child fires.
     """
-    if n_children < 1:
+    if (n_children := whole("n_children", n_children)) < 1:
         raise ValueError(f"n_children is {n_children}; a family needs at least 1 child.")
-    each = [child_probability] * n_children if isinstance(child_probability, (int, float)) else child_probability
+    one = isinstance(child_probability, (int, float)) or getattr(child_probability, "ndim", 1) == 0
+    each: Any = [child_probability] * n_children if one else child_probability
     if len(each) != n_children:
         raise ValueError(
             f"{len(each)} child probabilities were given for {n_children} children; give one for each, or one for all."
@@ -474,13 +490,16 @@ def orthonormal_dictionary(
 
 
 def orthonormal_dictionaries(
-    n_features: int, d_model: int, seeds: Iterable[int]
+    n_features: int, d_model: int, seeds: Iterable[SupportsIndex]
 ) -> Float[Tensor, "seeds features d_model"]:
     """`orthonormal_dictionary` of each seed.
 
     Adam is not rotation-invariant: a share of seeds that all have one dictionary would be a share of that dictionary.
+
+    Raises:
+        ValueError: if `d_model` is smaller than `n_features`, or there are no seeds.
     """
-    return torch.stack([orthonormal_dictionary(n_features, d_model, seed) for seed in seeds])
+    return torch.stack([orthonormal_dictionary(n_features, d_model, seed) for seed in seed_numbers(seeds)])
 
 
 def equal_cosine_dictionary(

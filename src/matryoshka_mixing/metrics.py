@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from matryoshka_mixing._checks import whole
 from matryoshka_mixing.features import FeatureTree, States
 from matryoshka_mixing.sae import SAE, SAEConfig
 
@@ -73,6 +74,9 @@ def match(
 class Mixing:
     """Decoder cosines between a feature's latent and features that it should not hold. Last axis: the pairs.
 
+    In `Reading.mixing` the latent of a feature is the one that `match` finds, by absolute cosine and whatever it fires
+    on: a feature that no latent holds may get one that is left over. `Reading.assigned` goes by what latents do.
+
     Attributes:
         own: each feature's latent with the feature itself, shape `(*instances, features)`; NaN without a latent.
         parent_to_child: a parent's latent with each of its children.
@@ -86,18 +90,37 @@ class Mixing:
     child_to_parent: Float[Tensor, "*instances cp"]
 
 
+def _checked(parents: Sequence[int | None] | FeatureTree, features: int) -> list[int | None]:
+    """The parents of so many features, each before its children."""
+    found = parents.parents() if isinstance(parents, FeatureTree) else parents
+    found = [None if parent is None else whole("parents", parent) for parent in found]
+    wrong = next((i for i, parent in enumerate(found) if parent is not None and not 0 <= parent < i), None)
+    if wrong is not None or len(found) != features:
+        why = f"{len(found)} for {features} features" if wrong is None else f"{found[wrong]} for feature {wrong}"
+        raise ValueError(
+            f"parents hold {why}; give one entry a feature: None where it has no parent, else its parent's number. "
+            "Parents come before their children, as from FeatureTree.parents()."
+        )
+    return found
+
+
 def mixing(
     cosines: Float[Tensor, "*instances d_sae features"],
     latents: Int[Tensor, "*instances features"],
-    parents: Sequence[int | None],
+    parents: Sequence[int | None] | FeatureTree,
 ) -> Mixing:
     """The three mixings of a family or tree; pairs whose latent is missing are NaN.
 
     Args:
         cosines: from `decoder_cosines`.
         latents: from `match`.
-        parents: from `FeatureTree.parents`: the number of each feature's parent, or None.
+        parents: from `FeatureTree.parents`: the number of each feature's parent, which comes before it, or None; or
+            the tree.
+
+    Raises:
+        ValueError: if the parents are none, or not of so many features.
     """
+    parents = _checked(parents, cosines.shape[-1])
     features = range(len(parents))
     rows = cosines.gather(-2, latents.clamp_min(0)[..., None].expand(*latents.shape, len(parents)))
     rows = torch.where(latents[..., None] >= 0, rows, torch.nan)
@@ -122,7 +145,8 @@ def labelled(
 
     The columns: `instance` (its place among all), `latent` (its number), `stands_for`, `feature`, `relation` of the
     feature to the one that the latent stands for ("itself", "child", "grandchild", "parent", "grandparent",
-    "descendant" and "ancestor" beyond these, "sibling" or "unrelated"), and `cosine`. Arguments as for `mixing`.
+    "descendant" and "ancestor" beyond these, "sibling" or "unrelated"), and `cosine`. A feature without a latent (-1)
+    has no rows. Arguments as for `mixing`.
     """
     import pandas  # here, as all else does without
 
@@ -163,7 +187,7 @@ def assign(
     features: Float[Tensor, "*#instances states features"],
     probs: Float[Tensor, "*#instances states"],
     dictionary: Float[Tensor, "*#instances features d_in"],
-    parents: Sequence[int | None],
+    parents: Sequence[int | None] | FeatureTree,
     tolerance: float = SILENT,
 ) -> Int[Tensor, "*instances features"]:
     """The latent of each feature by what it does: first by firing, then by absolute cosine. One to one, as in `match`.
@@ -175,8 +199,9 @@ def assign(
     the feature away where it is absent. Where none does the feature gets -1. `match` goes by cosines alone: it may give
     a child a latent that takes it away, and a parent the latent that takes it away beside a loud child.
 
-    Arguments as for `edges`.
+    Arguments and errors as for `edges`.
     """
+    parents = _checked(parents, features.shape[-1])
     seen = (probs > 0)[..., None]
     present, fires = (features > 0) & seen, (acts > tolerance) & seen
     top = list(range(len(parents)))
@@ -260,7 +285,7 @@ def edges(
     features: Float[Tensor, "*#instances states features"],
     probs: Float[Tensor, "*#instances states"],
     dictionary: Float[Tensor, "*#instances features d_in"],
-    parents: Sequence[int | None],
+    parents: Sequence[int | None] | FeatureTree,
     tolerance: float = SILENT,
 ) -> Edges:
     """What becomes of each parent beside each of its children: the one definition of absorption.
@@ -286,9 +311,13 @@ def edges(
         features: activations of the true features on the same inputs; they and `probs` may have leading axes as well.
         probs: probability of each state; 1 / n for n sampled inputs.
         dictionary: the true directions, linearly independent.
-        parents: from `FeatureTree.parents`.
+        parents: as for `mixing`.
         tolerance: an activation at most this large counts as zero.
+
+    Raises:
+        ValueError: as `mixing`.
     """
+    parents = _checked(parents, features.shape[-1])
     inverse = torch.linalg.pinv(dictionary.to(sae.W_dec))
     parts, bias = sae.W_dec @ inverse, (sae.b_dec.unsqueeze(-2) @ inverse).squeeze(-2)
     signs = decoder_cosines(sae, dictionary)
@@ -457,7 +486,7 @@ class Reading:
         acts: activations on every state.
         live: which latents fire on any.
         latents: the latent of each feature by cosine, from `match`.
-        mixing: the decoder cosines of these.
+        mixing: the decoder cosines of these, so of latents matched by absolute cosine.
         assigned: the latent of each feature by what it does, from `assign`.
         edges: what becomes of parents beside their children, by `assigned`.
     """
@@ -489,23 +518,55 @@ def read(
     sae: SAE,
     states: States | Sequence[States],
     dictionary: Float[Tensor, "*#instances features d_in"],
-    parents: Sequence[int | None],
+    parents: Sequence[int | None] | FeatureTree,
 ) -> Reading:
     """Measure SAEs against the truth: cosines, activations, live latents, matching, mixing, absorption.
 
     Args:
         sae: parameters with any leading axes.
-        states: the data; or, for a sweep, those of each setting, with as many states each. The parameters' axes are
-            then (settings, seeds).
-        dictionary: the true directions, of all instances or of each seed its own.
-        parents: from `FeatureTree.parents`.
+        states: the data, of all; or, for a sweep, those of each setting, with as many states each. The parameters' axes
+            are then (settings, seeds). A tree whose states cannot be listed is read on samples:
+            `States(tree.sample(n, 0), torch.full((n,), 1 / n))`.
+        dictionary: the true directions, of all instances or of each seed its own; a tensor or an array.
+        parents: for each feature the number of its parent, which comes before it, or None, as from
+            `FeatureTree.parents`; or the tree.
+
+    Raises:
+        ValueError: naming what is none of these, or does not fit the others.
     """
-    if isinstance(states, States):
+    if not isinstance(sae, SAE):
+        raise ValueError(f"sae is of type {type(sae).__name__}; give an SAE, of a run `run.sae` or `run.sae[0]`.")
+    each = [states] if isinstance(states, States) else states
+    if not isinstance(each, Sequence) or not each or not all(isinstance(some, States) for some in each):
+        raise ValueError(
+            f"states are of type {type(states).__name__}; give States, such as tree.states(), or a list with those of "
+            "each setting. Samples of a tree are States(tree.sample(n, 0), torch.full((n,), 1 / n))."
+        )
+    axes, shapes = sae.instances, [tuple(some.acts.shape) for some in each]
+    if each is states and (len(axes) != 2 or len(each) not in (1, axes[0]) or len(set(shapes)) > 1):
+        raise ValueError(
+            f"states are given for {len(each)} settings, of shapes {shapes}; for SAEs with the axes {axes} give one "
+            "States, or alike ones for each setting of (settings, seeds)."
+        )
+    dictionary = torch.as_tensor(dictionary, dtype=torch.float64).detach().cpu()
+    own, wanted = dictionary.shape[:-2], (shapes[0][1], sae.b_dec.shape[-1])
+    of_seeds = len(own) == 1 and len(axes) == 2
+    fits = dictionary.shape[-2:] == wanted and (of_seeds or len(own) in (0, len(axes)))
+    if not fits or any(a not in (1, b) for a, b in zip(own, axes[len(axes) - len(own) :], strict=True)):
+        raise ValueError(
+            f"the dictionary has shape {tuple(dictionary.shape)}; for {wanted[0]} features and d_in {wanted[1]} it "
+            f"must be {wanted}, with or without leading axes that fit those of the SAEs, {axes}."
+        )
+    if not dictionary.isfinite().all():
+        raise ValueError("the dictionary holds values that are not finite.")
+    parents = _checked(parents, wanted[0])
+    if isinstance(states, States) and not of_seeds:
         features, probs = states.acts, states.probs
     else:
-        features = torch.stack([setting.acts for setting in states])[:, None]
-        probs = torch.stack([setting.probs for setting in states])[:, None]
-    sae, dictionary = sae.map(Tensor.double), dictionary.double()
+        each = each if len(each) > 1 else [each[0]] * len(sae)
+        features = torch.stack([setting.acts for setting in each])[:, None]
+        probs = torch.stack([setting.probs for setting in each])[:, None]
+    sae = sae.map(lambda p: p.detach().cpu().double())
     decoder = decoder_cosines(sae, dictionary)
     acts = sae.encode(features @ dictionary, probs)
     fires = live(acts)

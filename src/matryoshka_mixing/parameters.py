@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from matryoshka_mixing.features import FeatureTree, family, orthonormal_dictionary
+from matryoshka_mixing.features import FeatureTree, orthonormal_dictionary, part_of_one
 
 MOST_HOURS, MOST_GIGABYTES = 5.0, 8.0
 """How many hours of one core, and how much memory, a notebook begins to use without being urged (our defaults)."""
@@ -157,7 +157,20 @@ class Chapter:
 
     def check_together(self) -> None:
         """Raise ValueError where values that are fine alone do not fit together. Chapters extend it."""
-        values, (hours, gigabytes) = dataclasses.asdict(self), self.needs()
+        values = dataclasses.asdict(self)
+        if {"parent_probability", "child_probability", "n_children"} <= set(values) and not values.get("tree_path"):
+            chance, n = values["child_probability"], values["n_children"]
+            if n * chance > 1 + 1e-9:
+                fewer = int(1 / chance + 1e-9)
+                hint = f", or n_children to {fewer} or less" if fewer >= self.described()["n_children"].low else ""
+                raise ValueError(
+                    f"n_children = {n} and child_probability = {chance}: the children are mutually exclusive, and "
+                    f"their probabilities sum to {n * chance:g}; at most 1 is possible. Lower child_probability to "
+                    f"{part_of_one(n):g} or less{hint}."
+                )
+            if "d_model" in values:
+                orthonormal_dictionary(n + 1, values["d_model"], torch.Generator())
+        hours, gigabytes = self.needs()
         if (hours > MOST_HOURS or gigabytes > MOST_GIGABYTES) and not os.environ.get(INSIST):
             counts = [f"{key} = {values[key]}" for key in values if key.startswith(("n_", "d_model", "batch"))]
             counts += [f"tree_path = {values['tree_path']!r}"] if values.get("tree_path") else []
@@ -166,10 +179,6 @@ class Chapter:
                 f"at most {MOST_HOURS:g} hours and {MOST_GIGABYTES:g} GB are begun unasked. Lower one of them, or set "
                 f"{INSIST}=1 to insist."
             )
-        if {"parent_probability", "child_probability", "n_children"} <= set(values):
-            tree = family(*(values[key] for key in ("parent_probability", "child_probability", "n_children")))
-            if "d_model" in values:
-                orthonormal_dictionary(tree.n_features, values["d_model"], torch.Generator())
 
     @classmethod
     def described(cls) -> dict[str, Parameter]:

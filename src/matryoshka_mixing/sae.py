@@ -14,20 +14,20 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from matryoshka_mixing import _random
+from matryoshka_mixing._checks import flag, number, seed_numbers, several, whole
 from matryoshka_mixing._commands import replacing
 
 Activation = Literal["relu", "topk", "batchtopk", "jumprelu"]
@@ -75,18 +75,22 @@ class SAEConfig:
         object.__setattr__(self, "d_in", whole("d_in", self.d_in))
         if self.d_in < 1:
             raise ValueError(f"d_in is {self.d_in}; the input needs at least 1 dimension.")
-        if not isinstance(self.widths, Iterable):
-            raise ValueError(f"widths are {self.widths!r}; give the latents of each prefix, such as (1, 3).")
-        object.__setattr__(self, "widths", tuple(whole("widths", width) for width in self.widths))
+        given = several("widths", self.widths, "the latents of each prefix, such as (1, 3)")
+        object.__setattr__(self, "widths", tuple(whole("widths", width) for width in given))
         if not self.widths or self.widths[0] < 1 or any(a >= b for a, b in pairwise(self.widths)):
             raise ValueError(
                 f"widths are {self.widths}; they must be whole numbers from 1 up that strictly increase, "
                 "such as (1, 3). Sort them and take out repeats."
             )
-        object.__setattr__(self, "weights", self._checked("weights", self.weights or (1.0,) * len(self.widths)))
+        given = several(
+            "weights", () if self.weights is None else self.weights, "one for each prefix, such as (0.5, 1)"
+        )
+        object.__setattr__(self, "weights", self._checked("weights", given or (1.0,) * len(self.widths)))
         if self.decoder_weights is not None:
             object.__setattr__(self, "decoder_weights", self._checked("decoder_weights", self.decoder_weights))
         object.__setattr__(self, "l1", float(number("l1", self.l1)))
+        for name in ("encoder_bias", "decoder_bias"):
+            object.__setattr__(self, name, flag(name, getattr(self, name)))
         if self.k is not None:
             object.__setattr__(self, "k", number("k", self.k))
         if not 0 <= self.l1 < math.inf:
@@ -105,7 +109,7 @@ class SAEConfig:
             raise ValueError(f"k is {self.k}; topk keeps a whole number for each input. batchtopk takes any.")
 
     def _checked(self, name: str, weights: Iterable[float]) -> tuple[float, ...]:
-        weights = tuple(float(weight) for weight in weights)
+        weights = tuple(float(number(name, weight)) for weight in several(name, weights, "one for each prefix"))
         if len(weights) != len(self.widths) or any(not 0 <= w < math.inf for w in weights):
             raise ValueError(
                 f"{name} are {weights} for widths {self.widths}; give one finite weight of at least 0 for each."
@@ -125,32 +129,13 @@ class SAEConfig:
         return self if self.decoder_weights is None else replace(self, weights=self.decoder_weights)
 
 
-def whole(name: str, value: Any) -> int:
-    """A whole number, however it comes (Python's or NumPy's); booleans and fractions are refused."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} holds {value!r}; it must be a whole number.") from None
-
-
-def number(name: str, value: Any) -> int | float:
-    """A number as Python's own, however it comes; text and booleans are refused."""
-    try:
-        if isinstance(value, bool | str):
-            raise TypeError
-        return int(value) if isinstance(value, Integral) else float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}; it must be a number.") from None
-
-
 @dataclass(frozen=True, eq=False)
 class SAE:
     """The parameters of one or many SAEs, in the field's names and layouts, with their configuration.
 
     Attributes:
-        W_enc, b_enc, W_dec, b_dec: the trained tensors; leading axes, if any, are the instances.
+        W_enc, b_enc, W_dec, b_dec: the trained tensors, or arrays, of one floating type; leading axes, if any, are the
+            instances.
         config: of all instances; or one for each entry of the first axis, alike in d_in and the number of latents. None
             makes them standard ReLU SAEs.
         threshold: of each BatchTopK SAE, what an activation times its decoder row's norm must exceed to be kept where
@@ -159,7 +144,7 @@ class SAE:
             activation must exceed, shape `(*instances, d_sae)`. None for others.
 
     Raises:
-        ValueError: if shapes do not fit each other or the configuration, or JumpReLU SAEs stand beside others.
+        ValueError: if shapes or types do not fit each other or the configuration, or JumpReLU SAEs stand beside others.
     """
 
     W_enc: Float[Tensor, "*instances d_in d_sae"]
@@ -170,6 +155,19 @@ class SAE:
     threshold: Float[Tensor, "*instances"] | Float[Tensor, "*instances d_sae"] | None = None
 
     def __post_init__(self) -> None:
+        for name in (*TRAINED, "threshold"):
+            given = getattr(self, name)
+            if not isinstance(given, Tensor) and (name in TRAINED or given is not None):
+                try:  # a copy, as what a file gave may be read-only
+                    object.__setattr__(self, name, torch.from_numpy(np.array(given)))
+                except TypeError:
+                    raise ValueError(
+                        f"{name} is {repr(given)[:80]}; it must be a tensor or array of numbers."
+                    ) from None
+        types = {name: parameter.dtype for name, parameter in self.parameters.items()}
+        if len(set(types.values())) > 1 or not self.b_dec.is_floating_point():
+            shown = ", ".join(f"{name} {str(kind).removeprefix('torch.')}" for name, kind in types.items())
+            raise ValueError(f"the tensors are {shown}; they must have one floating type, such as float64.")
         if self.config is None:
             object.__setattr__(self, "config", SAEConfig(self.W_dec.shape[-1], (self.W_dec.shape[-2],)))
         if isinstance(self.config, tuple) and len(set(self.config)) == 1:
@@ -286,7 +284,12 @@ class SAE:
     def decode(
         self, acts: Float[Tensor, "*instances batch d_sae"], width: int | None = None
     ) -> Float[Tensor, "*instances batch d_in"]:
-        """Reconstruction by the first `width` latents (all of them if None)."""
+        """Reconstruction by the first `width` latents (all of them if None).
+
+        Raises:
+            ValueError: if there are not so many latents, or none.
+        """
+        width = None if width is None else self._width(width)
         return self.b_dec.unsqueeze(-2) + acts[..., :width] @ self.W_dec[..., :width, :]
 
     def errors(
@@ -298,6 +301,9 @@ class SAE:
         """Squared error ||x - x_m||^2 of each prefix on each input.
 
         Where BatchTopK keeps an activation on some inputs of a row only, the mean over the row. `probs` as in `encode`.
+
+        Raises:
+            ValueError: as `decode`, for each of the widths.
         """
         acts, share = self._activate(x, probs)
 
@@ -316,10 +322,10 @@ class SAE:
         widths: Sequence[int],
         probs: Float[Tensor, "*#instances batch"] | None = None,
     ) -> Float[Tensor, "*instances prefixes batch"]:
-        """L1 penalty of each prefix on each input, sum_{k<m} acts_k ||W_dec_k||; `probs` as in `errors`."""
+        """L1 penalty of each prefix on each input, sum_{k<m} acts_k ||W_dec_k||; the rest as in `errors`."""
         acts, share = self._activate(x, probs)
         sizes = acts * share * self.W_dec.norm(dim=-1).unsqueeze(-2)
-        return torch.stack([sizes[..., :width].sum(-1) for width in widths], dim=-2)
+        return torch.stack([sizes[..., : self._width(width)].sum(-1) for width in widths], dim=-2)
 
     def loss(
         self,
@@ -368,9 +374,7 @@ class SAE:
         Raises:
             ValueError: if there are not so many latents, or none.
         """
-        if not 1 <= width <= self._each[0].d_sae:
-            raise ValueError(f"width is {width}; it must be from 1 to the {self._each[0].d_sae} latents.")
-
+        width = self._width(width)
         jumps = self._each[0].activation == "jumprelu"  # then the threshold is one of each latent
 
         def cut(config: SAEConfig) -> SAEConfig:
@@ -389,6 +393,12 @@ class SAE:
             tuple(cut(config) for config in self._each),
             self.threshold[..., :width] if self.threshold is not None and jumps else self.threshold,
         )  # fmt: skip
+
+    def _width(self, width: int) -> int:
+        """A number of latents that there are, at least 1."""
+        if not 1 <= (width := whole("width", width)) <= self._each[0].d_sae:
+            raise ValueError(f"width is {width}; it must be from 1 to the {self._each[0].d_sae} latents.")
+        return width
 
     @classmethod
     def stack(cls, saes: Sequence[SAE]) -> SAE:
@@ -541,8 +551,9 @@ def random_start(config: SAEConfig, seeds: Iterable[SupportsIndex], decoder_norm
     `decoder_norm` (0.1 in the original code); biases are 0. A seed gives the same SAE in any company.
 
     Raises:
-        ValueError: if there are no seeds.
+        ValueError: if there are no seeds, or the norm is below 0 or not finite.
     """
+    decoder_norm = _size("decoder_norm", decoder_norm, "the norm of the decoder's rows")
     rows = _drawn((config.d_sae, config.d_in), seeds, _random.START)
     rows = rows / _random.lengths(rows)
     return _tied(rows, decoder_norm * rows, config)
@@ -569,19 +580,28 @@ def start_near(
             first, prefixes should hold whole levels. None: as they come.
 
     Raises:
-        ValueError: for a noise or an order that is not possible, or seeds that do not fit the directions.
+        ValueError: for a noise or an order that is not possible, directions without a length, or seeds that do not fit
+            them.
     """
-    if noise < 0:
-        raise ValueError(f"noise is {noise}; it is relative to the directions' norm and must be at least 0.")
+    noise = _size("noise", noise, "relative to the directions' norm")
     directions = torch.as_tensor(directions, dtype=torch.float64).detach().cpu()
+    if directions.ndim not in (2, 3):
+        raise ValueError(
+            f"directions have shape {tuple(directions.shape)}; it must be (features, d_in), or of each seed."
+        )
+    lengths = _random.lengths(directions)
+    if not ((lengths > 0) & lengths.isfinite()).all():
+        raise ValueError("directions hold a row that is not finite, or of length 0; each must point somewhere.")
     if order is not None:
+        given = several("the entries of order", order, "the number of each latent's direction, such as tree.by_level()")
+        order = [whole("order", place) for place in given]
         if not set(order) <= set(range(directions.shape[-2])) or len(set(order)) < len(order):
             raise ValueError(
-                f"order is {list(order)}; it must name some of the {directions.shape[-2]} directions, each once."
+                f"order is {order}; it must name some of the {directions.shape[-2]} directions, each once."
             )
-        directions = directions[..., list(order), :]
+        directions, lengths = directions[..., order, :], lengths[..., order, :]
     d_sae, d_in = directions.shape[-2:]
-    scale = noise * _random.lengths(directions) / math.sqrt(d_in)
+    scale = noise * lengths / math.sqrt(d_in)
     drawn = _drawn((d_sae, d_in), seeds, _random.NOISE)
     if directions.ndim == 3 and len(directions) != len(drawn):
         raise ValueError(
@@ -594,9 +614,14 @@ def start_near(
 
 def _drawn(shape: tuple[int, int], seeds: Iterable[SupportsIndex], purpose: int) -> Float[Tensor, "seeds d_sae d_in"]:
     """Standard normal rows of each seed."""
-    if not (numbers := [operator.index(seed) for seed in seeds]):
-        raise ValueError("no seeds were given; give at least 1, such as range(1).")
-    return torch.stack([_random.normals(shape, seed, purpose) for seed in numbers])
+    return torch.stack([_random.normals(shape, seed, purpose) for seed in seed_numbers(seeds)])
+
+
+def _size(name: str, value: Any, what: str) -> float:
+    """A finite number of at least 0."""
+    if not 0 <= number(name, value) < math.inf:
+        raise ValueError(f"{name} is {value}; it is {what} and must be a finite number of at least 0.")
+    return float(value)
 
 
 def _tied(encoder_rows: Tensor, decoder_rows: Tensor, config: SAEConfig) -> SAE:

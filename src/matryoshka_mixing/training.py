@@ -23,8 +23,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from matryoshka_mixing import _abreast, _batches, _kernel, _random
+from matryoshka_mixing._checks import number, whole
 from matryoshka_mixing.features import FeatureTree, States
-from matryoshka_mixing.sae import ACTIVATIONS, SAE, TRAINED, SAEConfig, number, whole
+from matryoshka_mixing.sae import ACTIVATIONS, SAE, TRAINED, SAEConfig
 
 THREADS = "MATRYOSHKA_MIXING_THREADS"
 """The environment variable that says on how many threads SAEs are trained where nothing else does."""

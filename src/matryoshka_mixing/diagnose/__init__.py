@@ -46,7 +46,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from matryoshka_mixing import metrics
-from matryoshka_mixing.sae import SAE, SAEConfig, number, whole
+from matryoshka_mixing._checks import number, whole
+from matryoshka_mixing.sae import SAE, SAEConfig
 
 LEAST = 0.01
 """A smaller lean is not worth a word (a sine; our default)."""

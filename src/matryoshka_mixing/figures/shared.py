@@ -34,7 +34,16 @@ def heatmaps(
         quantity: "cosine" (diverging colours, -1 to 1) or anything else (sequential, from 0).
         per_row: panels in a row.
         width: of a panel, in inches, for three columns.
+
+    Raises:
+        ValueError: if a panel has not as many columns and rows as there are names.
     """
+    for title, matrix in panels.items():
+        shape, named = np.shape(matrix), (len(rows) if rows else len(matrix), len(columns))
+        if shape != named:
+            raise ValueError(
+                f"panel {title!r} has shape {shape}, but {named[0]} rows and {named[1]} columns are named."
+            )
     deep, across = -(-len(panels) // per_row), min(per_row, len(panels))
     tallest = max(len(matrix) for matrix in panels.values())
     size = (width * len(columns) / 3 * across + 1.4, (0.4 * tallest + 1.25) * deep)
@@ -130,7 +139,7 @@ def basin_heatmaps(
         recovery: of all seeds, to be written over each basin.
     """
     largest = sorted(basins, key=lambda basin: -basin.share)[:most]
-    panels = {}
+    panels = []
     for i, basin in enumerate(sorted(largest, key=lambda basin: basin.loss)):
         first = basin.seeds[0]
         shown = np.where(np.asarray(live[first])[:, None], np.asarray(cosines[first]), np.nan)
@@ -138,8 +147,13 @@ def basin_heatmaps(
         title = f"{share} of seeds\nloss {basin.loss:.4f}"
         if recovery is not None:
             title = f"{i + 1}: {title}\nrecovery {float(recovery[first]):.2f}"
-        panels[title] = shown
-    return heatmaps(panels, features)
+        panels.append((title, shown))
+    titles = [title for title, _ in panels]
+    numbered = {  # equal titles are told apart, so that none takes the other's place
+        f"{title} ({titles[:i].count(title) + 1})" if titles.count(title) > 1 else title: shown
+        for i, (title, shown) in enumerate(panels)
+    }
+    return heatmaps(numbered, features)
 
 
 def theory_and_experiment(
