@@ -373,7 +373,7 @@ def test_the_verdict_on_the_loss_flips_if_the_control_gains_from_mixing(tree):
         path = theory.one_latent_loss(data.states(), walk, biases=True)
         values = met(claim)
         saving = float(((path[0] - path) / path[0]).max())
-        verdicts[name] = judge(claim, values | {"control_saving": saving}).verdict
+        verdicts[name] = judge(claim, values | {"control_saving": np.full(192, saving)}).verdict
     assert verdicts == {"independent": "supported", "hierarchy": "inconclusive"}
 
 

@@ -235,6 +235,20 @@ def test_an_alias_table_holds_the_probabilities(weights):
     assert np.allclose(held / len(p), p, rtol=0, atol=1e-12) and (cut >= 0).all() and (cut <= 1 + 1e-12).all()
 
 
+@pytest.mark.parametrize("size", [5, 50])
+def test_the_state_that_has_the_rest_comes_as_often_as_it_should(size):
+    """Where all others are counted."""
+    p, number = np.array([0.3, 0.3, 0.05, 0.2, 0.15]), 20_000
+    states = States(torch.eye(5), torch.from_numpy(p))
+    assert _batches.state_inputs(states, False, 8, np.float64, size).alone == 2
+    counts = np.zeros((number, 5))
+    for i, (_, weights, distinct) in enumerate(batches(states, size, number)):
+        counts[i, distinct] = size * weights
+    spread = np.sqrt(size * p * (1 - p))
+    assert (np.abs(counts.mean(0) - size * p) <= 5.5 * spread / number**0.5).all()
+    assert np.allclose(counts.std(0), spread, rtol=0.05)
+
+
 @given(st.integers(0, 12), st.floats(1e-3, 0.999))
 @settings(deadline=None)
 def test_a_table_of_counts_holds_the_binomial_law(levels, p):
