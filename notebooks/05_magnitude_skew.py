@@ -40,8 +40,6 @@
 # inputs, however far it has turned. Where the second completes the parent *alone*, past the turn the parent's latent is
 # the second one, silent beside the child.
 #
-# Thresholds, and what changed after which run, stand in the ledger ({doc}`../book/ledger`).
-#
 # ## Setup
 
 # %% tags=["parameters"]
@@ -87,9 +85,7 @@ print(chapter.report(runs))
 #
 # {numref}`fig-skew-acts` and {numref}`fig-skew-decoder` show when the latents fire and what they hold, in the
 # solution that most live random seeds reached. {numref}`fig-skew-shares` counts seeds. The parent is *absorbed* where
-# its own latent is silent on the sum and another latent writes it there. Which latent is the parent's goes by what
-# fires: one that points toward the parent and fires on all of its inputs, and on no other, if there is one; else by
-# cosines.
+# its own latent is silent on the sum and another latent writes it there.
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "Code: pick the arms that are shown"}
 loud, control = (runs["Matryoshka", "random", case] for case in ("loud", "equal"))
@@ -213,12 +209,12 @@ for prefix, title in zip(("share", "near_share"), matryoshka, strict=True):
 claims.glue(standard_share=chapter.told(phase[penalised].share))
 
 # %% [markdown]
-# **Where theory and experiment meet.** From random starts a parent is absorbed where the second latent completes the
-# parent alone and the first has turned to the child: in {glue:text}`share_below` of live seeds left of both lines, in
-# {glue:text}`share_between` between them and in {glue:text}`share_above` right of both. The decoders follow the lines
-# from both kinds of start; what fires does not: from near the truth the second latent completes the sum, and the
-# parent's latent mostly keeps firing. Where some seeds absorb there, the noise of their start had silenced it beside so
-# loud a child to begin with. Nor have most seeds from near the truth converged; those that have absorb more often.
+# **Where theory and experiment meet.** From random starts, at the usual rate, a parent is absorbed where the second
+# latent completes the parent alone and the first has turned to the child: in {glue:text}`share_below` of live seeds
+# left of both lines, in {glue:text}`share_between` between them and in {glue:text}`share_above` right of both. The
+# decoders follow the lines from both kinds of start; what fires does not: from near the truth the second latent
+# completes the sum, and the parent's latent mostly keeps firing. Where some seeds absorb there, the noise of their
+# start had silenced it beside so loud a child to begin with.
 #
 # **The standard SAE** has no first latent and no such line. Its penalty pays for absorption at every ratio, since on
 # the sum one latent of the sum's length replaces two: {glue:text}`standard_share` of all live seeds absorb.
@@ -329,7 +325,7 @@ claims.glue(turn_high=chapter.skew_turn(ratio, 1 + beta, beta))
 # ## What would change our mind
 #
 # A rate at which most live random seeds escape; absorption from near the truth, or of a parent by a quiet child in the
-# Matryoshka; decoders off the lines. Each is a criterion above or a number of the phase diagram.
+# Matryoshka; decoders off the lines.
 #
 # ## Rerun it
 #
