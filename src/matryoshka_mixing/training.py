@@ -156,8 +156,8 @@ class TrainConfig:
         cooldown: share of the steps, at the end, in which it falls to 0, in [0, 1]; with warmup at most 1.
         batch_size: inputs in a sampled batch; None trains on the exact expected loss.
         tolerance: an instance has converged when its gradient norm is at most this times its E||x||^2.
-        seed: seeds the batches and drawn prefixes, with the instance's place among the seeds of the call (so a seed of a
-            sampled run that is trained alone sees other batches); unused where nothing is drawn.
+        seed: seeds the batches and drawn prefixes, with the instance's place among the seeds of the call (so a seed of
+            a sampled run that is trained alone sees other batches); unused where nothing is drawn.
         records: how many points of the loss history to keep.
         snapshots: after how many updates to keep the parameters, in increasing order; none by default.
         optimiser: "adam", which treats every coordinate by itself and so depends on how the features lie in them; or
