@@ -519,7 +519,7 @@ sibling_undo
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "Code: the control, independent features with a decoder bias, and fresh seeds"}
 control_run, control_lean = chapter.control_run(setup, tree)
-rare_control_run, rare_control_lean = chapter.control_run(setup, chapter.rare_family(p))
+rare_control_run, rare_control_lean = chapter.control_run(setup, chapter.rare_family(p), longer=2)
 leaning = near.mixing.child_to_parent[near.all_live]
 random_lean = random.mixing.child_to_parent.amax(-1)
 fresh = torch.arange(len(random_lean)) >= p.n_seeds

@@ -733,14 +733,19 @@ def rare_family(p: Parameters) -> FeatureTree:
     return family(p.parent_probability, [0.9 * total] + [0.1 * total / (n - 1)] * (n - 1), n)
 
 
-def control_run(setup: Setup, tree: FeatureTree) -> tuple[Run, Float[Tensor, " live"]]:
+def control_run(setup: Setup, tree: FeatureTree, longer: int = 1) -> tuple[Run, Float[Tensor, " live"]]:
     """Independent features that fire as often as those of a family, with a decoder bias, from near the truth.
+
+    Args:
+        setup: how to train.
+        tree: the family.
+        longer: how many times the usual steps to take; rare features settle late.
 
     Returns:
         The run, and the largest cosine in size of a child's latent with the parent in each live seed.
     """
     states = features.without_hierarchy(tree).states()
-    run = setup.fit(setup.near, {"data": states, "decoder_bias": True})
+    run = setup.fit(setup.near, {"data": states, "decoder_bias": True}, steps=longer * setup.p.n_steps)
     reading = metrics.read(run.sae[0], states, run.settings[0].directions, tree.parents())
     return run, reading.mixing.child_to_parent[reading.all_live].abs().amax(-1)
 
