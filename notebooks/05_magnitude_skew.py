@@ -282,7 +282,7 @@ claims.glue(reached="; ".join(f"{count} of “{name}”" for name, count in reac
 # ## The verdicts
 
 # %% tags=["hide-input"] mystnb={"code_prompt_show": "Code: gather what the criteria measure"}
-every_converged = chapter.least_converged(runs, gentle, slow)
+main_converged = chapter.least_converged(runs)
 ledger, begun = claims.load(), {"child_first": len(fresh.live), "kept_though_not_first": len(fresh.live)}
 begun |= {"absorption_rate_near_truth": len(gentle.live)}
 measured = {
@@ -295,7 +295,7 @@ measured = {
     "theory_gap": theory_gap,
     "sampled_gap": sampled_gap,
     "control_absorption": control.rates,
-    "converged": every_converged,
+    "converged": chapter.least_converged(runs, gentle, slow),
 }
 
 # %%
@@ -304,14 +304,14 @@ magnitude_skew
 
 # %%
 measured = {"child_first": lead, "child_first_descent": descent_lead, "control_child_first": control_lead}
-measured |= {"converged": every_converged}
+measured |= {"converged": main_converged}
 loud_child_first = claims.judge(ledger["loud-child-first"], measured, dict.fromkeys(measured, p.n_seeds) | begun)
 loud_child_first
 
 # %%
 measured = {"kept_though_not_first": late, "kept_though_not_first_descent": descent_late}
 measured |= {"kept_though_not_first_slow": slow_late}
-measured |= {"control_absorption": control.rates, "converged": every_converged}
+measured |= {"control_absorption": control.rates, "converged": main_converged}
 first_to_absorb = claims.judge(ledger["first-to-absorb"], measured, dict.fromkeys(measured, p.n_seeds) | begun)
 first_to_absorb
 

@@ -490,7 +490,7 @@ def test_at_a_gentle_rate_fewer_latents_die_and_more_parents_escape():
     small = chapter.Setup(chapter.Parameters(n_seeds=96))
     usual = chapter.main_runs(small)["Matryoshka", "random", "loud"]
     slow, steps, firing = chapter.slow_run(small)
-    assert steps[-1] == 4 * small.p.n_steps and slow.path.instances == (96, len(steps))
+    assert steps[-1] == 8 * small.p.n_steps and slow.path.instances == (96, len(steps))
     start = random_start(small.kinds["Matryoshka"], small.seeds)
     acts = start.encode(small.cases["loud"].inputs(slow.dictionary)) > metrics.SILENT
     assert firing == int(acts.any(-2).all(-1).sum())

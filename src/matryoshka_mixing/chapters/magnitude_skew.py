@@ -37,7 +37,7 @@ LEARNED = 0.9
 """A feature is learned once this share of its expected square is reconstructed."""
 HEAVY = 16
 """By how much the inner prefix's weight is raised in the run that raises it."""
-SLOWER, LONGER = 4, 16
+SLOWER, LONGER = 8, 16
 """How many times the usual steps runs at a tenth of the learning rate take, from random starts and near the truth."""
 SPREAD = 0.5
 """Standard deviation of the magnitudes over their mean, where they vary."""
