@@ -8,7 +8,7 @@
 # {glue:}`magnitude-skew`
 #
 # In short: loudness decides where the decoder points, the start decides what fires; who is learned first decides
-# neither. From random starts the parent is absorbed in {glue:text}`n_absorbed` of {glue:text}`n_live` live seeds, in
+# neither. From random starts the parent is absorbed in {glue:text}`rate_loud` of live seeds, in
 # {glue:text}`slow_tally` where training is gentler and fewer latents die. From {term}`near the truth` it is in
 # {glue:text}`gentle_tally` (a clean SAE: in none).
 
@@ -128,8 +128,10 @@ figure = chapter.draw_shares(runs)
 # {glue:text}`n_near` such seeds, and {glue:text}`longer` times the steps.)
 #
 # **Training kills those that would not absorb.** In {glue:text}`n_firing` random seeds both latents fire before
-# training; the usual rate leaves {glue:text}`n_live` of them alive, a tenth of it, with {glue:text}`slower` times the
-# steps, {glue:text}`n_slow`. There the parent escapes in {glue:text}`slow_spared`: its latent fires from the start.
+# training; the usual rate leaves {glue:text}`n_live` of them alive.
+#
+# A tenth of it, with {glue:text}`slower` times the steps, leaves {glue:text}`n_slow`. There the parent escapes in
+# {glue:text}`slow_spared`: its latent fires from the start.
 
 # %%
 gentle = chapter.gentle_run(setup)

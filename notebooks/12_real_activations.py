@@ -17,7 +17,8 @@
 # hold the parent's latent and miss the child's ({doc}`04_why_it_happens`). Neither the background nor the parent's
 # own probability is in it; nothing is fitted.
 #
-# Thresholds were fixed before the run, or their history says otherwise. With ten seeds, a share is settled only where nine agree.
+# Thresholds were fixed before the run, or their history says otherwise. With ten seeds, a share is settled only where
+# nine agree.
 #
 # ## Setup
 #

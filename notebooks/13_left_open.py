@@ -108,7 +108,7 @@ claims.glue(order_quiet=told(runs["quiet", "child learned"].spared_share))
 # %%
 logs = chapter.log_losses.run(p)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Mixing and absorption by form of the loss, every seed a point, means in black. The parent's cosine with a child (truth 0): {glue:text}`cosine_sum:.3f` with the sum, {glue:text}`cosine_inside:.3f` with the log and the penalty inside. From random starts that log absorbs {glue:text}`absorbed_inside:.0%` of the parent, the sum {glue:text}`absorbed_sum:.0%`.", "name": "fig-open-log"}, "image": {"alt": "Two strips of points. Left: the cosine falls from the sum to the log with the penalty inside, and to zero with the penalty outside or none. Right: from random starts the sum absorbs next to nothing; under both forms of the log seeds fall apart into those that absorb nothing, half or all."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Mixing and absorption by form of the loss, every seed a point, means in black. The parent's cosine with a child (truth 0): {glue:text}`cosine_sum:.3f` with the sum, {glue:text}`cosine_inside:.3f` with the log and the penalty inside. From random starts that log absorbs {glue:text}`absorbed_inside:.0%` of the parent.", "name": "fig-open-log"}, "image": {"alt": "Two strips of points. Left: the cosine falls from the sum to the log with the penalty inside, and to zero with the penalty outside or none. Right: from random starts the sum absorbs next to nothing; under both forms of the log seeds fall apart into those that absorb nothing, half or all."}}
 names, near = chapter.log_losses.FORMS, chapter.log_losses.NEAR
 plain, inside, free = (logs.arms[names[i], near].mixing for i in (0, 1, 3))
 claims.glue(cosine_sum=float(plain.median()), cosine_inside=float(inside.median()))
@@ -120,16 +120,16 @@ for key, form in (("sum", names[0]), ("inside", names[1]), ("free", names[3])):
     claims.glue(
         **{f"absorbed_{key}": float(chapter.log_losses.judged(arm).mean()), f"n_live_{key}": int(arm.live.sum())}
     )
-claims.glue(n_random=p.n_seeds)
 claims.glue(rise_inside=chapter.log_losses.interval(logs.rise()))
 claims.glue(rise_free=chapter.log_losses.interval(logs.rise(names[3])))
 claims.glue(largest_return=chapter.log_losses.largest_return(np.linspace(0.01, 0.499, 50)))
 figure = chapter.log_losses.draw(logs)
 
 # %% [markdown]
-# From random starts {glue:text}`n_live_inside` of {glue:text}`n_random` seeds keep all latents under the log with the
-# penalty inside. Those that are live under the sum as well absorb more than there, by {glue:text}`rise_inside`
-# (bootstrap interval of the mean, 95%). Without a penalty the rise is {glue:text}`rise_free`.
+# From random starts {glue:text}`n_live_inside` seeds keep all latents under the log with the penalty inside. Those that are live under the sum as well absorb more than there, by {glue:text}`rise_inside`
+# (bootstrap interval of the mean, 95%). The sum absorbs {glue:text}`absorbed_sum:.0%`.
+#
+# Without a penalty the rise is {glue:text}`rise_free`.
 
 # %% [markdown]
 # ## "Exactly how we saw it"

@@ -188,10 +188,10 @@ def test_plain_loop_and_ours_reach_the_same_answer():
             raise peers.Enough
 
     with pytest.raises(peers.Enough):
-        peers.loop(asked, 200, 0, look)
+        peers.loop(asked, 200, 1, look)
     setting = ours.setting(asked)
     config = ours.FirstSteps(600, batch_size=200)
-    decoder = train(setting, random_start(setting.sae, [0]), config).sae.W_dec[0, 0].numpy()
+    decoder = train(setting, random_start(setting.sae, [1]), config).sae.W_dec[0, 0].numpy()
     assert len(seen) == 61
     np.testing.assert_allclose(
         seen[-1] @ asked.dictionary().T, decoder @ asked.dictionary().T, atol=0.1

@@ -496,7 +496,9 @@ def test_at_a_gentle_rate_fewer_latents_die_and_more_parents_escape():
     assert firing == int(acts.any(-2).all(-1).sum())
     assert int(usual.live.sum()) < 0.7 * firing < int(slow.live.sum()) <= firing
     assert usual.share == 1 and 0.5 < slow.share < 0.8
-    assert chapter.least_converged({("a", "b", "c"): usual}, slow) == float(slow.converged.double().mean()) < 1
+    assert slow.converged.double().mean() > 0.9
+    half = replace(slow, converged=torch.arange(96) < 48)
+    assert chapter.least_converged({("a", "b", "c"): usual}, slow, half) == 0.5
 
 
 def test_fresh_seeds(setup):
