@@ -126,8 +126,9 @@ claims.glue(largest_return=chapter.log_losses.largest_return(np.linspace(0.01, 0
 figure = chapter.log_losses.draw(logs)
 
 # %% [markdown]
-# From random starts {glue:text}`n_live_inside` seeds keep all latents under the log with the penalty inside. Those that are live under the sum as well absorb more than there, by {glue:text}`rise_inside`
-# (bootstrap interval of the mean, 95%). The sum absorbs {glue:text}`absorbed_sum:.0%`.
+# From random starts {glue:text}`n_live_inside` seeds keep all latents under the log with the penalty inside. Those that
+# are live under the sum as well absorb more than there, by {glue:text}`rise_inside` (bootstrap interval of the mean,
+# 95%). The sum absorbs {glue:text}`absorbed_sum:.0%`.
 #
 # Without a penalty the rise is {glue:text}`rise_free`.
 
@@ -202,9 +203,9 @@ claims.glue(loud_missing=hit.missing, loud_near=hit.near, topk_lost=left["TopK, 
 #
 # ## Does it hold up?
 #
-# Hierarchy is not to blame for what happens to a loud child's parent. Of two independent features the first one learned
-# stays if the other is as quiet ({glue:text}`control_quiet`), and goes if it is loud ({glue:text}`control_loud`): the
-# inner prefix wants the louder one.
+# Hierarchy is not to blame for the direction that a loud child's parent loses. Of two independent features the first one
+# learned keeps its own if the other is as quiet ({glue:text}`control_quiet`), and not if it is loud
+# ({glue:text}`control_loud`): the inner prefix wants the louder one.
 #
 # The second follows the theory. With the inner weight {glue:text}`log_weight:.3f` that the log settles at, the plain
 # sum gives the same decoders (largest difference {glue:text}`reweighting_gap`), and without a penalty the cosine is
