@@ -203,8 +203,8 @@ claims.glue(loud_missing=hit.missing, loud_near=hit.near, topk_lost=left["TopK, 
 #
 # ## Does it hold up?
 #
-# Hierarchy is not to blame for the direction that a loud child's parent loses. Of two independent features the first one
-# learned keeps its own if the other is as quiet ({glue:text}`control_quiet`), and not if it is loud
+# Hierarchy is not to blame for the direction that a loud child's parent loses. Of two independent features the first
+# one learned keeps its own if the other is as quiet ({glue:text}`control_quiet`), and not if it is loud
 # ({glue:text}`control_loud`): the inner prefix wants the louder one.
 #
 # The second follows the theory. With the inner weight {glue:text}`log_weight:.3f` that the log settles at, the plain
