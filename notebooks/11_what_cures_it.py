@@ -1,9 +1,8 @@
 # %% [markdown]
 # # What cures it
 #
-# **Claims.** No published remedy removes both mixing and absorption on all the toys that this one mostly does, which
-# follows from {doc}`04_why_it_happens`: *let the prefixes train the encoder, and the full reconstruction the decoder*.
-# It works where plain training finds the features. Source: ours.
+# **Claims.** No published remedy removes both mixing and absorption where ours mostly does: *let the prefixes train the
+# encoder, the full reconstruction the decoder* ({doc}`04_why_it_happens`). Source: ours.
 #
 # {glue:}`decoder-from-full`
 #
@@ -14,8 +13,8 @@
 # {glue:text}`standard_recovered:.0%`, ours {glue:text}`ours_recovered:.0%`.
 #
 # Most seeds of ours end clean on three features and four children, {glue:text}`tree_clean:.0%` on the twenty-feature
-# tree. With BatchTopK, whose latents die, ours recovers {glue:text}`ours_batchtopk:.0%`, hardly more than the others,
-# and ends clean in {glue:text}`clean_batchtopk:.0%`.
+# tree. With BatchTopK, whose latents die, ours recovers {glue:text}`ours_batchtopk:.0%` and ends clean in
+# {glue:text}`clean_batchtopk:.0%`.
 #
 # ```{glue:figure} frontier
 # ---
