@@ -131,7 +131,7 @@ figure = chapter.draw_shares(runs)
 # training; the usual rate leaves {glue:text}`n_live` of them alive.
 #
 # A tenth of it, with {glue:text}`slower` times the steps, leaves {glue:text}`n_slow`. There the parent escapes in
-# {glue:text}`slow_spared`: its latent fires from the start.
+# {glue:text}`slow_spared`.
 
 # %%
 gentle = chapter.gentle_run(setup)

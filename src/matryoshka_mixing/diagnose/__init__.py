@@ -365,12 +365,9 @@ def _ready(
 
 
 def _refuse_others(sae: SAE) -> None:
-    """ValueError for what is no single SAE of tensors."""
+    """ValueError for what is no single SAE."""
     if not isinstance(sae, SAE):
         raise ValueError(f"sae is a {type(sae).__name__}; give an SAE, such as exchange.read(path) reads from a file.")
-    for name, value in (*sae.parameters.items(), ("threshold", sae.threshold)):
-        if value is not None and not isinstance(value, Tensor):
-            raise ValueError(f"the SAE's {name} is a {type(value).__name__}; make tensors of all, by torch.as_tensor.")
     if sae.instances:
         raise ValueError(f"this holds SAEs with axes {sae.instances}; diagnose one at a time, such as sae[0].")
 
