@@ -1,6 +1,8 @@
 import base64
 import json
 import re
+import subprocess
+import sys
 import warnings
 from functools import wraps
 from types import SimpleNamespace
@@ -85,6 +87,28 @@ def test_a_notebook_holds_each_figure_as_vector_bitmap_and_numbers_laid_out_once
 def test_an_empty_figure_has_no_pictures():
     pytest.importorskip("IPython")
     assert style.pictures(mpl.pyplot.figure()).keys() == {"text/csv"}
+
+
+IN_A_NOTEBOOK = """
+import matplotlib
+matplotlib.use("module://matplotlib_inline.backend_inline")
+from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.figure import Figure
+from matryoshka_mixing import figures
+
+shell, drawn, draw = InteractiveShell.instance(), [], Figure.draw
+shell.kernel = None
+figures.use_style()
+Figure.draw = lambda figure, renderer: drawn.append(figure) or draw(figure, renderer)
+shell.run_cell("import matplotlib.pyplot as plt; axis = plt.figure().subplots()")
+print("shown once and drawn", len(drawn), "times")
+"""
+
+
+def test_a_cell_draws_its_figure_for_the_layout_and_its_two_pictures_alone():
+    pytest.importorskip("matplotlib_inline")
+    done = subprocess.run([sys.executable, "-c", IN_A_NOTEBOOK], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["<Figure size 704x528 with 1 Axes>", "shown once and drawn 3 times"]
 
 
 def test_formats_that_a_reader_chose_go_first(monkeypatch):

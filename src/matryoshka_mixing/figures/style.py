@@ -41,6 +41,9 @@ def use_style() -> None:
     """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None and hasattr(shell, "kernel"):
+        if "inline" in mpl.get_backend():  # no window is there, for which each figure would be drawn once more
+            plt.switch_backend(mpl.get_backend())  # else the first figure does, and connects what is now taken away
+            plt.uninstall_repl_displayhook()
         # In place of the inline backend's own, which lay a figure out anew for each format, and crop it.
         shell.run_line_magic("config", "InlineBackend.figure_formats = set()")
         shell.display_formatter.mimebundle_formatter.for_type(Figure, _shown)
