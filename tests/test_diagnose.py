@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -95,6 +96,52 @@ def test_a_decoder_that_is_a_fit_already_is_not_judged_by_how_it_turns(dtype):
     assert not other.fitted and other.movement[0] < 0.05  # on other rows it turns as by chance
 
 
+def topic(n=6):
+    """Features that fire together without a hierarchy."""
+    children = tuple(mm.FeatureTree(0.5) for _ in range(n))
+    return mm.FeatureTree(1.0, (mm.FeatureTree(0.2, children, is_read_out=False),), is_read_out=False)
+
+
+@pytest.mark.parametrize("l1", [0.03, 0.1, 0.2])
+def test_what_a_penalty_turns_is_no_lean(l1):
+    """A standard SAE has no prefixes. Its penalty is found without being told, and explains all of its leans."""
+    sae, directions = trained(topic(), mm.SAEConfig(D_IN, (6,), l1=l1))
+    x = sampled(topic(), directions, 8000, 0.02)[0]
+    found = mm.diagnose(sae, x, widths=(2, 4, 6))
+    assert not found.leans.any() and not found.opposite.any() and found.l1 == l1 and not found.explained
+    assert torch.allclose(found.by_penalty, found.lean, atol=0.3 * l1**2 + 5e-3)
+    assert found.shrinkage == pytest.approx(l1, rel=0.05) and f"the L1 penalty of {l1:g} makes" in found.words
+    unknown = mm.diagnose(sae, x, widths=(2, 4, 6), l1=0)
+    assert unknown.explained == int(unknown.leans.sum()) and bool(unknown.explained) == (l1 > 0.05)
+    assert ("shrink as under an L1 penalty of" in unknown.words) == (l1 > 0.05)
+
+
+def test_a_matryoshka_sae_with_a_penalty_still_leans():
+    tree, sae, directions = toy(l1=0.1, encoder_bias=True)
+    found = mm.diagnose(sae, sampled(tree, directions, 3000, 0.02)[0])
+    assert found.leans.all() and found.by_penalty[0] < 0.25 * found.lean[0] and not found.opposite.any()
+
+
+def test_a_complement_turns_the_other_way():
+    """By hand: silent where the family is, which the bias holds; the children's latents do not fire beside it."""
+    tree, p = mm.family(0.3, 0.4), mm.orthonormal_dictionary(3, D_IN, 0)
+    config = mm.SAEConfig(D_IN, (1, 3))
+    setting = mm.Setting(config, tree.states(), p)
+    mean = p[0] + 0.4 * (p[1] + p[2])
+    rows = torch.stack([-mean, 0.6 * p[1] - 0.4 * p[2], 0.6 * p[2] - 0.4 * p[1]])
+    bias = mean.clone()
+    by_hand = mm.SAE(
+        torch.stack([-p[0], p[1], p[2]], 1), torch.tensor([1.0, 0, 0]).double(), rows, bias, config
+    )  # fmt: skip
+    sae = mm.train(setting, by_hand, TrainConfig(1500)).sae[0, 0]
+    assert metrics.decoder_cosines(sae, p)[0, 0] < -0.8
+    found = mm.diagnose(sae, sampled(tree, p, 3000)[0])
+    assert found.opposite.tolist() == [True] and not found.leans.any()
+    assert found.movement[0] > 0.3 and found.agreement[0] > 0.95 and "as complements do" in found.words
+    standard = mm.train(replace(setting, sae=mm.SAEConfig(D_IN, (3,))), by_hand, TrainConfig(1500)).sae[0, 0]
+    assert not mm.diagnose(standard, sampled(tree, p, 3000)[0], widths=(1, 3)).opposite.any()
+
+
 @pytest.fixture(scope="module")
 def forest():
     """Three families and five loose features, all parents before all children."""
@@ -171,7 +218,21 @@ def test_labels_of_a_matryoshka_sae():
     x, holds = sampled(tree, directions, 3000, 0.02)
     for edge in label_edges(sae, x, holds, [None, 0, 0]):
         assert edge.latent == 0 and edge.recall_with == edge.recall_without == 1 and edge.gap == 0
+        assert edge.own > 0.85 and edge.cosine == pytest.approx(0.325, abs=0.02)  # the truth, by the labels alone
         assert edge.parent == "feature 0" and edge.rows == int((holds[:, int(edge.child[-1])]).sum())
+
+
+def test_rows_of_another_kind_and_too_few_are_doubted():
+    tree, sae, directions = toy()
+    x = sampled(tree, directions, 3000, 0.02)[0]
+    assert "unexplained. Are they" not in mm.diagnose(sae, x).words and "are few" not in mm.diagnose(sae, x).words
+    noise = torch.randn(3000, D_IN, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for other in (x + noise[0], noise):
+        words = mm.diagnose(sae, other).words
+        assert words.startswith("The SAE leaves") and "the layer, the scale, the centring?" in words
+    big = mm.random_start(mm.SAEConfig(D_IN, (8, 64)), [0])[0]
+    assert "300 rows are few for 64 latents: by chance a lean reaches" in mm.diagnose(big, noise[:300]).words
+    assert "are few" not in mm.diagnose(big, noise[:640]).words
 
 
 def test_batches_and_sources_do_not_matter(tmp_path):
@@ -313,6 +374,9 @@ def test_many_saes_and_silence_are_refused():
     x, _ = sampled(tree, directions, 200)
     with pytest.raises(ValueError, match="diagnose one at a time"):
         mm.diagnose(mm.SAE.stack([sae, sae]), x)
+    for l1 in (-1, math.inf):
+        with pytest.raises(ValueError, match="l1"):
+            mm.diagnose(sae, x, l1=l1)
     with pytest.raises(ValueError, match="no latent fires"):
         mm.diagnose(replace(sae, b_enc=sae.b_enc - 100), x)
 
@@ -325,12 +389,18 @@ def test_files_of_every_kind(tmp_path):
     np.save(tmp_path / "x.npy", x)
     np.savez(tmp_path / "x.npz", a=x, b=x + 1)
     save_file({"acts": torch.from_numpy(x)}, tmp_path / "x.safetensors")
+    torch.save(torch.from_numpy(x).requires_grad_(), tmp_path / "x.pt")
+    torch.save({"a": torch.from_numpy(x), "b": [1, 2]}, tmp_path / "named.pth")
+    torch.save(torch.from_numpy(x), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     pandas.DataFrame(x, columns=list("abc")).to_parquet(tmp_path / "x.parquet")
     pandas.DataFrame({"row": list(x)}).to_parquet(tmp_path / "lists.parquet")
     for name, key in (
         ("x.npy", None),
         ("x.npz", "a"),
         ("x.safetensors", None),
+        ("x.pt", None),
+        ("named.pth", "a"),
+        ("old.pt", None),
         ("x.parquet", None),
         ("lists.parquet", None),
     ):
@@ -342,7 +412,16 @@ def test_files_of_every_kind(tmp_path):
     (tmp_path / "x.csv").write_text("1")
     with pytest.raises(ValueError, match="no file of a known kind"):
         files.activations(tmp_path / "x.csv")
-    for name in ("x.npy", "x.safetensors"):
+    for key, says in ((None, r"it holds \['a', 'b'\]; say which"), ("b", r"it holds a list, no \(dense\) tensor")):
+        with pytest.raises(ValueError, match=says):
+            files.activations(tmp_path / "named.pth", key)
+    torch.save(torch.eye(3).to_sparse(), tmp_path / "sparse.pt")
+    with pytest.raises(ValueError, match="it holds a Tensor, no"):
+        files.activations(tmp_path / "sparse.pt")
+    (tmp_path / "code.pt").write_bytes(pickle.dumps(print))
+    with pytest.raises(ValueError, match="It was not unpickled"):
+        files.activations(tmp_path / "code.pt")
+    for name in ("x.npy", "x.safetensors", "x.pt", "old.pt"):
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:70])
         with pytest.raises(ValueError, match="cannot be read as activations"):
             files.activations(tmp_path / name)
@@ -366,6 +445,7 @@ SAVE = {
     ".npy": np.save,
     ".npz": lambda path, x: np.savez(path, x=x),
     ".safetensors": lambda path, x: save_file({"x": torch.from_numpy(x)}, path),
+    ".pt": lambda path, x: torch.save(torch.from_numpy(x), path),
     ".parquet": lambda path, x: pandas.DataFrame(x, columns=list("abc")).to_parquet(path),
 }
 

@@ -481,3 +481,20 @@ def test_trees_that_cannot_be_written():
     group = FeatureTree(1, (FeatureTree(0.5, (), is_read_out=False), FeatureTree(0.5)), True, is_read_out=False)
     with pytest.raises(ValueError, match="does not exclude"):
         exchange.tree_to_saelens(group)
+
+
+def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path):
+    sae = random_start(SAEConfig(4, (3,)), [0])[0]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="file is a file; give the folder"):
+        exchange.write_saelens(sae, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+    with pytest.raises(ValueError, match="the metadata cannot be written as JSON"):
+        exchange.write_saelens(sae, tmp_path / "new", metadata={"when": object()})
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_checkpoint_says_where_its_weights_are(tmp_path):
+    torch.save({"model": {"W_dec": torch.zeros(3, 4)}, "step": 7}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"Under \['model'\] it holds others; save the one with the weights"):
+        exchange.read(tmp_path / "checkpoint.pt")

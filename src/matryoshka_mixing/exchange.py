@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -132,7 +133,10 @@ def write_saelens(sae: SAE, folder: str | Path, metadata: Mapping[str, Any] | No
         tensors = _unit_rows(tensors, norms)
     elif config.activation == "batchtopk":
         if sae.threshold is None:
-            raise ValueError("this BatchTopK SAE has no threshold, which JumpReLU needs; `train` finds one.")
+            raise ValueError(
+                "this BatchTopK SAE has no threshold, which JumpReLU needs; `train` finds one, and so does "
+                "sae.with_threshold(rows)."
+            )
         tensors["threshold"] = sae.threshold.detach().cpu() / norms  # infinite where a row is zero: it never matters
     elif config.activation == "jumprelu":
         assert sae.threshold is not None  # checked on construction
@@ -151,10 +155,16 @@ def write_saelens(sae: SAE, folder: str | Path, metadata: Mapping[str, Any] | No
 def _write(folder: Path, data: dict, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give the folder that {CONFIG} and {WEIGHTS} are to be written to.")
+    try:
+        text = json.dumps(data)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the metadata cannot be written as JSON: {error}.") from None
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / CONFIG) as about, replacing(folder / WEIGHTS) as weights:
         save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, weights)
-        about.write_text(json.dumps(data), encoding="utf-8")
+        about.write_text(text, encoding="utf-8")
 
 
 def read_saelens(folder: str | Path, *, widths: Sequence[int] | None = None, scale: float | None = None) -> SAE:
@@ -439,21 +449,38 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is no safetensors file, or is cut short or damaged: {error}") from None
 
 
-def _weights_only(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `torch.save`; a pickle that names any function or class is refused before it runs."""
+def read_torch(path: Path, mapped: bool = False) -> Any:
+    """What `torch.save` wrote.
+
+    Args:
+        path: the file.
+        mapped: whether tensors are read from the file when they are looked at, and not now.
+
+    Raises:
+        ValueError: if the file is damaged, or a pickle that names any function or class, which is refused before it
+            runs.
+        OSError: if it cannot be read.
+    """
     try:
         with warnings.catch_warnings():  # on the form of the pickle, before it is refused
             warnings.simplefilter("ignore", UserWarning)
-            data = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise ValueError(
-            f"{path} is no file of weights alone: it names code to run, or is damaged. It was not unpickled; save its "
-            "state_dict as safetensors where you trust it."
+            f"{path} is no file of numbers alone: it names code to run, or is damaged. It was not unpickled; save its "
+            "tensors as safetensors where you trust it."
         ) from None
     except (RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is cut short or damaged: {str(error) or 'it ends early'}") from None
+
+
+def _weights_only(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `torch.save`."""
+    data = read_torch(path)
     if not isinstance(data, dict) or not all(isinstance(tensor, Tensor) for tensor in data.values()):
-        raise ValueError(f"{path} holds no state_dict: a {type(data).__name__}, not tensors by name.")
+        inner = [name for name, some in data.items() if isinstance(some, dict)] if isinstance(data, dict) else []
+        hint = f" Under {inner} it holds others; save the one with the weights by itself." if inner else ""
+        raise ValueError(f"{path} holds no state_dict: a {type(data).__name__}, not tensors by name.{hint}")
     return dict(data)
 
 

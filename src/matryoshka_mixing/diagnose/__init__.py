@@ -19,8 +19,16 @@ latent's decoder row turns:
 With the same activations the prefix losses have an optimum as well, at which the second moment G is re-weighted by the
 prefixes that hold both latents: (G * R) W = diag(r) G D. How far that W leans from D is what is *predicted*.
 
+**Penalty.** Without any prefix an L1 penalty turns a row toward whatever shrinks beside it: where it is at rest,
+G (D - W) = l1 / 2 (sum of the latent's activations) W / ||W||. The part of the lean that this makes is *by penalty*.
+
 **Chance.** Residuals with random signs (a wild bootstrap: Wu 1986) say how far a refit turns for nothing. A latent
-*leans* if its lean exceeds those of all draws and `LEAST`: for 19 draws one latent in 20 does for nothing at most.
+*leans* if what the penalty leaves of its lean exceeds the leans of all draws and `LEAST`: for 19 draws one latent in 20
+does for nothing at most.
+
+**Complements.** A latent may stand for its parent by being silent there, while the decoder bias holds the parent. Its
+children's latents then fire where it does not, so it cannot lean toward them, though it is mixed as well. It counts as
+*opposite*: it turns as the prefix losses predict, half as far or more, but not along the pull.
 
 **Partners.** With a latent that leans come the later ones that it leans toward, with the cosine of its decoder to each
 and that of its refitted decoder. The change from the one to the other is what counts, not their sign: a later row may
@@ -29,9 +37,10 @@ a turn, understates the cosine with the true child.
 
 **Limits.** Only turning is seen, so only mixing that the full reconstruction would undo. A standard SAE that mixes, or
 absorbs, is at its optimum; a narrow SAE has no later latents; a parent whose latent is silent beside a child is not
-seen either. Labels can show these (see `label_edges`). A decoder that is a least-squares fit already, as after
-`remedy.refit` or `remedy.remedied`, cannot turn in another such fit: on the rows of its own fit the finding says so
-(`Diagnosis.fitted`); on other rows of the same kind it turns as far as by chance, which says as little.
+seen either. Labels can show these (see `label_edges`), and the cosine with the true child, which a lean understates.
+Two latents that nearly double each other may turn toward each other for nothing. A decoder that is a least-squares fit
+already, as after `remedy.refit` or `remedy.remedied`, cannot turn in another such fit: on the rows of its own fit the
+finding says so (`Diagnosis.fitted`); on other rows of the same kind it turns as far as by chance, which says as little.
 """
 
 from __future__ import annotations
@@ -53,6 +62,11 @@ LEAST = 0.01
 """A smaller lean is not worth a word (a sine; our default)."""
 SELDOM = 30
 """A latent that fires on fewer rows than this is not judged (our default)."""
+UNEXPLAINED = 0.5
+"""From this share of the variance on, what is left unexplained makes one ask whether these are the SAE's activations
+(our default)."""
+FEW = 10
+"""With fewer rows than so many a latent only large leans exceed chance (our default)."""
 FITTED = 1e-3
 """A decoder whose judged rows all move by a smaller share of their length in the refit is a fit already (our default:
 rounding to float16 moves them less, to bfloat16 more; training by gradients leaves more)."""
@@ -92,6 +106,7 @@ class Edge:
         gap: the second less the first; above 0 where the child silences the parent's latent.
         partial: how much of the parent other latents write beside the child (see `metrics.Edges`).
         carrier: the latent that writes most of it.
+        cosine: of the parent's latent's decoder with the child's direction, in [-1, 1]; and with the parent's, `own`.
     """
 
     parent: str
@@ -103,6 +118,8 @@ class Edge:
     gap: float | None
     partial: float | None
     carrier: int | None
+    cosine: float | None
+    own: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +138,13 @@ class Diagnosis:
         bound: the largest lean over the draws.
         predicted: the lean that the prefix losses predict for these activations.
         agreement: cosine of the movement with the predicted one, in [-1, 1].
-        leans: whether a judged latent's lean exceeds both `bound` and `LEAST`.
+        by_penalty: the part of the lean that the L1 penalty makes.
+        leans: whether a judged latent's lean, less `by_penalty`, exceeds both `bound` and `LEAST`.
+        opposite: whether a judged latent turns as predicted (less what the penalty makes), at least half as far, and by
+            more than `LEAST` and than in any draw, with a lean of 0 or below or none, as a mixed complement does.
+        l1: the penalty that was reckoned with.
+        shrinkage: the penalty under which the last prefix's own latents would shrink as they do (their median).
+        explained: how many of the latents that lean would not, if `shrinkage` were the penalty.
         partners: of the latents that lean most, by number.
         fvu, fvu_refitted: fraction of variance unexplained by the full reconstruction, before and after the refit.
         fvu_prefixes: that of each prefix, before.
@@ -143,7 +166,12 @@ class Diagnosis:
     bound: Float[Tensor, " inner"]
     predicted: Float[Tensor, " inner"]
     agreement: Float[Tensor, " inner"]
+    by_penalty: Float[Tensor, " inner"]
     leans: Bool[Tensor, " inner"]
+    opposite: Bool[Tensor, " inner"]
+    l1: float
+    shrinkage: float
+    explained: int
     partners: dict[int, list[Partner]]
     fvu: float
     fvu_refitted: float
@@ -161,22 +189,31 @@ class Diagnosis:
     @property
     def words(self) -> str:
         """The finding in a few sentences."""
-        judged, n = int(self.judged.sum()), len(self.judged)
+        judged, n, doubts = int(self.judged.sum()), len(self.judged), self._doubts()
         if not judged:
             return f"None of {n} inner latents fires on {SELDOM} rows or more; give more rows."
         if self.lean[self.judged].isnan().all():
-            return f"None of {judged} inner latents ever fires beside a later one, so none can lean toward one."
+            lines = [f"None of {judged} inner latents ever fires beside a later one, so none can lean toward one."]
+            return "\n".join(doubts + lines + self._complements())
         lines = [
+            *doubts,
             f"Of {judged} inner latents {int(self.leans.sum())} lean toward later latents that fire with them"
             + (f" ({n - judged} more fire too seldom to be judged)." if judged < n else "."),
             f"Median movement {self.median('movement'):.3f}, by chance {self.median('chance'):.3f}; cosine with the "
             f"pull of later latents {self.median('along'):.2f}, with permuted ones {self.median('permuted'):.2f}.",
-            f"Median lean {self.median('lean'):.3f}, predicted {self.median('predicted'):.3f}.",
+            f"Median lean {self.median('lean'):.3f}, predicted {self.median('predicted'):.3f}"
+            + (f"; the L1 penalty of {self.l1:g} makes {self.median('by_penalty'):.3f}." if self.l1 else "."),
             f"The refit takes the unexplained share of variance from {self.fvu:.3f} to {self.fvu_refitted:.3f}.",
         ]
         if self.fitted:
             lines.append(
                 "The decoder is a least-squares fit to these activations already: that no latent moves says nothing."
+            )
+        lines += self._complements()
+        if self.explained:
+            lines.append(
+                f"The last prefix's latents shrink as under an L1 penalty of {self.shrinkage:.2g}, which would explain "
+                f"{self.explained} of the latents that lean. If one was trained with, give it as l1."
             )
         if self.partners:
             lines.append(
@@ -191,6 +228,30 @@ class Diagnosis:
                 "less often beside the child, by more than 0.1."
             )
         return "\n".join(lines)
+
+    def _doubts(self) -> list[str]:
+        """What makes the finding worth little."""
+        doubts = []
+        if not self.fvu < UNEXPLAINED:
+            doubts.append(
+                f"The SAE leaves {self.fvu:.2f} of these activations' variance unexplained. Are they what it was "
+                "trained on: the layer, the scale, the centring? If not, nothing below says anything."
+            )
+        latents = len(self.refitted)
+        if self.rows < FEW * latents:
+            doubts.append(
+                f"{self.rows} rows are few for {latents} latents: by chance a lean reaches {self.median('bound'):.3f} "
+                f"here, and smaller ones are not seen. Better give {FEW * latents} or more."
+            )
+        return doubts
+
+    def _complements(self) -> list[str]:
+        if not self.opposite.any():
+            return []
+        return [
+            f"{int(self.opposite.sum())} turn as the prefix losses predict, but not along the pull of later latents: "
+            "as complements do, which are silent where their feature is, while the decoder bias holds it."
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """All but the refitted decoder, as plain data; NaN becomes None."""
@@ -224,13 +285,20 @@ def diagnose(
     labels: Any = None,
     hierarchy: Sequence[int | None] | None = None,
     names: Sequence[str] | None = None,
+    l1: float | None = None,
     ridge: float = 1e-3,
     draws: int = 19,
     batch: int = 4096,
     seed: int = 0,
     progress: bool = False,
 ) -> Diagnosis:
-    """Whether inner latents lean toward later ones that fire with them, and how far. See the module's docstring.
+    """Whether inner latents lean toward later ones that fire with them, and how far, without the true features.
+
+    The decoder is refitted to the full reconstruction with all activations held; a lean is a part of the turn of a
+    latent's row in that fit. It sees what the full reconstruction would undo, and no more: a lean understates the
+    cosine with the true child, the more so the larger the share of the parent's inputs that children cover, and a
+    standard SAE that mixes or absorbs is at its optimum. The formulas and all limits stand at the head of
+    `matryoshka_mixing/diagnose/__init__.py`.
 
     Args:
         sae: one SAE, of any activation. BatchTopK takes each row against its threshold. If its decoder is a
@@ -242,6 +310,9 @@ def diagnose(
         labels: which rows hold which feature, shape (rows, features), true or false.
         hierarchy: the number of each feature's parent, or None; with `labels`.
         names: of the features, for messages.
+        l1: weight of the penalty on activations times the decoder's norms that the SAE was trained with, beside
+            ||x - reconstruction||^2 (a sum over dimensions); None: that of its configuration, which files of other
+            libraries leave at 0.
         ridge: pull of each refitted row toward where it was, in units of the median latent's second moment.
         draws: how many draws of random signs, at least 1.
         batch: rows at a time.
@@ -253,6 +324,9 @@ def diagnose(
     """
     rows = in_one(rows)
     sae, config = _ready(sae, rows, widths, ridge, draws, batch, seed)
+    l1 = config.l1 if l1 is None else float(number("l1", l1))
+    if not 0 <= l1 < np.inf:
+        raise ValueError(f"l1 is {l1}; it must be finite and at least 0.")
     if (labels is None) != (hierarchy is None):
         raise ValueError("labels and hierarchy belong together: which rows hold which feature, and each one's parent.")
     if labels is not None and hierarchy is not None:
@@ -298,12 +372,22 @@ def diagnose(
         along = lean / movement
         permuted = turn(D, W, apart @ shuffled)[2] / movement
         random = [turn(W + _solve(factor, part)[:n], W, u) for part in sums.by_chance]
-        forecast, _, predicted = turn(D, expected[:n], u)
+        forecast, far, predicted = turn(D, expected[:n], u)
         agreement = (_unit(way) * _unit(forecast)).sum(1)
-    bound = np.max([part[2] for part in random], axis=0)
+        units, amount = _unit(W), sums.gram[:n, n:]
+        shrunk = 2 * (sums.cross[:n] * units).sum(1) / amount[:, 0]
+        last = (np.arange(n) >= inner) & (sums.fires >= SELDOM)
+        shrinkage = max(float(np.median(shrunk[last])), 0.0) if last.any() else 0.0
+        alone = np.nan_to_num(np.concatenate([amount * units, np.zeros((1, len(b)))]) / 2)
+        (penal, _, by_penalty), (_, _, by_shrinkage) = (
+            turn(W + by * _solve(factor, alone)[:n], W, u) for by in (l1, shrinkage)
+        )
+        as_predicted = ((way - penal) * _unit(forecast)).sum(1)
+    bound, most_by_chance = (np.max([part[i] for part in random], axis=0) for i in (2, 1))
     judged = sums.fires[:inner] >= SELDOM
     steps, lengths = (np.linalg.norm(part[:inner][judged], axis=1) for part in (moved, W))
-    leans = judged & (lean > np.maximum(bound, LEAST))
+    leans, otherwise = (judged & (lean - by > np.maximum(bound, LEAST)) for by in (by_penalty, by_shrinkage))
+    opposite = judged & ~(lean > 0) & (as_predicted > np.max([most_by_chance, far / 2, np.full(inner, LEAST)], axis=0))
     most = [int(k) for k in np.argsort(-np.nan_to_num(lean, nan=-1)) if leans[k]][:NAMED]
     before = float(sums.errors[-1])
     after = before - 2 * float((moved * sums.cross).sum()) + float((moved * (sums.gram @ moved)).sum())
@@ -315,7 +399,8 @@ def diagnose(
     found = Diagnosis(
         total, config.widths, tensor(sums.fires[:inner] / total), tensor(judged), tensor(movement),
         tensor(np.mean([part[1] for part in random], axis=0)), tensor(along), tensor(permuted), tensor(lean),
-        tensor(bound), tensor(predicted), tensor(agreement), tensor(leans),
+        tensor(bound), tensor(predicted), tensor(agreement), tensor(by_penalty), tensor(leans), tensor(opposite),
+        l1, shrinkage, int((leans & ~otherwise).sum()) if shrinkage > l1 else 0,
         {k: _partners(k, way[k], apart[k], W, D, sums.gram) for k in most},
         before / sums.power, after / sums.power, (sums.errors / sums.power).tolist(), tensor(D),
         fitted=bool(judged.any() and (steps <= FITTED * lengths).all()),
@@ -337,10 +422,12 @@ def _ready(
         if config.widths[-1] != sae.b_enc.shape[-1]:
             raise ValueError(f"widths are {tuple(widths)}; the last must be the SAE's {sae.b_enc.shape[-1]} latents.")
     if len(config.widths) < 2:
+        latents = config.widths[0]
         raise ValueError(
-            f"the SAE has one prefix, its {config.widths[0]} latents, so none comes later than another. Give widths: "
-            f"its own, or some to compare with, such as ({config.widths[0] // 4}, {config.widths[0]})."
-        )
+            f"the SAE has one prefix, its {latents} latents, so none comes later than another. "
+            + (f"Give widths: its own, or some to compare with, such as ({-(-latents // 4)}, {latents})."
+               if latents > 1 else "An SAE with one latent cannot lean.")
+        )  # fmt: skip
     if not config.weights[-1] or not config.for_decoder.weights[-1]:
         raise ValueError(
             f"the last of the prefixes {config.widths} has weight 0, so nothing trains its latents; give the widths "
@@ -565,7 +652,7 @@ def label_edges(
     acts, probs = sae.encode(x), torch.full((len(x),), 1 / len(x), dtype=torch.float64)
     latents = metrics.assign(sae, acts, features, probs, directions, hierarchy)
     found = metrics.edges(sae, acts, latents, features, probs, directions, hierarchy)
-    written = sae.W_dec @ torch.linalg.pinv(directions)
+    written, cosines = sae.W_dec @ torch.linalg.pinv(directions), metrics.decoder_cosines(sae, directions)
     pairs = [(parent, child) for child, parent in enumerate(hierarchy) if parent is not None]
     edges = []
     for e, (parent, child) in enumerate(pairs):
@@ -573,11 +660,13 @@ def label_edges(
         share = acts[beside].mean(0) * written[:, parent]
         share[latents[parent]] = 0
         values = {key: float(getattr(found, key)[e]) for key in ("recall_with", "recall_without", "gap", "partial")}
+        toward = {"cosine": child, "own": parent}
         shown: dict[str, Any] = {key: None if value != value or not judged else value for key, value in values.items()}
         edges.append(
             Edge(
                 names[parent], names[child], int(latents[parent]) if judged else None, int(beside.sum()),
                 carrier=int(share.argmax()) if judged and share.max() > 0 else None, **shown,
+                **{key: float(cosines[latents[parent], to]) if judged else None for key, to in toward.items()},
             )
         )  # fmt: skip
     return edges

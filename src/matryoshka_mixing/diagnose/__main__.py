@@ -33,9 +33,10 @@ def _parser() -> argparse.ArgumentParser:
         "activations",
         type=Path,
         nargs="+",
-        help="of shape (rows, d_in): .npy, .npz, .safetensors or .parquet; several files, or a folder, are read as one",
+        help="of shape (rows, d_in): .npy, .npz, .safetensors, .pt or .parquet; several are read as one, in the order "
+        "given, a folder's in the order of their numbers",
     )
-    add("--key", help="name of the array in an .npz or .safetensors file that holds several")
+    add("--key", help="name of the array in a file that holds several (.npz, .safetensors, .pt)")
     add("--widths", type=int, nargs="+", help="prefixes, in place of the SAE's own; the last is its number of latents")
     add("--scale", type=float, help="by what SAELens multiplied inputs in training (expected_average_only_in)")
     add("--activation", choices=("topk", "batchtopk"), help="of weights alone that hold a k, or with --k")
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help='with --labels: JSON with each feature\'s parent, {"animal": null, "dog": "animal"}',
     )
+    add("--l1", type=float, help="penalty that it was trained with, where its file does not say (see diagnose)")
     add("--draws", type=int, default=19, help="draws of random signs (default 19: one latent in 20 leans by chance)")
     add("--ridge", type=float, default=1e-3, help="in units of the median latent's second moment (default 0.001)")
     add("--batch", type=int, default=4096, help="rows at a time (default 4096)")
@@ -75,8 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.labels is not None:
             table, parents, names = files.labels(options.labels, options.hierarchy)
         found = diagnose(
-            sae, rows, widths=options.widths, labels=table, hierarchy=parents, names=names, ridge=options.ridge,
-            draws=options.draws, batch=options.batch, seed=options.seed, progress=not options.quiet,
+            sae, rows, widths=options.widths, labels=table, hierarchy=parents, names=names, l1=options.l1,
+            ridge=options.ridge, draws=options.draws, batch=options.batch, seed=options.seed,
+            progress=not options.quiet,
         )  # fmt: skip
         options.output.mkdir(parents=True, exist_ok=True)
         write_text(options.output / "diagnosis.json", json.dumps(found.to_dict(), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Activations and labels from NumPy, safetensors, Parquet and CSV files."""
+"""Activations and labels from NumPy, safetensors, torch, Parquet and CSV files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
-from matryoshka_mixing import plain
+from matryoshka_mixing import exchange, plain
 from matryoshka_mixing.diagnose import Shards
 
-KINDS = (".npy", ".npz", ".safetensors", ".parquet")
+KINDS = (".npy", ".npz", ".safetensors", ".pt", ".pth", ".parquet")
 
 
 class _Slices:
@@ -40,13 +41,13 @@ class _Later:
 
 
 def activations(given: Path | Sequence[Path], key: str | None = None) -> Any:
-    """What has a `shape` and gives rows in slices. `.npy` and `.safetensors` files are not read at once.
+    """What has a `shape` and gives rows in slices. Files of NumPy (`.npy`), safetensors and torch are not read at once.
 
     Args:
         given: a file; a folder, whose files of one such kind are taken by name, numbers in numeric order (`x_2.npy`
             comes before `x_10.npy`); or several of these, in order. All their rows follow one another. A Parquet file
-            holds a column for each dimension, or one column of lists.
-        key: name of the array in an `.npz` or `.safetensors` file; needed if it holds several.
+            holds a column for each dimension, or one column of lists, a torch file a tensor or tensors by name.
+        key: name of the array in a file of arrays by name; needed if it holds several.
 
     Raises:
         ValueError: if the kind of file is unknown, a file is damaged or needs unpickling, `key` is not there, or files
@@ -92,6 +93,8 @@ def _one(path: Path, key: str | None) -> Any:
             opened = safe_open(path, framework="pt")
             with opened as file:
                 return _Slices(file.get_slice(_chosen(path, list(file.keys()), key)))
+        if path.suffix in (".pt", ".pth"):
+            return _tensor(path, key)
         if path.suffix == ".parquet":
             return _matrix(path)
     except (ValueError, EOFError, SafetensorError) as error:
@@ -110,6 +113,16 @@ def _array(path: Path, mapped: Literal["r"] | None = None) -> np.ndarray:
         if "allow_pickle" in str(error) or "Python objects" in str(error):
             raise ValueError(f"{path} holds Python objects, which are not unpickled; save numbers.") from None
         raise ValueError(f"{path} is damaged or cut short: {error}") from None
+
+
+def _tensor(path: Path, key: str | None) -> Any:
+    """The tensor of a file of `torch.save`, which holds it alone or under a name; nothing else is unpickled."""
+    held = exchange.read_torch(path, mapped=True)
+    if isinstance(held, dict):
+        held = held[_chosen(path, list(held), key)]
+    if getattr(held, "layout", None) != torch.strided:
+        raise ValueError(f"it holds a {type(held).__name__}, no (dense) tensor.")
+    return held.detach()
 
 
 def _chosen(path: Path, names: list[str], key: str | None) -> str:

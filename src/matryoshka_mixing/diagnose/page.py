@@ -34,9 +34,11 @@ def draw(found: Diagnosis) -> Figure:
     axes[0].hist(movement, bins, histtype="step", linewidth=2, color=figures.COLOURS[0], label="refit")
     axes[0].set(xlabel="movement (sine of the turn)", ylabel="inner latents")
     axes[0].legend()
-    predicted, lean, leans = (getattr(found, name).numpy()[judged] for name in ("predicted", "lean", "leans"))
+    names = "predicted", "lean", "leans", "opposite"
+    predicted, lean, leans, opposite = (getattr(found, name).numpy()[judged] for name in names)
     for chosen, marker, colour, label in (
-        (~leans, "o", "0.6", "within chance"), (leans, "D", figures.COLOURS[3], "leans"),
+        (~leans & ~opposite, "o", "0.6", "does not lean"), (leans, "D", figures.COLOURS[3], "leans"),
+        (opposite, "v", figures.COLOURS[2], "the other way"),
     ):  # fmt: skip
         axes[1].scatter(predicted[chosen], lean[chosen], 14, color=colour, marker=marker, label=label)
     ends = [float(f(np.append(np.concatenate([predicted, lean]), 0))) for f in (np.nanmin, np.nanmax)]
@@ -68,9 +70,10 @@ def _number(value: float | None) -> str:
 
 def _edge(edge: Edge) -> list[str]:
     latents = ["–" if one is None else str(one) for one in (edge.latent, edge.carrier)]
+    cosines = [_number(value) for value in (edge.own, edge.cosine)]
     shares = [_number(value) for value in (edge.recall_with, edge.recall_without, edge.gap, edge.partial)]
     names = [escape(figures.in_one_line(name)) for name in (edge.parent, edge.child)]
-    return [*names, str(edge.rows), latents[0], *shares, latents[1]]
+    return [*names, str(edge.rows), latents[0], *cosines, *shares, latents[1]]
 
 
 def html(found: Diagnosis, name: str) -> str:
@@ -116,7 +119,10 @@ def html(found: Diagnosis, name: str) -> str:
         most if found.partners else f"<p>None leans by more than chance and {LEAST}.</p>",
     ]
     if found.edges:
-        head = ["parent", "child", "rows", "latent", "recall with", "without", "gap", "written by others", "carrier"]
+        head = [
+            "parent", "child", "rows", "latent", "cosine with the parent", "with the child", "recall with", "without",
+            "gap", "written by others", "carrier",
+        ]  # fmt: skip
         parts += [
             "<h2>Labelled parents beside their children</h2>",
             _table(head, [_edge(edge) for edge in found.edges]),
