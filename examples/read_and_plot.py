@@ -1,4 +1,4 @@
-"""Read an SAE that was saved, and draw what its latents hold."""
+"""Read an SAE that was saved, and draw what its latents hold: read_and_plot.py [FILE [SEED of its directions]]."""
 
 import sys
 
@@ -7,10 +7,11 @@ import numpy as np
 import matryoshka_mixing as mm
 from matryoshka_mixing import figures
 
-sae = mm.SAE.load(sys.argv[1] if len(sys.argv) > 1 else "one_sae.safetensors")
+name, seed = [*sys.argv[1:], *("one_sae.safetensors", "0")[len(sys.argv) - 1 :]]
+sae = mm.SAE.load(name)
 tree = mm.family(0.3, 0.4)
-# Its directions: here those of seed 0 as a NumPy array, which is taken as well as a tensor.
-directions = np.asarray(mm.orthonormal_dictionary(tree.n_features, sae.config.d_in, seed=0))
+# Its directions, as a NumPy array, which is taken as well as a tensor.
+directions = np.asarray(mm.orthonormal_dictionary(tree.n_features, sae.config.d_in, int(seed)))
 setting = mm.Setting(sae.config, tree.states(), directions)
 reading = mm.read(sae, tree.states(), setting.dictionary, tree.parents())
 figures.use_style()

@@ -1,4 +1,4 @@
-"""64 random seeds, each with its own directions, start and batches; then one of them is saved."""
+"""64 random seeds, each with its own directions, start and batches; then one of them is saved, and its seed said."""
 
 import matryoshka_mixing as mm
 
@@ -13,4 +13,6 @@ live = reading.all_live
 print(f"{int(live.sum())} of 64 SAEs have no dead latent")
 print(f"their parent's latent leans {reading.mixing.parent_to_child[live].median():.3f} toward a child (the truth: 0)")
 print(f"they absorb {reading.absorption[live].nanmean():.0%} of the parent beside a child")
-run.sae[0, int(live.int().argmax())].save("one_sae.safetensors")
+chosen = int(live.int().argmax())
+run.sae[0, chosen].save("one_sae.safetensors")
+print(f"one_sae.safetensors holds that of seed {seeds[chosen]}")

@@ -71,6 +71,24 @@ def test_drawn_prefixes_are_refused_before_anything_is_trained():
         remedy.remedied(setting, random_start(setting.sae, [0]), TrainConfig(10**9))
 
 
+@pytest.mark.parametrize("name", ["W_dec", "b_dec", "b_enc"])
+def test_what_least_squares_would_move_cannot_be_held(name):
+    setting = Setting(SAEConfig(6, (1, 3)), STATES, orthonormal_dictionary(3, 6, 0), held={name: 0})
+    start = random_start(setting.sae, [0])
+    for call in (remedy.remedied, remedy.settle):
+        with pytest.raises(ValueError, match=rf"holds \['{name}'\], which least squares would move"):
+            call(setting, start, TrainConfig(10**9))
+
+
+def test_refit_takes_other_precisions_and_refuses_what_is_no_row():
+    sae, x = random_start(SAEConfig(6, (3,)), [0])[0], drawn(50, 6)
+    narrow = remedy.refit(sae.map(torch.Tensor.float), x)
+    assert narrow.W_dec.dtype == torch.float32
+    for bad in (x[:0], torch.full((4, 6), torch.nan)):
+        with pytest.raises(ValueError, match="at least one row, of finite numbers"):
+            remedy.refit(sae, bad)
+
+
 def test_refit_takes_equal_weights_for_none_and_one_configuration():
     config = SAEConfig(4, (1, 3))
     sae, x = random_start(config, range(2)), drawn(30, 4)

@@ -89,7 +89,10 @@ def test_chunks_are_in_the_order_of_their_numbers_and_only_ours_are_removed(tmp_
     for name in ("100000", "99999", "00002", "notes", "1a"):
         (tmp_path / name).mkdir()
     assert [path.name for path in Stored(tmp_path).chunks] == ["00002", "99999", "100000"]
-    assert len(Stored(tmp_path / "none")) == 0
+    with pytest.raises(ValueError, match="has no chunk 00000, but 3 later ones"):
+        iter(Stored(tmp_path))
+    with pytest.raises(ValueError, match="none is no folder"):
+        len(Stored(tmp_path / "none"))
     own, others = tmp_path / "new" / ".00000.7.partial", tmp_path / "new" / ".final.safetensors.7.partial"
     own.mkdir(parents=True)
     others.write_text("of SAE.save")

@@ -227,8 +227,10 @@ def test_inclusion_probabilities():
     law = [(i / 20) ** 0.5 - ((i - 1) / 20) ** 0.5 for i in range(1, 20)]
     found = theory.inclusion_probabilities(law, 9)
     assert found[:3] + found[-1:] == pytest.approx([0.956, 0.750, 0.656, 0.319], abs=5e-4)
-    for bad in [([1.0, 0.0], 1), ([1.0, 2.0], 3)]:
-        with pytest.raises(ValueError, match="every chance must be above 0, and there must be at least as many"):
+    for bad in [([1.0, 0.0], 1), ([1.0, 2.0], 3), ([1.0, float("nan")], 1), ([1.0, float("inf")], 1)]:
+        with pytest.raises(
+            ValueError, match="every chance must be above 0 and finite, and there must be at least as many"
+        ):
             theory.inclusion_probabilities(*bad)
     with pytest.raises(ValueError, match=r"differ by too much.*ratio is 1e\+07"):
         theory.inclusion_probabilities([1e-7, 1, 1, 1, 1], 2)

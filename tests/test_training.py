@@ -91,6 +91,16 @@ def by_autograd(setting, start, config):
     return descend(loss, start, config, held=held, scale=power)
 
 
+def test_the_objective_refuses_an_sae_that_activates_otherwise():
+    """The start's configuration says how it activates: a plain start would train another SAE than the setting's."""
+    config, directions = SAEConfig(6, (1, 3), activation="batchtopk", k=0.5), orthonormal_dictionary(3, 6, 0)
+    loss, _ = objective(Setting(config, family(0.3, 0.4).states(), directions), range(2), TrainConfig(3))
+    start = start_near(directions, range(2))
+    with pytest.raises(ValueError, match=r"with relu and k None, and the setting's has batchtopk and k 0.5; start from"):
+        descend(loss, start, TrainConfig(3))
+    assert descend(loss, start.with_config(config), TrainConfig(3)).sae.one_config == config
+
+
 def differences(ours, other):
     """How far two runs lie apart, in every field."""
     pairs = [(getattr(ours.sae, name)[0], getattr(other.sae, name)) for name in other.sae.parameters]

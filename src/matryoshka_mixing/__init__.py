@@ -14,7 +14,7 @@ own: `exchange` (files of other libraries), `diagnose` (do its latents mix?), `r
     run = mm.train(setting, mm.random_start(config, range(64)))
 """
 
-from matryoshka_mixing import exchange
+from matryoshka_mixing import exchange, theory
 from matryoshka_mixing.diagnose import Diagnosis, diagnose
 from matryoshka_mixing.features import (
     FeatureTree,
@@ -58,6 +58,7 @@ __all__ = [
     "remedied",
     "settle",
     "start_near",
+    "theory",
     "train",
     "twenty_feature_tree",
     "without_hierarchy",

@@ -5,6 +5,9 @@
     split    decoder  min  (sum of the w_m) (E ||x - x_n||^2 + l1 ...),  n the full width
     settled  decoder  min  E ||x - x_n||^2, by least squares; then the encoder alone, min as above; in turn
 
+With an L1 penalty the second stage has no rest in scale: activations weighed by their decoder's norms are what counts,
+and encoder and decoder drift apart, the one growing as the other shrinks. Read activations times norms.
+
 The terms of the prefixes that mix a child into its parent act on the decoder; those that keep the parent's latent
 firing beside its child act on the encoder. So the decoder is kept from the first and the encoder is not. Derived for
 this project; its chapter holds it against what was published.
@@ -19,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from matryoshka_mixing._checks import whole
 from matryoshka_mixing.features import States
 from matryoshka_mixing.sae import SAE, SAEConfig
 from matryoshka_mixing.training import Setting, TrainConfig, fitting, train
@@ -55,13 +59,16 @@ def refit(
 
     Args:
         sae: with any leading axes; which biases it has says its configuration.
-        x: inputs, many more than latents.
+        x: inputs, many more than latents; a tensor or an array.
         probs: weight of each row, such as the states' probabilities; all alike if None.
 
     Raises:
-        ValueError: if instances differ in configuration.
+        ValueError: if instances differ in configuration, or the inputs are none or not finite.
     """
     config = sae.one_config
+    x = torch.as_tensor(x).to(sae.W_dec)
+    if not x.shape[-2] or not x.isfinite().all():
+        raise ValueError(f"x has the shape {tuple(x.shape)} and must hold at least one row, of finite numbers.")
     weights = x.new_full(x.shape[-2:-1], 1 / x.shape[-2]) if probs is None else probs
     biased = config.decoder_bias and config.encoder_bias
     acts = sae.encode(x, probs)
@@ -113,10 +120,10 @@ def remedied(
         threads: as in `train`.
 
     Raises:
-        ValueError: as `train` and `full_decoder`, if rounds is negative, or if a setting draws its prefixes.
+        ValueError: as `train` and `full_decoder`, if rounds is negative, or if a setting draws its prefixes or holds
+            what the last stage fits.
     """
-    _refuse_negative(rounds)
-    settings = [settings] if isinstance(settings, Setting) else list(settings)
+    settings = _settled_from(settings, rounds)
     if any(some.drawn for some in settings):
         raise ValueError(
             "a setting draws its prefixes, which two sets of weights cannot say; set drawn to 0 and give each prefix "
@@ -149,10 +156,9 @@ def settle(
         threads: as in `train`.
 
     Raises:
-        ValueError: as `train`, or if rounds is negative.
+        ValueError: as `train`, if rounds is negative, or if a setting holds what is fitted: W_dec and both biases.
     """
-    _refuse_negative(rounds)
-    settings = [settings] if isinstance(settings, Setting) else list(settings)
+    settings = _settled_from(settings, rounds)
     sae = fitting(settings, sae, config, torch.float64).map(Tensor.double)
     sae = SAE.stack([sae[i].with_config(some.sae) for i, some in enumerate(settings)])
     still = [replace(some, held={**some.held, "W_dec": ..., "b_dec": ...}) for some in settings]
@@ -164,9 +170,14 @@ def settle(
     return settled
 
 
-def _refuse_negative(rounds: int) -> None:
-    if rounds < 0:
+def _settled_from(settings: Sequence[Setting] | Setting, rounds: int) -> list[Setting]:
+    """The settings as a list, after what `settle` cannot do was refused."""
+    if whole("rounds", rounds) < 0:
         raise ValueError(f"rounds is {rounds}; it must be at least 0.")
+    settings = [settings] if isinstance(settings, Setting) else list(settings)
+    if held := sorted({name for some in settings for name in some.held} - {"W_enc"}):
+        raise ValueError(f"a setting holds {held}, which least squares would move; hold W_enc alone, or train without.")
+    return settings
 
 
 def _refitted(sae: SAE, rows: Sequence[tuple[Tensor, Tensor]]) -> SAE:

@@ -229,9 +229,11 @@ class SAE:
         `probs` every row is taken by itself, against the `threshold` of training.
 
         Raises:
-            ValueError: if `x` has other leading axes than one for the rows, with or without those of the instances; or
-                if a BatchTopK SAE has neither `probs` nor a threshold.
+            ValueError: if `x` is no tensor, or has other leading axes than one for the rows, with or without those of
+                the instances; or if a BatchTopK SAE has neither `probs` nor a threshold.
         """
+        if not isinstance(x, Tensor):
+            raise ValueError(f"x is a {type(x).__name__}; give a tensor, such as torch.from_numpy(rows).")
         acts, share = self._activate(x, probs)
         return acts * (share > 0)
 

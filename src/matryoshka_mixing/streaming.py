@@ -32,7 +32,7 @@ class Stored:
         folder: where it stands.
 
     Raises:
-        ValueError: on iteration, if a chunk is damaged.
+        ValueError: if there is no such folder, or a chunk is missing between others; on iteration, if one is damaged.
     """
 
     folder: Path
@@ -40,6 +40,8 @@ class Stored:
     @property
     def chunks(self) -> list[Path]:
         """The folders of the chunks that are done, in order."""
+        if not Path(self.folder).is_dir():
+            raise ValueError(f"{self.folder} is no folder; stream makes one.")
         found = [path for path in Path(self.folder).glob("[0-9]*") if path.name.isdecimal() and path.is_dir()]
         return sorted(found, key=lambda path: int(path.name))
 
@@ -47,7 +49,12 @@ class Stored:
         return len(self.chunks)
 
     def __iter__(self) -> Iterator[Trained]:
-        return (_read(chunk) for chunk in self.chunks)
+        for i, chunk in enumerate(chunks := self.chunks):
+            if int(chunk.name) != i:
+                raise ValueError(
+                    f"{self.folder} has no chunk {i:05}, but {len(chunks) - i} later ones; stream fills it."
+                )
+        return (_read(chunk) for chunk in chunks)
 
 
 def stream(

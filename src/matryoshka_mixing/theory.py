@@ -47,7 +47,7 @@ def narrow_ratio(child_probability: Number, n_children: int) -> Number:
     The positive root of `n q t^2 + (1 - q) t - q = 0` for n exclusive children of conditional probability q: a
     one-latent SAE is a rank-one reconstruction, best along the top eigenvector of the second moment (Eckart and Young
     1936), which meets the constraint that activations are non-negative. The parent's own probability does not appear.
-    Works elementwise on arrays and tensors.
+    For 0 <= n q <= 1, which is not checked. Works elementwise on arrays and tensors.
     """
     q, n = child_probability, n_children
     return 2 * q / ((1 - q) + ((1 - q) ** 2 + 4 * n * q**2) ** 0.5)
@@ -119,7 +119,8 @@ def matryoshka_ratio(child_probability: Number, n_children: int, inner_weight: f
 
     The positive root of
     `n beta q t^2 + ((1 + beta)(1 - n q) + n beta q - beta q) t - beta q = 0`
-    for n exclusive children of conditional probability q. Works elementwise on arrays and tensors.
+    for n exclusive children of conditional probability q, 0 <= n q <= 1, which is not checked. Works elementwise on
+    arrays and tensors.
     """
     q, n, beta = child_probability, n_children, inner_weight
     linear = (1 + beta) * (1 - n * q) + (n - 1) * beta * q
@@ -161,10 +162,10 @@ def inclusion_probabilities(chances: Sequence[float], draws: int) -> list[float]
         ValueError: if a chance is not above 0, there are fewer items than draws, or chances differ by far too much.
     """
     rates = np.asarray(chances, dtype=float)
-    if not 0 <= draws <= len(rates) or (rates <= 0).any():
+    if not 0 <= draws <= len(rates) or not ((rates > 0) & np.isfinite(rates)).all():
         raise ValueError(
-            f"{draws} draws from {len(rates)} items with chances {list(chances)}; every chance must be above 0, "
-            "and there must be at least as many items as draws."
+            f"{draws} draws from {len(rates)} items with chances {list(chances)}; every chance must be above 0 and "
+            "finite, and there must be at least as many items as draws."
         )
     rates = rates / rates.min()
     nodes, node_weights = np.polynomial.legendre.leggauss(400)

@@ -301,6 +301,8 @@ def train(
     settings = [settings] if isinstance(settings, Setting) else list(settings)
     threads = threads_of(threads)
     start = fitting(settings, start, config, dtype)
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device is {device}, and PyTorch finds none of its kind here; leave it at cpu.")
     if device != "cpu":
         return _train_by_autograd(settings, start, config, device, dtype, progress)
     jobs = [
@@ -616,7 +618,9 @@ def descend(
         objective: from the parameters to one loss for each instance, shape `(*instances)`; or to two, of which the
             first gives the gradient of W_enc and b_enc and the second that of W_dec and b_dec. One that draws its own
             samples should draw anew on each call.
-        start: initial parameters with any leading axes.
+        start: initial parameters with any leading axes. Its configuration says how it activates, and stays: unlike
+            `train`, nothing here knows another (`start.with_config(config)` gives it one). A BatchTopK SAE has no
+            threshold afterwards; `SAE.with_threshold` finds it.
         config: how to train; `batch_size` and `seed` are unused.
         held: what stays as it starts: for a parameter's name an index into it, such as
             `{"b_enc": ..., "W_dec": np.s_[..., 0, :]}` for the encoder biases and the first latent's decoder.
@@ -702,10 +706,11 @@ def _along(path: list[SAE], like: SAE) -> SAE:
 def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, device: str = "cpu", dtype=torch.float64):
     """The loss of a setting for `descend`, from SAEs with axis (seeds,): the readable form of what `train` does.
 
-    Batches and prefixes come from PyTorch's generators, so sampled runs see other batches than those of `train`.
+    Batches and prefixes come from PyTorch's generators, so sampled runs see other batches than those of `train`. The
+    SAEs must activate as the setting's: start `descend` from `start.with_config(setting.sae)`.
 
     Returns:
-        The function, and E||x||^2 of each seed.
+        The function, and E||x||^2 of each seed. It raises ValueError for an SAE that activates otherwise.
     """
     sae, data = setting.sae, setting.data
     place = {"device": device, "dtype": dtype}
@@ -743,6 +748,12 @@ def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, devic
         return fixed[0], counts.to(**place)
 
     def loss(some: SAE) -> Tensor | tuple[Tensor, Tensor]:
+        own = some.one_config
+        if (own.activation, own.k) != (sae.activation, sae.k):
+            raise ValueError(
+                f"the start is an SAE with {own.activation} and k {own.k}, and the setting's has {sae.activation} and "
+                f"k {sae.k}; start from start.with_config(setting.sae)."
+            )
         (x, probs), chosen = batch(), sae
         if setting.drawn:
             weights = torch.tensor(sae.weights[:-1], dtype=torch.float64)
