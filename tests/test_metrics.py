@@ -551,3 +551,38 @@ def test_pairs_come_with_names_and_grandparents():
     assert asked["a", "c"] == ("grandchild", 2 / 16) and asked["a", "d"] == ("child", 3 / 16)
     assert asked["b", "a"] == ("parent", 4 / 16) and asked["b", "d"] == ("sibling", 7 / 16)
     assert asked["d", "c"] == ("unrelated", 14 / 16) and asked["d", "d"] == ("itself", 15 / 16)
+
+
+def test_features_without_a_tree_are_named_by_number():
+    cosines = torch.eye(3)[None]
+    frame = metrics.labelled(cosines, torch.tensor([[0, 1, 2]]), [None, 0, None])
+    assert set(frame.stands_for) == {"feature 0", "feature 1", "feature 2"}
+    with pytest.raises(ValueError, match="parents hold 2 for 3 features"):
+        metrics.labelled(cosines, torch.tensor([[0, 1, 2]]), [None, 0])
+
+
+def test_dependent_directions_have_no_edges():
+    """More features than dimensions: what a row holds of each is not defined, however good the SAE."""
+    directions = torch.nn.functional.normalize(
+        torch.randn(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=-1
+    )
+    states = family(0.3, 0.4).states()
+    sae = SAE(directions.T[None], torch.zeros(1, 3).double(), directions[None], torch.zeros(1, 2).double())
+    reading = metrics.read(sae, states, directions, [None, 0, 0])
+    assert reading.edges.missing.all() and not reading.edges.judged.any() and reading.absorption.isnan().all()
+    assert torch.isfinite(reading.decoder).all() and (reading.latents >= 0).any()
+    upright = torch.eye(3, dtype=torch.float64)
+    two, none = upright[None].repeat(2, 1, 1), torch.zeros(2, 3).double()
+    both = SAE(two, none, two.clone(), none.clone())
+    flat = torch.stack([upright, upright.clone()])
+    flat[1, 2] = flat[1, 1]
+    assert metrics.read(both, states, flat, [None, 0, 0]).edges.missing.tolist() == [[False] * 2, [True] * 2]
+
+
+def test_a_leaf_has_no_latent_that_does_not_hold_it():
+    """What is left over stands for nothing, though `match` gives it to somebody."""
+    states, upright = family(0.3, 0.4).states(), torch.eye(4, dtype=torch.float64)
+    rows = upright[[0, 1, 3]]
+    sae = SAE(rows.T[None].clone(), torch.tensor([[0.0, 0.0, 0.5]]).double(), rows[None], torch.zeros(1, 4).double())
+    reading = metrics.read(sae, states, upright[:3], [None, 0, 0])
+    assert reading.latents.tolist() == [[0, 1, 2]] and reading.assigned.tolist() == [[0, 1, -1]]

@@ -74,6 +74,9 @@ def match(
 class Mixing:
     """Decoder cosines between a feature's latent and features that it should not hold. Last axis: the pairs.
 
+    Pairs of parent and child are in the order of the children's numbers, those of siblings in that of the first, then
+    of the second. Where features are not orthogonal, a perfect SAE has their own cosines.
+
     In `Reading.mixing` the latent of a feature is the one that `match` finds, by absolute cosine and whatever it fires
     on: a feature that no latent holds may get one that is left over. `Reading.assigned` goes by what latents do.
 
@@ -139,18 +142,21 @@ def mixing(
 
 
 def labelled(
-    cosines: Float[Tensor, "*instances d_sae features"], latents: Int[Tensor, "*instances features"], tree: FeatureTree
+    cosines: Float[Tensor, "*instances d_sae features"],
+    latents: Int[Tensor, "*instances features"],
+    tree: FeatureTree | Sequence[int | None],
 ) -> pandas.DataFrame:
     """What each feature's latent holds of every feature, one row a pair, with their names and how they are related.
 
     The columns: `instance` (its place among all), `latent` (its number), `stands_for`, `feature`, `relation` of the
     feature to the one that the latent stands for ("itself", "child", "grandchild", "parent", "grandparent",
     "descendant" and "ancestor" beyond these, "sibling" or "unrelated"), and `cosine`. A feature without a latent (-1)
-    has no rows. Arguments as for `mixing`.
+    has no rows. Arguments as for `mixing`; features of which parents alone are given are named by their numbers.
     """
     import pandas  # here, as all else does without
 
-    names, parents = tree.names, tree.parents()
+    parents = _checked(tree, cosines.shape[-1])
+    names = tree.names if isinstance(tree, FeatureTree) else [f"feature {i}" for i in range(len(parents))]
 
     def above(feature: int) -> list[int]:
         parent = parents[feature]
@@ -193,11 +199,11 @@ def assign(
     """The latent of each feature by what it does: first by firing, then by absolute cosine. One to one, as in `match`.
 
     As many features as possible get a live latent that points toward them, fires wherever they do, and nowhere outside
-    of their family (the inputs of their topmost ancestor). A latent stands for a feature that has children only if it
-    points toward it and either fires so or has a cosine of at least `STANDS`; or if it is a *complement*: its cosine is
-    at most `-STANDS` and the decoder bias holds at least half of the feature's mean magnitude, so that the latent takes
-    the feature away where it is absent. Where none does the feature gets -1. `match` goes by cosines alone: it may give
-    a child a latent that takes it away, and a parent the latent that takes it away beside a loud child.
+    of their family (the inputs of their topmost ancestor). A latent stands for a feature only if it points toward it
+    and either fires so or has a cosine of at least `STANDS`; or if it is a *complement*: its cosine is at most
+    `-STANDS` and the decoder bias holds at least half of the feature's mean magnitude, so that the latent takes the
+    feature away where it is absent. Where none does the feature gets -1. `match` goes by cosines alone: it may give a
+    child a latent that takes it away, and a parent the latent that takes it away beside a loud child.
 
     Arguments and errors as for `edges`.
     """
@@ -214,13 +220,14 @@ def assign(
     cosines = decoder_cosines(sae, dictionary)
     with_it = never(~fires & seen, present) & never(fires, ~present[..., top] & seen)
     size = (probs[..., None] * features).sum(-2) / (probs[..., None] * present).sum(-2)
-    bias = (sae.b_dec.unsqueeze(-2) @ torch.linalg.pinv(dictionary.to(sae.b_dec))).squeeze(-2)
+    bias = (sae.b_dec.unsqueeze(-2) @ _inverse(dictionary.to(sae.b_dec))).squeeze(-2)
     complement = (cosines <= -STANDS) & (bias >= size / 2).unsqueeze(-2)
     is_parent = torch.tensor([feature in parents for feature in range(len(parents))])
-    stands = ((cosines > 0) & (with_it | (cosines >= STANDS))) | complement | ~is_parent
+    stands = ((cosines > 0) & (with_it | (cosines >= STANDS))) | complement
     certain = ((cosines > 0) & with_it) | (complement & never(fires, present) & is_parent)
     worth = len(parents) + 1.0  # one more of these is worth more than any cosines
-    latents = match(torch.where(stands, cosines.abs() + worth * certain, 0.0), live(acts, tolerance))
+    taken = stands | ~is_parent  # a leaf keeps a latent that leads toward it a little from being its parent's
+    latents = match(torch.where(taken, cosines.abs() + worth * certain, 0.0), live(acts, tolerance))
     held = stands.gather(-2, latents.clamp_min(0).unsqueeze(-2)).squeeze(-2)
     return torch.where(held, latents, -1)
 
@@ -310,7 +317,8 @@ def edges(
         latents: from `assign`.
         features: activations of the true features on the same inputs; they and `probs` may have leading axes as well.
         probs: probability of each state; 1 / n for n sampled inputs.
-        dictionary: the true directions, linearly independent.
+        dictionary: the true directions. Where they are linearly dependent, a row has no coefficients, and no edge can
+            be judged: as a parent that is missing.
         parents: as for `mixing`.
         tolerance: an activation at most this large counts as zero.
 
@@ -318,7 +326,7 @@ def edges(
         ValueError: as `mixing`.
     """
     parents = _checked(parents, features.shape[-1])
-    inverse = torch.linalg.pinv(dictionary.to(sae.W_dec))
+    inverse = _inverse(dictionary.to(sae.W_dec))
     parts, bias = sae.W_dec @ inverse, (sae.b_dec.unsqueeze(-2) @ inverse).squeeze(-2)
     signs = decoder_cosines(sae, dictionary)
     columns: list[list[Tensor]] = []
@@ -334,7 +342,7 @@ def edges(
         held = torch.maximum(every + bias[..., parent, None], size / 2)
         partial = torch.where(size > 0, others / held, 0).clamp(0, 1)
         alone, beside = (probs * (size > 0) * there for there in (features[..., child] <= 0, features[..., child] > 0))
-        weight, missing = beside.sum(-1), ~(shown & (alone + beside > 0)).any(-1)
+        weight, missing = beside.sum(-1), ~(shown & (alone + beside > 0)).any(-1) | part.isnan().any(-1)
         fits = (shown, ~shown & (others >= size / 2), partial)
         shares = [(beside * fit).sum(-1) / weight for fit in fits] + [(alone * shown).sum(-1) / alone.sum(-1)]
         columns.append(
@@ -345,6 +353,12 @@ def edges(
         none = acts.new_zeros(*acts.shape[:-2], 0)
         return Edges(none, none, none, none, none.bool(), none.bool(), none)
     return Edges(*(torch.stack(column, -1) for column in zip(*columns, strict=True)))
+
+
+def _inverse(dictionary: Float[Tensor, "*instances features d_in"]) -> Float[Tensor, "*instances d_in features"]:
+    """What takes a row to its coefficients of the directions; NaN where they are linearly dependent."""
+    independent = torch.linalg.matrix_rank(dictionary, rtol=1e-6) == dictionary.shape[-2]
+    return torch.where(independent[..., None, None], torch.linalg.pinv(dictionary), torch.nan)
 
 
 def each_its_own(
@@ -527,7 +541,9 @@ def read(
         states: the data, of all; or, for a sweep, those of each setting, with as many states each. The parameters' axes
             are then (settings, seeds). A tree whose states cannot be listed is read on samples:
             `States(tree.sample(n, 0), torch.full((n,), 1 / n))`.
-        dictionary: the true directions, of all instances or of each seed its own; a tensor or an array.
+        dictionary: the true directions, of all instances or of each seed its own; a tensor or an array. Where features
+            are not orthogonal, the mixing of a perfect SAE is their own cosine. Where they are linearly dependent, such
+            as more features than dimensions, the edges cannot be judged and are NaN.
         parents: for each feature the number of its parent, which comes before it, or None, as from
             `FeatureTree.parents`; or the tree.
 
@@ -556,6 +572,10 @@ def read(
         raise ValueError(
             f"the dictionary has shape {tuple(dictionary.shape)}; for {wanted[0]} features and d_in {wanted[1]} it "
             f"must be {wanted}, with or without leading axes that fit those of the SAEs, {axes}."
+        )
+    if broken := [name for name, value in sae.parameters.items() if not value.isfinite().all()]:
+        raise ValueError(
+            f"the SAE's {', '.join(broken)} hold values that are not finite; its training must have failed."
         )
     if not dictionary.isfinite().all():
         raise ValueError("the dictionary holds values that are not finite.")
