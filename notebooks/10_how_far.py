@@ -144,16 +144,16 @@ chapter.experiments.effect_table(effects)
 # ## The data, one factor at a time
 #
 # The lines are theory. Given which latents fire where, the best decoders follow from a small least-squares problem. It
-# agrees with the closed forms where there are any, and covers
-# three levels as well. In converged seeds whose latents fire with their own features and no others, the largest
-# distance of any of the three mixings from theory is {glue:text}`theory_gap`, over all factors that this theory
-# reaches.
+# agrees with the closed forms where there are any, and covers three levels too. Where latents fire with their own
+# features alone and have converged ({glue:text}`theory_judged` seeds), no mixing is further from it than
+# {glue:text}`theory_gap`. At none of these amounts does any seed: {glue:text}`theory_without`.
 
 # %% tags=["hide-input"]
 covered = {name: factor for name, factor in factors.items() if factor.covered}
 theories = {name: chapter.expectation.expected(factor) for name, factor in covered.items()}
-theory_gap = chapter.expectation.theory_gap(explored, theories)
-claims.glue(theory_gap=claims.number(theory_gap))
+gap = chapter.expectation.theory_gap(explored, theories)
+claims.glue(theory_gap=claims.number(gap.largest), theory_judged=f"{gap.judged} of {gap.trained}")
+claims.glue(theory_without=gap.unjudged())
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "How the children fire. Lines: theory; points: medians from near the truth with bars over seeds. Overlap (top left; open circles: medians over all live random seeds): from near the truth the parent's cosine does not move, unless a prefix ends between the two children. Unequal children (top right): the rarer child falls and the commoner rises (open circles: seeds in which a latent fires on other inputs than its own). A third level (bottom left) hardly moves the mixing above it. Ten children that share the same total (bottom right) have {glue:text}`ten_each:.3f` each, but together {glue:text}`ten_length:.3f`.", "name": "fig-reach-children"}, "image": {"alt": "Four panels. Overlap leaves three level lines; a fourth, with a prefix between the children, falls. For unequal children two curves part, the rarer child's falling. With a third level the upper curve is level and the lower ones rise. With more children the cosine with one child falls. Nearly all points lie on the lines."}}
 most = factors["number of children"].amounts[-1]
@@ -283,7 +283,7 @@ figure = chapter.drawing.draw_strips(many, sampled, controls, float(base_cosine)
 judged = {name: effect for name, effect in effects.items() if name != "child's probability"}
 converged = torch.cat([case.run.converged[0] for case in many.values()])
 measured = chapter.experiments.effect_measures(judged, base_cosine) | {
-    "theory_gap": theory_gap,
+    "theory_gap": gap.largest,
     "sampled_gap": sampled_gap,
     "mixing_without_its_cause": abs(without_cause),
     "control_mixing": controls["near the truth"].abs(),

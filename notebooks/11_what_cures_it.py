@@ -124,8 +124,8 @@ claims.glue(near_relu=judged["worst_toy_near_truth"], near_batchtopk=judged["cle
 # %% [markdown]
 # ## Does it hold up?
 #
-# A seed is *clean* if every feature has a latent, no decoder cosine of parent, child or sibling reaches .05, and
-# absorption, its partial form included, is below .05.
+# A seed is *clean* if every feature is recovered to a cosine of .95, no decoder cosine of parent, child or sibling
+# reaches .05, and absorption, its partial form included, is below .05.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Decoder cosines with the true features on the toy of this page's parameters, one random start: plain, the remedy that was chosen, and ours.", "name": "fig-remedies-decoders"}, "image": {"alt": "Three heat maps. Plain: the parent holds both children, each child a negative sibling. The chosen remedy: the same, weaker. Ours: ones on the diagonal, and next to nothing elsewhere."}}
 figure = chapter.drawing.decoders(page)

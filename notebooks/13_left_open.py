@@ -178,7 +178,7 @@ Markdown(chapter.remaining.table_left(left))
 # sorting mended, {glue:text}`missed_mended`.
 #
 # At the upper end of the first share's 95% interval at least one of two runs would miss a feature with probability
-# {glue:text}`two_high:.2f`. One of two is unusual, not absurd (Fisher's exact test: {glue:text}`fisher:.3f`).
+# {glue:text}`two_high:.2f`. One of two does not contradict our share (Fisher's exact test: {glue:text}`fisher:.3f`).
 
 # %% tags=["remove-cell"]
 misses = chapter.remaining.misses()

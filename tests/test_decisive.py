@@ -98,6 +98,7 @@ def share_clean(kind):
         "mixing": torch.cat([mix.parent_to_child, mix.child_to_sibling, mix.child_to_parent], -1).abs().amax(-1),
         "absorption": edges.mean(edges.partial), "silent": edges.mean(edges.silent),
         "unjudged": 1 - edges.judged.double().mean(-1), "missing": (reading(kind).latents < 0).sum(-1),
+        "recovered95": (mix.own >= 0.95).double().mean(-1),
     }  # fmt: skip
     return is_clean(found)
 
@@ -152,7 +153,7 @@ FAILS = {
     },
     "topk-too": topk(),
     "less-at-low-probability": {
-        "drop_with_a_rarer_family_random": lambda: rates().drop("random", "rarer family"),
+        "drop_with_a_rarer_family_sampled": lambda: rates().drop("random", "rarer family"),
         "drop_with_a_rarer_child_random": lambda: rates().drop("random", "rarer child"),
     },
     "lowest-loss-cleanest": dict.fromkeys(("recovery_gap", "shortfall_in_blocks_of_8"), recoveries),

@@ -118,7 +118,7 @@ def test_a_rarer_child_is_mixed_in_less_and_a_rarer_family_as_much(toy):
     t = [matryoshka_ratio(q, 2) for q in (0.4, 0.05)]
     theirs = 1 - (t[1] / (1 + 2 * t[1] ** 2) ** 0.5) / (t[0] / (1 + 2 * t[0] ** 2) ** 0.5)
     assert moves.drop("near the truth", "rarer child") == pytest.approx(theirs, abs=1e-3)
-    assert set(moves.cosines) == {"near the truth", "random", "sampled, near the truth"}
+    assert set(moves.cosines) == {"near the truth", "random", "sampled, near the truth", "large batches, random"}
     assert all(len(found["default"]) <= 8 for found in moves.cosines.values())
 
 

@@ -480,11 +480,14 @@ def test_the_gap_counts_converged_seeds_that_fire_as_theory_assumes():
     explored = {"it": experiments.explore(factor, replace(TINY, n_steps=1500, start_noise=0.05))}
     theories = {"it": expectation.expected(factor)}
     assert expectation.own_firing(explored["it"]).all() and explored["it"].run.converged.any()
-    assert expectation.theory_gap(explored, theories) < 1e-4
+    found, trained = expectation.theory_gap(explored, theories), explored["it"].run.converged.numel()
+    assert found.largest < 1e-4 and 0 < found.judged <= found.trained == trained and found.unjudged() == "none"
     wrong = {"it": replace(theories["it"], line=theories["it"].line + 0.5)}
-    assert expectation.theory_gap(explored, wrong) == pytest.approx(0.5, abs=1e-3)
+    assert expectation.theory_gap(explored, wrong).largest == pytest.approx(0.5, abs=1e-3)
     never = replace(explored["it"].run, converged=torch.zeros_like(explored["it"].run.converged))
-    assert math.isnan(expectation.theory_gap({"it": replace(explored["it"], run=never)}, theories))
+    nothing = expectation.theory_gap({"it": replace(explored["it"], run=never)}, theories)
+    assert math.isnan(nothing.largest) and nothing.judged == 0
+    assert nothing.unjudged() == f"it {', '.join(map(str, factor.amounts))}"
     silent = replace(explored["it"].run, sae=explored["it"].run.sae.map(torch.zeros_like))
     assert not expectation.own_firing(replace(explored["it"], run=silent)).any()
 

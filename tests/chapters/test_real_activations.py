@@ -119,6 +119,7 @@ def test_reading_an_sae_that_is_right():
     only = data.Planted(planted.acts @ planted.dictionary, planted.acts, planted.dictionary, planted.tree)
     found = experiments.read_families(sae, only)
     assert found.own.min() > 0.999 and found.child.min() > 0.999 and found.cosines.abs().max() < 1e-3
+    assert found.elsewhere.abs().max() < 1e-3
     assert found.recall_with.min() > 0.95 and found.recall_without.min() > 0.95
     assert found.places.tolist() == [[0, 0, 0]] * 8 and (found.fvu < 1).all()
 

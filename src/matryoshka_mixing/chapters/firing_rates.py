@@ -19,6 +19,8 @@ from matryoshka_mixing.training import Setting, TrainConfig, Trained, train
 
 COUNTS = (2, 4, 8)
 """Numbers of children that share one probability of any child."""
+LARGER = 20
+"""By how much the largest batches are larger: a family that is 300 times rarer than the default is in nearly all."""
 CONTOURS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 """Cosines at which theory's contours are drawn."""
 
@@ -178,8 +180,8 @@ class Moves:
     """The first latent's cosine with a child, mean over children, in the live seeds of every run.
 
     Attributes:
-        cosines: by the run ("near the truth", "random", "sampled, near the truth"), then by the move ("default",
-            "rarer family", "rarer child").
+        cosines: by the run ("near the truth", "random", "sampled, near the truth", "large batches, random"), then by
+            the move ("default", "rarer family", "rarer child").
     """
 
     cosines: Mapping[str, Mapping[str, Float[Tensor, " _"]]]
@@ -200,11 +202,12 @@ def make_moves(toy: Toy) -> Moves:
     }
     settings, directions = toy.settings(list(moves.values()), toy.seeds), toy.directions(toy.seeds)
     near = start_near(directions, toy.seeds, p.start_noise)
-    sampled = replace(toy.exact, batch_size=p.batch_size, seed=p.seed)
+    random, sampled = random_start(toy.sae, toy.seeds), replace(toy.exact, batch_size=p.batch_size, seed=p.seed)
     runs = {
         "near the truth": (near, toy.exact),
-        "random": (random_start(toy.sae, toy.seeds), toy.exact),
+        "random": (random, toy.exact),
         "sampled, near the truth": (near, sampled),
+        "large batches, random": (random, replace(sampled, batch_size=LARGER * p.batch_size)),
     }
     cosines: dict[str, dict[str, Tensor]] = {}
     for name, (start, config) in runs.items():

@@ -232,6 +232,16 @@ class Balance:
         worst = np.abs(np.stack(lines)).max(0)
         return float(fine[worst.argmin()]), float(worst.min())
 
+    def largest(self, weight: float) -> Float[Tensor, " kept"]:
+        """The largest encoder cosine with a child, in size, at a weight: of seeds that are live and lead throughout.
+
+        By straight lines over the logarithm of the weight between the points; of none at a weight of NaN.
+        """
+        kept = (self.live & self.leads).all(0) & (weight == weight)
+        curves = self.encoder[:, kept].flatten(1).T.numpy()
+        found = [np.interp(np.log(weight), np.log(self.weights), curve) for curve in curves]
+        return torch.tensor(found, dtype=torch.float64).reshape(-1, self.encoder.shape[-1]).abs().amax(-1)
+
 
 def crossing(weights: Float[np.ndarray, " n"], values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     """Where values first rise through zero, by a straight line over the logarithm of the weight; NaN if nowhere."""
@@ -328,7 +338,7 @@ def measured(found: Mapping[tuple[str, str, bool], Single], balanced: Mapping[st
         "anticorrelated": near["anti-correlated"].second,
         "balance": (crossings[~crossings.isnan()] - PUBLISHED).abs(),
         "unbalanced": balanced["unequal"].best[1],
-        "balanced": equal.best[1],
+        "balanced": equal.largest(float(crossings.nanmedian())),
         "bias_gap": (near["independent"].bias[:, 1] - TOYS["independent"].with_first).abs(),
         "sampled_gap": float((balanced["sampled"].crossings.nanmedian() - crossings.nanmedian()).abs()),
         "independent": near["independent"].second.abs(),

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from matryoshka_mixing import metrics, theory
 from matryoshka_mixing.chapters.how_far.data import Factor, Parameters, correlated_pair, first_seeds
-from matryoshka_mixing.chapters.how_far.experiments import Explored, kept, measure, places, three
+from matryoshka_mixing.chapters.how_far.experiments import Explored, measure, places, three
 from matryoshka_mixing.features import States
 from matryoshka_mixing.metrics import Mixing
 from matryoshka_mixing.sae import SAE
@@ -120,15 +120,41 @@ def own_firing(explored: Explored) -> Bool[Tensor, "settings seeds"]:
     return torch.stack(rows)
 
 
-def theory_gap(explored: Mapping[str, Explored], theories: Mapping[str, Expected]) -> float:
-    """The largest distance of any mixing from theory in converged seeds that fire as it assumes; NaN if none does."""
-    gaps = []
+@dataclass(frozen=True)
+class Gap:
+    """How far trained SAEs are from theory, in converged seeds from near the truth that fire as it assumes.
+
+    Attributes:
+        largest: distance of any mixing from theory; NaN if no seed can be judged.
+        judged, trained: how many seeds these are, over all factors and amounts, and of how many.
+        without: of each factor the amounts at which no seed can be judged.
+    """
+
+    largest: float
+    judged: int
+    trained: int
+    without: dict[str, list]
+
+    def unjudged(self) -> str:
+        """`without` in words."""
+        lists = (f"{name} {', '.join(map(str, amounts))}" for name, amounts in self.without.items())
+        return "; ".join(lists) or "none"
+
+
+def theory_gap(explored: Mapping[str, Explored], theories: Mapping[str, Expected]) -> Gap:
+    """Compare all factors that theory reaches."""
+    gaps, trained = [], 0
+    without: dict[str, list] = {}
     for name, line in theories.items():
         fits = own_firing(explored[name]) & explored[name].run.converged
         away = (explored[name].near - torch.from_numpy(line.line)[:, None]).abs().amax(-1)
-        gaps.append(kept(away[fits]))
+        fits &= ~away.isnan()
+        gaps.append(away[fits])
+        trained += fits.numel()
+        none = [explored[name].factor.amounts[i] for i in (~fits.any(-1)).nonzero().flatten().tolist()]
+        without |= {name: none} if none else {}
     every = torch.cat(gaps)
-    return float(every.max()) if len(every) else float("nan")
+    return Gap(float(every.max()) if len(every) else float("nan"), len(every), trained, without)
 
 
 def eigen_line(factor: Factor) -> Float[np.ndarray, " amounts"]:

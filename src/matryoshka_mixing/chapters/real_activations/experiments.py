@@ -92,10 +92,11 @@ class Families:
         cosines: of the parent's latent with each child, shape (families, children).
         predicted: the same by theory, for a Matryoshka SAE (or detached deltas) with latents in these prefixes.
         own: cosine of the parent's latent with the parent, shape (families,).
+        elsewhere: the same with the commoner children of the other families, mean over them.
         child: cosine of each child's latent with the child.
         places: number of the prefix that each latent first is in, shape (families, three).
-        recall_with, recall_without: share of the parent's inputs with and without the child on which its latent fires;
-            NaN where the edge cannot be judged.
+        recall_with, recall_without: share of the parent's inputs with and without the child on which its latent fires
+            (the one that `metrics.assign` gives it); NaN where the edge cannot be judged.
         partial: how much of the parent other latents write beside the child.
         fvu: fraction of variance unexplained by each prefix.
         latents: numbers of the latents of parent, rare and commoner child, shape (families, three); -1: none.
@@ -104,6 +105,7 @@ class Families:
     cosines: Tensor
     predicted: Tensor
     own: Tensor
+    elsewhere: Tensor
     child: Tensor
     places: Tensor
     recall_with: Tensor
@@ -122,9 +124,12 @@ def read_families(sae: SAE, planted: Planted, detached: bool = False) -> Familie
     decoder = metrics.decoder_cosines(sae, planted.dictionary)
     latents = metrics.match(decoder, metrics.live(acts))
     held = decoder[latents].unflatten(0, (FAMILIES, 3)).unflatten(-1, (FAMILIES, 3))
+    commoner = held[:, 0, :, 2]
+    elsewhere = (commoner.sum(-1) - commoner.diagonal()) / (FAMILIES - 1)
     held = held[torch.arange(FAMILIES), :, torch.arange(FAMILIES)]  # of each family its own features
     places = torch.bucketize(latents, torch.tensor(widths), right=True).reshape(FAMILIES, 3)
-    edges = metrics.edges(sae, acts, latents, planted.acts, probs, planted.dictionary, parents)
+    seen = planted.acts, probs, planted.dictionary, parents
+    edges = metrics.edges(sae, acts, metrics.assign(sae, acts, *seen), *seen)
     power = (x - x.mean(0)).square().sum()
     fvu = torch.stack([(x - sae.decode(acts, width)).square().sum() / power for width in widths])
 
@@ -132,7 +137,8 @@ def read_families(sae: SAE, planted: Planted, detached: bool = False) -> Familie
         return share.reshape(FAMILIES, len(CHILDREN))
 
     return Families(
-        held[:, 0, 1:], predicted_cosines(places, point, detached), held[:, 0, 0], held[:, [1, 2], [1, 2]], places,
+        held[:, 0, 1:], predicted_cosines(places, point, detached), held[:, 0, 0], elsewhere, held[:, [1, 2], [1, 2]],
+        places,
         each(edges.recall_with), each(edges.recall_without), each(edges.partial), fvu,
         latents.reshape(FAMILIES, 3),
     )  # fmt: skip

@@ -201,10 +201,14 @@ class Map:
         """The parent's latent's cosine with the commoner child, mean over families, or the predicted one: (seeds,)."""
         return self.of(point, kind, name)[..., 1].mean(1)
 
-    def theory_gap(self, point: str) -> np.ndarray:
-        """The mean cosine with a child, over both kinds of children, less the equation's, in size: (seeds,)."""
+    def beyond_theory(self, point: str) -> np.ndarray:
+        """The mean cosine with a child, over both kinds of children, less the equation's: (seeds,)."""
         found, says = (self.of(point, MATRYOSHKA, name).mean((1, 2)) for name in ("cosines", "predicted"))
-        return np.abs(found - says)
+        return found - says
+
+    def theory_gap(self, point: str) -> np.ndarray:
+        """The same in size."""
+        return np.abs(self.beyond_theory(point))
 
     def absorbing(self, point: str, kind: str) -> np.ndarray:
         """Share of the pairs that can be judged whose gap is more than `DROP`: (seeds,)."""
@@ -248,6 +252,7 @@ def mixing_measures(found: Results, sizes: Map) -> dict[str, np.ndarray | float]
         "remedy_cosine": np.abs(found.cosines(REMEDY)[:, 1]),
         "remedy_cost": full[REMEDY] - full[MATRYOSHKA],
         "own_cosine": found.of(PLANTED, MATRYOSHKA, "families.own").mean(1),
+        "elsewhere_cosine": np.abs(found.of(PLANTED, MATRYOSHKA, "families.elsewhere").mean(1)),
     }
 
 

@@ -89,8 +89,14 @@ def _three_levels() -> FeatureTree:
     return FeatureTree(1.0, (FeatureTree(0.3, children, True),), is_read_out=False)
 
 
+def _together() -> FeatureTree:
+    """Six features that fire by halves on a fifth of the inputs."""
+    topic = FeatureTree(0.2, tuple(FeatureTree(0.5) for _ in range(6)), is_read_out=False)
+    return FeatureTree(1.0, (topic,), is_read_out=False)
+
+
 NO_BIAS = {"encoder_bias": False, "decoder_bias": False}
-INDEPENDENT = "independent features"
+INDEPENDENT, TOGETHER = "independent features", "features that fire together"
 TOYS = {
     "three features": Toy(family(0.3, 0.4), (1, 3), NO_BIAS),
     "with a penalty and biases": Toy(family(0.3, 0.4), (1, 3), {"l1": 0.03}),
@@ -103,8 +109,10 @@ TOYS = {
     "twenty features": Toy(features.twenty_feature_tree(), (11, 20), {"l1": 0.03}, sampled=True),
     "*Feature Hedging*'s": Toy(family(0.25, 0.15, 3, exclusive=False), (1, 4), {"l1": 0.03}),
     INDEPENDENT: Toy(features.independent([0.1] * 8), (4, 8), {"l1": 0.03}),
+    TOGETHER: Toy(_together(), (3, 6), {"l1": 0.1}),
 }
-"""Of chapters 2 to 4, 7, 5, 8, 10, 11, 6 and 14, prefixes holding whole levels; and a control without a hierarchy."""
+"""Of chapters 2 to 4, 7, 5, 8, 10, 11, 6 and 14, prefixes holding whole levels; and two without a hierarchy: a control,
+and one whose penalty turns latents by itself."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from matryoshka_mixing.chapters.what_cures_it.toys import Case
 from matryoshka_mixing.sae import SAE
 
 CLEAN = 0.05
-"""An SAE is clean if no mixing and no absorption is as large as this, and no feature lacks a latent."""
+"""An SAE is clean if no mixing and no absorption is as large as this, and every feature is recovered to .95."""
 
 
 def measure(case: Case, sae: SAE, pursued: bool = False) -> dict[str, Float[np.ndarray, "kinds seeds *prefixes"]]:
@@ -71,9 +71,10 @@ def measure(case: Case, sae: SAE, pursued: bool = False) -> dict[str, Float[np.n
 
 
 def is_clean(found: Mapping[str, Tensor]) -> Tensor:
-    """1 where an SAE is clean: no feature lacks a latent, every edge can be judged, both troubles are below `CLEAN`."""
+    """1 where an SAE is clean: every feature recovered to .95, every edge judged, both troubles below `CLEAN`."""
     small = (found["mixing"] < CLEAN) & (found["absorption"] < CLEAN) & (found["silent"] < CLEAN)
-    return (small & (found["missing"] == 0) & (found["unjudged"] == 0)).double()
+    recovered = (found["missing"] == 0) & (found["recovered95"] == 1)
+    return (small & recovered & (found["unjudged"] == 0)).double()
 
 
 def _largest(values: Float[Tensor, "*instances some"]) -> Float[Tensor, "*instances"]:
