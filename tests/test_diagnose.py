@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -68,7 +69,10 @@ def test_partners_are_the_children():
     assert {partner.latent for partner in found.partners[0]} == {1, 2}
     for partner in found.partners[0]:
         assert 0.5 < partner.together < 0.8 and partner.cosine > partner.refitted + 0.2
-    assert "Of 1 inner latents 1 lean" in found.words and "the change from cosine to refitted counts" in found.words
+    assert "Of 1 inner latents 1 lean" in found.words and re.search(
+        r"Most lean latents 0 \(0.\d+, toward [12], [12]\)", found.words
+    )
+    assert "By prefix" not in found.words and "the change from cosine to refitted counts" in found.words
 
 
 def test_the_remedy_does_not_lean():
@@ -109,6 +113,7 @@ def test_what_a_penalty_turns_is_no_lean(l1):
     x = sampled(topic(), directions, 8000, 0.02)[0]
     found = mm.diagnose(sae, x, widths=(2, 4, 6))
     assert not found.leans.any() and not found.opposite.any() and found.l1 == l1 and not found.explained
+    assert re.search(r"median lean: 0 to 1: 0 of 2 \(0.\d+\); 2 to 3: 0 of 2 ", found.words)
     assert torch.allclose(found.by_penalty, found.lean, atol=0.3 * l1**2 + 5e-3)
     assert found.shrinkage == pytest.approx(l1, rel=0.05) and f"the L1 penalty of {l1:g} makes" in found.words
     unknown = mm.diagnose(sae, x, widths=(2, 4, 6), l1=0)

@@ -96,7 +96,7 @@ def test_the_objective_refuses_an_sae_that_activates_otherwise():
     config, directions = SAEConfig(6, (1, 3), activation="batchtopk", k=0.5), orthonormal_dictionary(3, 6, 0)
     loss, _ = objective(Setting(config, family(0.3, 0.4).states(), directions), range(2), TrainConfig(3))
     start = start_near(directions, range(2))
-    with pytest.raises(ValueError, match=r"with relu and k None, and the setting's has batchtopk and k 0.5; start from"):
+    with pytest.raises(ValueError, match=r"with relu and k None, and the setting's has batchtopk and k 0.5; start"):
         descend(loss, start, TrainConfig(3))
     assert descend(loss, start.with_config(config), TrainConfig(3)).sae.one_config == config
 

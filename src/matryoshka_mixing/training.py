@@ -606,6 +606,7 @@ def descend(
     *,
     held: Mapping[str, Any] | None = None,
     scale: float | Tensor = 1.0,
+    progress: bool = False,
 ) -> Trained:
     """Train on any loss: for interventions and losses of your own, which `train` does not know; on any device.
 
@@ -625,6 +626,7 @@ def descend(
         held: what stays as it starts: for a parameter's name an index into it, such as
             `{"b_enc": ..., "W_dec": np.s_[..., 0, :]}` for the encoder biases and the first latent's decoder.
         scale: gradient norms are divided by this (E||x||^2 to compare with `train`).
+        progress: show a progress bar, in steps.
 
     Raises:
         ValueError: if the objective does not give one number for each instance, or `held` names no parameter.
@@ -635,7 +637,7 @@ def descend(
     means = {name: torch.zeros_like(parameter) for name, parameter in sae.parameters.items()}
     squares = {name: torch.zeros_like(parameter) for name, parameter in sae.parameters.items()}
     history, path, recorded = [], [], set(config.recorded)
-    for step in range(config.steps):
+    for step in tqdm(range(config.steps), disable=not progress, unit="step"):
         loss, gradient = _loss_and_gradient(objective, sae, held or {})
         if step in recorded:
             history.append(loss)

@@ -70,8 +70,8 @@ FEW = 10
 FITTED = 1e-3
 """A decoder whose judged rows all move by a smaller share of their length in the refit is a fit already (our default:
 rounding to float16 moves them less, to bfloat16 more; training by gradients leaves more)."""
-NAMED = 10
-"""How many latents, those that lean most, are told with their partners."""
+NAMED, TOLD = 10, 5
+"""How many latents, those that lean most, are told with their partners, and how many in the few sentences."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,7 @@ class Diagnosis:
             f"pull of later latents {self.median('along'):.2f}, with permuted ones {self.median('permuted'):.2f}.",
             f"Median lean {self.median('lean'):.3f}, predicted {self.median('predicted'):.3f}"
             + (f"; the L1 penalty of {self.l1:g} makes {self.median('by_penalty'):.3f}." if self.l1 else "."),
+            *self._shells(),
             f"The refit takes the unexplained share of variance from {self.fvu:.3f} to {self.fvu_refitted:.3f}.",
         ]
         if self.fitted:
@@ -228,6 +229,23 @@ class Diagnosis:
                 "less often beside the child, by more than 0.1."
             )
         return "\n".join(lines)
+
+    def _shells(self) -> list[str]:
+        """The finding by prefix, where there are several inner ones, and the latents that lean most."""
+        parts, inner = [], self.widths[:-1]
+        for first, last in zip((0, *inner), inner, strict=False):
+            judged = self.judged[first:last]
+            if judged.any():
+                lean = float(self.lean[first:last][judged].nanmedian())
+                parts.append(
+                    f"{first} to {last - 1}: {int(self.leans[first:last].sum())} of {int(judged.sum())} ({lean:.3f})"
+                )
+        lines = [f"By prefix, latents that lean of those judged, and their median lean: {'; '.join(parts)}."]
+        most = [
+            f"{k} ({float(self.lean[k]):.3f}, toward {', '.join(str(one.latent) for one in some)})"
+            for k, some in list(self.partners.items())[:TOLD]
+        ]
+        return lines[: len(inner) > 1] + [f"Most lean latents {'; '.join(most)}."] * bool(most)
 
     def _doubts(self) -> list[str]:
         """What makes the finding worth little."""
