@@ -69,9 +69,9 @@ figure = chapter.draw_rates(rates, p)
 # ## The number
 #
 # Two moves from the default, one at a time: the family 300 times rarer, or each child 8 times rarer beside its parent.
-# Of the exact loss the family's rate is a factor, which Adam divides out, so there it cannot matter. Batches leave it to
-# chance: the largest, {glue:text}`large_batch` inputs each, nearly all hold the rarer family, and from random starts the
-# median changes by {glue:text}`change_sampled:+.0%`.
+# Of the exact loss the family's rate is a factor, which Adam divides out, so there it cannot matter. Batches leave it
+# to chance: the largest, {glue:text}`large_batch` inputs each, nearly all hold the rarer family, and from random starts
+# the median changes by {glue:text}`change_sampled:+.0%`.
 
 # %%
 moves = chapter.make_moves(toy)
@@ -107,7 +107,6 @@ figure = chapter.draw_wider(wider, p)
 # with a decoder bias, here as rare as those of the rarest family.
 
 # %%
-control = chapter.control(toy)
 measured = {
     "drop_with_a_rarer_family_sampled": moves.drop("large batches, random", "rarer family"),
     "drop_with_a_rarer_family_random": moves.drop("random", "rarer family"),
@@ -115,7 +114,7 @@ measured = {
     "drop_with_a_rarer_child": moves.drop("near the truth", "rarer child"),
     "drop_with_a_rarer_child_random": moves.drop("random", "rarer child"),
     "theory_gap": rates.theory_gap,
-    "control_mixing": control,
+    "control_mixing": chapter.control(toy),
     "converged": rates.converged,
 }
 verdict = claims.judge(claims.load()["less-at-low-probability"], measured, started=p.n_seeds)

@@ -116,8 +116,8 @@ claims.glue(map_within=f"{sum(within)} of {len(within)}", map_larger=sum(larger)
 figure = chapter.draw_map(sizes)
 
 # %% [markdown]
-# K = 16 leaves {glue:text}`map_k_own:.0%` of the commoner children a latent of their own; the parent's holds them too: a
-# median lean of {glue:text}`map_k:.3f`, by the equation {glue:text}`map_k_says:.3f`.
+# K = 16 leaves {glue:text}`map_k_own:.0%` of the commoner children a latent of their own; the parent's holds them too:
+# a median lean of {glue:text}`map_k:.3f`, by the equation {glue:text}`map_k_says:.3f`.
 #
 # With magnitude 6 alone all have one, mostly in the parent's prefix: by the equation
 # {glue:text}`map_magnitude_says:.3f`, found {glue:text}`map_magnitude:.3f`.
@@ -261,9 +261,9 @@ claims.glue(
 # ```
 #
 # It reads SAEs of SAELens (whose files do not keep the widths of the prefixes) and dictionary_learning, and activations
-# from NumPy, safetensors, torch or Parquet files. It prints how many inner latents lean, and writes a page that names the
-# later ones that each leans toward. Give it ten times as many rows as latents. With `--labels` and `--hierarchy` it also
-# says what becomes of a labelled parent beside each child.
+# from NumPy, safetensors, torch or Parquet files. It prints how many inner latents lean, and writes a page that names
+# the later ones that each leans toward. Give it ten times as many rows as latents. With `--labels` and `--hierarchy` it
+# also says what becomes of a labelled parent beside each child.
 #
 # ## The verdicts
 

@@ -26,8 +26,8 @@
 # latent toward its children, sparsity with enough latents pushes its encoder away. Weights on the prefixes trade one
 # for the other, and the paper proposes such *balanced* Matryoshka SAEs. The bargain of {doc}`04_why_it_happens` is this
 # trade. What is new in this book: closed forms for the mixing, for unequal children and any ranks and prefixes too, and
-# for what a penalty adds where children are equal; interventions on single terms of the loss that show which terms mix and which protect; and counts over
-# random starts, each with directions of its own.
+# for what a penalty adds where children are equal; interventions on single terms of the loss that show which terms mix
+# and which protect; and counts over random starts, each with directions of its own.
 #
 # ## What was predicted
 #

@@ -144,7 +144,7 @@ class Diagnosis:
             more than `LEAST` and than in any draw, with a lean of 0 or below or none, as a mixed complement does.
         l1: the penalty that was reckoned with.
         shrinkage: the penalty under which the last prefix's own latents would shrink as they do (their median).
-        explained: how many of the latents that lean would not, if `shrinkage` were the penalty.
+        explained: how many of the latents that lean would not, if `shrinkage` were the penalty; said if it is most.
         partners: of the latents that lean most, by number.
         fvu, fvu_refitted: fraction of variance unexplained by the full reconstruction, before and after the refit.
         fvu_prefixes: that of each prefix, before.
@@ -211,7 +211,7 @@ class Diagnosis:
                 "The decoder is a least-squares fit to these activations already: that no latent moves says nothing."
             )
         lines += self._complements()
-        if self.explained:
+        if self.explained > self.leans.sum() / 2:
             lines.append(
                 f"The last prefix's latents shrink as under an L1 penalty of {self.shrinkage:.2g}, which would explain "
                 f"{self.explained} of the latents that lean. If one was trained with, give it as l1."
