@@ -58,8 +58,9 @@ book: $(INSTALLED) ## run every notebook and render the site into _build/html
 	@$(PY) scripts/alone.py _build/.lock $(PARALLEL) PROFILE=$(PROFILE) published
 
 # In a folder of its own, so that `make book` does not take the copies for its own results.
-site: $(INSTALLED) ## render the committed notebooks as they are, without running them (what nbval has compared), into _build/html
+site: $(INSTALLED) ## render the committed notebooks as they are into _build/html; WITH=out.ipynb: that one, of papermill, in its place
 	@mkdir -p _build/committed/notebooks && cp $(NAMES:%=notebooks/%.ipynb) _build/committed/notebooks
+	@$(if $(WITH),$(PY) scripts/render.py place _build/committed/notebooks $(WITH))
 	@$(PY) scripts/alone.py _build/.lock $(PARALLEL) BUILD=_build/committed published
 
 pdf: book ## print the whole book into _build/html/matryoshka-mixing.pdf (needs Debian's chromium)

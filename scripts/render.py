@@ -2,7 +2,8 @@
 
 `build` gathers the sources of the book in `BUILD/source`, renders them with Jupyter Book (a warning is an
 error) and checks the pages. `publish` swaps the site into place. `check` looks at a finished site. `pdf` prints the
-whole book. `figure` takes a figure out of an executed notebook, for the README.
+whole book. `figure` takes a figure out of an executed notebook, for the README. `place` puts a notebook that papermill
+wrote in the place of its chapter's, to be rendered with the others.
 """
 
 import argparse
@@ -407,6 +408,22 @@ def stored_figure(notebook, name):
     raise ValueError(f"{notebook} has no figure called {name}")
 
 
+def place(notebook, folder):
+    """Put a `notebook` that papermill wrote in the place of the same chapter's in `folder`."""
+    try:
+        ran = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["papermill"]
+        chapter = folder / f"{Path(ran['input_path']).stem}.ipynb"
+        if ran.get("exception") or not chapter.is_file():
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError):
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.ipynb")))
+        sys.exit(
+            f"error: {notebook} is no notebook that papermill wrote, without an error, from one of {known}; "
+            "write one with: papermill notebooks/NAME.ipynb out.ipynb -p ..."
+        )
+    shutil.copy(notebook, chapter)
+
+
 def main():
     """Parse the command line and run one of the steps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -427,12 +444,18 @@ def main():
     step.add_argument("notebook", type=Path, help="executed notebook")
     step.add_argument("name", help="name of the figure, such as fig-matryoshka-curve")
     step.add_argument("image", type=Path, help="PNG file to write")
+    step = steps.add_parser("place", help="put notebooks that papermill wrote in the place of their chapters'")
+    step.add_argument("folder", type=Path, help="where the executed notebooks of all chapters lie")
+    step.add_argument("notebooks", type=Path, nargs="+", help="notebooks that papermill wrote")
     args = parser.parse_args()
 
     if args.step == "figure":
         args.image.write_bytes(stored_figure(args.notebook, args.name))
     elif args.step == "build":
         build_site(args.build, args.notebooks)
+    elif args.step == "place":
+        for notebook in args.notebooks:
+            place(notebook, args.folder)
     elif args.step in ("publish", "pdf"):
         {"publish": publish, "pdf": pdf}[args.step](args.build, args.site)
     else:

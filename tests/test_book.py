@@ -175,3 +175,37 @@ def test_a_disk_that_is_full_is_told_once_not_file_by_file(tmp_path, monkeypatch
     done.stdout = "WARNING: a page is missing\n"
     with pytest.raises(SystemExit, match="a page is missing"):
         render.jupyter_book(tmp_path, tmp_path, tmp_path / "log")
+
+
+def test_a_notebook_that_papermill_wrote_takes_its_chapters_place(tmp_path):
+    chapter = tmp_path / "02_narrow.ipynb"
+    chapter.write_text("committed")
+    own = tmp_path / "elsewhere" / "out.ipynb"
+    own.parent.mkdir()
+    own.write_text(json.dumps({"cells": [], "metadata": {"papermill": {"input_path": "a/folder/02_narrow.ipynb"}}}))
+    render.place(own, tmp_path)
+    assert chapter.read_text() == own.read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON",
+        "[]",
+        "{}",
+        '{"metadata": {}}',
+        '{"metadata": {"papermill": {}}}',
+        '{"metadata": {"papermill": {"input_path": null}}}',
+        '{"metadata": {"papermill": {"input_path": "notebooks/03_no_chapter.ipynb"}}}',
+        '{"metadata": {"papermill": {"input_path": "02_narrow.ipynb", "exception": true}}}',
+        None,
+    ],
+)
+def test_what_papermill_did_not_write_or_could_not_finish_takes_no_place(tmp_path, text):
+    chapter, own = tmp_path / "02_narrow.ipynb", tmp_path / "out.nb"
+    chapter.write_text("committed")
+    if text is not None:
+        own.write_text(text)
+    with pytest.raises(SystemExit, match="write one with: papermill"):
+        render.place(own, tmp_path)
+    assert chapter.read_text() == "committed"

@@ -122,7 +122,9 @@ def test_the_site_of_the_committed_notebooks_runs_none(built):
     result = make(built, "_build/committed/ledger.json", "BUILD=_build/committed")
     assert "claims collect _build/committed/notebooks/" in result.stdout and "execute.py" not in result.stdout
     copying = make(built, "site").stdout
-    assert all(f"notebooks/{name}.ipynb" in copying for name in ALL)
+    assert all(f"notebooks/{name}.ipynb" in copying for name in ALL) and "render.py place" not in copying
+    own = make(built, "site", "WITH=mine/out.ipynb other.ipynb").stdout
+    assert "render.py place _build/committed/notebooks mine/out.ipynb other.ipynb" in own
 
 
 def test_what_is_run_as_on_another_cpu_can_be_chosen(built):
