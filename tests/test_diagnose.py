@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 import matryoshka_mixing as mm
 from matryoshka_mixing import exchange, metrics
 from matryoshka_mixing.diagnose import __main__ as command
-from matryoshka_mixing.diagnose import batches, files, in_one, label_edges, page
+from matryoshka_mixing.diagnose import batches, files, in_one, label_edges, memory, page
 from matryoshka_mixing.remedy import remedied
 from matryoshka_mixing.training import TrainConfig
 
@@ -75,6 +75,29 @@ def test_partners_are_the_children():
     assert "By prefix" not in found.words and "the change from cosine to refitted counts" in found.words
 
 
+def test_at_most_three_partners_are_told_the_strongest_first():
+    tree, sae, directions = toy(0.15, 5)
+    found = mm.diagnose(sae, sampled(tree, directions, 3000)[0])
+    told = [partner.latent for partner in found.partners[0]]
+    assert len(told) == 3 and set(told) < {1, 2, 3, 4, 5}
+
+
+def test_one_draw_and_one_row_at_a_time_will_do():
+    tree, sae, directions = toy()
+    x = sampled(tree, directions, 300)[0]
+    found = mm.diagnose(sae, x, draws=1, batch=1)
+    assert found.draws == 1 and torch.allclose(found.lean, mm.diagnose(sae, x, draws=1).lean)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_the_unit_of_activations_does_not_matter(scale):
+    tree, sae, directions = toy()
+    x = sampled(tree, directions, 1000, 0.02)[0]
+    scaled = replace(sae, b_enc=scale * sae.b_enc, b_dec=scale * sae.b_dec)
+    one, other = mm.diagnose(sae, x), mm.diagnose(scaled, scale * x)
+    assert torch.allclose(one.lean, other.lean) and one.fvu == pytest.approx(other.fvu) and other.leans.all()
+
+
 def test_the_remedy_does_not_lean():
     """Refitted, the SAE stands where the remedy leads: the full reconstruction alone."""
     tree, sae, directions = toy()
@@ -127,6 +150,26 @@ def test_a_matryoshka_sae_with_a_penalty_still_leans():
     assert found.leans.all() and found.by_penalty[0] < 0.25 * found.lean[0] and not found.opposite.any()
 
 
+def test_what_shorter_prefixes_bend_in_the_bias_is_made_up_for():
+    """With a bias, loose features after the first prefix turn a little, as predicted, and lean toward none."""
+    family = mm.FeatureTree(0.15, (mm.FeatureTree(0.3), mm.FeatureTree(0.3)), True)
+    tree = mm.FeatureTree(1.0, (family, *[mm.FeatureTree(0.1)] * 6), is_read_out=False)
+    order, found = [0, 3, 4, 5, 6, 1, 2, 7, 8], {}
+    for bias in (True, False):
+        config = mm.SAEConfig(D_IN, (1, 5, 9), decoder_bias=bias)
+        sae, directions = trained(tree, config, order=order)
+        found[bias] = mm.diagnose(sae, sampled(tree, directions, 6000, 0.02)[0])
+    assert found[True].opposite.tolist() == [False] + [True] * 4 and not found[True].leans[1:].any()
+    assert found[True].movement[1:].max() < 0.1 < found[True].movement[0]
+    assert "what shorter prefixes bend in the bias" in found[True].words and not found[False].opposite.any()
+
+
+def test_what_it_takes_is_told_before_anything_is_read():
+    """Three tables of what every two latents share, and sums for each draw: as told to whoever has too little."""
+    assert memory(1000, 10, 19) == pytest.approx((3 * 8 * 1000**2 + 27 * 8 * 1000 * 10) / 1e9)
+    assert memory(1000, 10, 9) < memory(1000, 10, 19) < memory(1000, 20, 19) < memory(2000, 10, 19)
+
+
 def test_a_complement_turns_the_other_way():
     """By hand: silent where the family is, which the bias holds; the children's latents do not fire beside it."""
     tree, p = mm.family(0.3, 0.4), mm.orthonormal_dictionary(3, D_IN, 0)
@@ -143,6 +186,11 @@ def test_a_complement_turns_the_other_way():
     found = mm.diagnose(sae, sampled(tree, p, 3000)[0])
     assert found.opposite.tolist() == [True] and not found.leans.any()
     assert found.movement[0] > 0.3 and found.agreement[0] > 0.95 and "as complements do" in found.words
+    # Where it stands between the two, it turns by that share of what is predicted, of which half is asked.
+    for share, opposite in ((0.4, False), (0.6, True)):
+        between = replace(sae, W_dec=found.refitted + share * (sae.W_dec - found.refitted))
+        there = mm.diagnose(between, sampled(tree, p, 3000)[0])
+        assert there.opposite.tolist() == [opposite], share
     standard = mm.train(replace(setting, sae=mm.SAEConfig(D_IN, (3,))), by_hand, TrainConfig(1500)).sae[0, 0]
     assert not mm.diagnose(standard, sampled(tree, p, 3000)[0], widths=(1, 3)).opposite.any()
 
@@ -172,6 +220,12 @@ def test_a_forest(forest):
     mixed = (1 - cosines.diagonal()[:inner].square()).clamp_min(0).sqrt()
     found = mm.diagnose(sae, x)
     assert found.leans.tolist() == [True] * 3 + [False] * 2
+    most = found.lean[:3].argsort(descending=True).tolist()
+    assert list(found.partners) == most and all(1 <= len(some) <= 3 for some in found.partners.values())
+    assert (
+        "Of 5 inner latents 3 lean toward later latents that fire with them; by chance up to 0.25 would" in found.words
+    )
+    assert "; by chance up to 0.5 would" in mm.diagnose(sae, x, draws=9).words
     assert (found.movement[:3] - mixed[:3]).abs().max() < 0.05
     assert (found.predicted[:3] - found.lean[:3]).abs().max() < 0.05
     standard, directions = trained(tree, mm.SAEConfig(D_IN, (n,), l1=0.02), 1, order)
@@ -592,3 +646,10 @@ def test_the_figure_shows_the_numbers():
     assert points.tolist() == [[float(found.predicted[0]), float(found.lean[0])]]
     none = replace(found, leans=found.leans & False, partners={})
     assert "None leans by more than chance" in page.html(none, "x")
+    told = page.html(found, "x")
+    assert "0.05 would lean by chance" in told and f"from {found.fvu:.3f} to {found.fvu_refitted:.3f}.</li>" in told
+    assert told.count("(fire together") == len(found.partners[0])
+    one, many = found.partners[0][:1], page.NAMED + 3
+    arrays = {name: value.expand(many) for name, value in vars(found).items() if getattr(value, "ndim", 0) == 1}
+    crowd = replace(found, partners=dict.fromkeys(range(many), one), **arrays)
+    assert page.html(crowd, "x").count("(fire together") == page.NAMED and len(crowd.to_dict()["partners"]) == many

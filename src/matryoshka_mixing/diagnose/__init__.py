@@ -28,12 +28,13 @@ does for nothing at most.
 
 **Complements.** A latent may stand for its parent by being silent there, while the decoder bias holds the parent. Its
 children's latents then fire where it does not, so it cannot lean toward them, though it is mixed as well. It counts as
-*opposite*: it turns as the prefix losses predict, half as far or more, but not along the pull.
+*opposite*: it turns as the prefix losses predict, half as far or more, but not along the pull. So do, by less, latents
+that come in after the first prefix and make up for what that one bends in the decoder bias.
 
-**Partners.** With a latent that leans come the later ones that it leans toward, with the cosine of its decoder to each
-and that of its refitted decoder. The change from the one to the other is what counts, not their sign: a later row may
-itself point away from the parent, so that a latent that leans toward it has a cosine of 0 or below. The lean, a part of
-a turn, understates the cosine with the true child.
+**Partners.** With a latent that leans come up to three later ones that it leans toward, with the cosine of its decoder
+to each and that of its refitted decoder. The change from the one to the other is what counts, not their sign: a later
+row may itself point away from the parent, so that a latent that leans toward it has a cosine of 0 or below. The lean, a
+part of a turn, understates the cosine with the true child.
 
 **Limits.** Only turning is seen, so only mixing that the full reconstruction would undo. A standard SAE that mixes, or
 absorbs, is at its optimum; a narrow SAE has no later latents; a parent whose latent is silent beside a child is not
@@ -41,6 +42,9 @@ seen either. Labels can show these (see `label_edges`), and the cosine with the 
 Two latents that nearly double each other may turn toward each other for nothing. A decoder that is a least-squares fit
 already, as after `remedy.refit` or `remedy.remedied`, cannot turn in another such fit: on the rows of its own fit the
 finding says so (`Diagnosis.fitted`); on other rows of the same kind it turns as far as by chance, which says as little.
+
+**Memory.** For n latents of d dimensions some 24 n^2 + 8 (draws + 8) n d bytes (`memory`): 3 GB for 8,192 latents of
+768, 31 GB for 32,768. Fewer draws need less, and say less.
 """
 
 from __future__ import annotations
@@ -70,8 +74,8 @@ FEW = 10
 FITTED = 1e-3
 """A decoder whose judged rows all move by a smaller share of their length in the refit is a fit already (our default:
 rounding to float16 moves them less, to bfloat16 more; training by gradients leaves more)."""
-NAMED, TOLD = 10, 5
-"""How many latents, those that lean most, are told with their partners, and how many in the few sentences."""
+TOLD = 5
+"""How many latents, those that lean most, are told in the few sentences."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ class Diagnosis:
 
     Attributes:
         rows, widths: how many rows were used, and the prefixes (those with a weight).
+        draws: of random signs; of latents that do not lean one in draws + 1 exceeds all of them.
         fires: share of the rows on which each latent fires, in [0, 1].
         judged: whether it fires on `SELDOM` rows or more.
         movement: sine of the angle by which its decoder turns in the refit, from 0 to 1; NaN for zero rows.
@@ -141,11 +146,12 @@ class Diagnosis:
         by_penalty: the part of the lean that the L1 penalty makes.
         leans: whether a judged latent's lean, less `by_penalty`, exceeds both `bound` and `LEAST`.
         opposite: whether a judged latent turns as predicted (less what the penalty makes), at least half as far, and by
-            more than `LEAST` and than in any draw, with a lean of 0 or below or none, as a mixed complement does.
+            more than `LEAST` and than in any draw, with a lean of 0 or below or none: as a mixed complement does, or
+            what makes up for a decoder bias that shorter prefixes have bent.
         l1: the penalty that was reckoned with.
         shrinkage: the penalty under which the last prefix's own latents would shrink as they do (their median).
         explained: how many of the latents that lean would not, if `shrinkage` were the penalty; said if it is most.
-        partners: of the latents that lean most, by number.
+        partners: of the latents that lean, by number; those that lean most come first.
         fvu, fvu_refitted: fraction of variance unexplained by the full reconstruction, before and after the refit.
         fvu_prefixes: that of each prefix, before.
         refitted: the refitted decoder, shape (latents, d_in).
@@ -156,6 +162,7 @@ class Diagnosis:
 
     rows: int
     widths: tuple[int, ...]
+    draws: int
     fires: Float[Tensor, " inner"]
     judged: Bool[Tensor, " inner"]
     movement: Float[Tensor, " inner"]
@@ -198,7 +205,8 @@ class Diagnosis:
         lines = [
             *doubts,
             f"Of {judged} inner latents {int(self.leans.sum())} lean toward later latents that fire with them"
-            + (f" ({n - judged} more fire too seldom to be judged)." if judged < n else "."),
+            + (f" ({n - judged} more fire too seldom to be judged)" if judged < n else "")
+            + f"; by chance up to {judged / (self.draws + 1):.3g} would.",
             f"Median movement {self.median('movement'):.3f}, by chance {self.median('chance'):.3f}; cosine with the "
             f"pull of later latents {self.median('along'):.2f}, with permuted ones {self.median('permuted'):.2f}.",
             f"Median lean {self.median('lean'):.3f}, predicted {self.median('predicted'):.3f}"
@@ -266,9 +274,11 @@ class Diagnosis:
     def _complements(self) -> list[str]:
         if not self.opposite.any():
             return []
+        middle = float(self.movement[self.opposite].quantile(0.5))
         return [
-            f"{int(self.opposite.sum())} turn as the prefix losses predict, but not along the pull of later latents: "
-            "as complements do, which are silent where their feature is, while the decoder bias holds it."
+            f"{int(self.opposite.sum())} turn as the prefix losses predict, but not along the pull of later latents "
+            f"(median movement {middle:.3f}): as complements do, which are silent where their feature is, while the "
+            "decoder bias holds it; or, mostly by less, those that make up for what shorter prefixes bend in the bias."
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -331,7 +341,8 @@ def diagnose(
         l1: weight of the penalty on activations times the decoder's norms that the SAE was trained with, beside
             ||x - reconstruction||^2 (a sum over dimensions); None: that of its configuration, which files of other
             libraries leave at 0.
-        ridge: pull of each refitted row toward where it was, in units of the median latent's second moment.
+        ridge: pull of each refitted row toward where it was, in units of the median latent's second moment; of the
+            bias, in units of the rows on which the median latent fires.
         draws: how many draws of random signs, at least 1.
         batch: rows at a time.
         seed: of the signs and permutations.
@@ -355,8 +366,9 @@ def diagnose(
     scale = np.diag(sums.gram)[:n]
     if not (scale > 0).any():
         raise ValueError("no latent fires on any row; are these the activations that the SAE was trained on?")
-    pull = ridge * np.median(scale[scale > 0])
-    factor = np.linalg.cholesky(sums.gram + pull * np.eye(n + 1))
+    # The bias counts rows, whatever the unit of the activations.
+    pull = ridge * np.append(np.full(n, np.median(scale[scale > 0])), np.median(sums.fires[sums.fires > 0]))
+    factor = _factor(sums.gram.copy(), pull)
     moved = _solve(factor, sums.cross)
     D = W + moved[:n]
 
@@ -374,10 +386,9 @@ def diagnose(
     shuffled[inner:] = W[order]
     q = reach(config.for_decoder.weights)
     both = np.minimum(q[:, None], q[None, :])
+    both *= sums.gram
     start = np.concatenate([D, (b + moved[n])[None]])
-    expected = np.linalg.solve(
-        both * sums.gram + pull * np.diag(q), q[:, None] * (sums.gram @ start) + pull * q[:, None] * start
-    )
+    expected = _solve(_factor(both, pull * q), q[:, None] * (sums.gram @ start + pull[:, None] * start))
 
     def turn(after: np.ndarray, before: np.ndarray, toward: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """From `after` to `before`: the turn across `before`, its sine, and its part along `toward`."""
@@ -406,7 +417,7 @@ def diagnose(
     steps, lengths = (np.linalg.norm(part[:inner][judged], axis=1) for part in (moved, W))
     leans, otherwise = (judged & (lean - by > np.maximum(bound, LEAST)) for by in (by_penalty, by_shrinkage))
     opposite = judged & ~(lean > 0) & (as_predicted > np.max([most_by_chance, far / 2, np.full(inner, LEAST)], axis=0))
-    most = [int(k) for k in np.argsort(-np.nan_to_num(lean, nan=-1)) if leans[k]][:NAMED]
+    most = [int(k) for k in np.argsort(-np.nan_to_num(lean, nan=-1), kind="stable") if leans[k]]
     before = float(sums.errors[-1])
     after = before - 2 * float((moved * sums.cross).sum()) + float((moved * (sums.gram @ moved)).sum())
     total = len(rows)
@@ -415,7 +426,7 @@ def diagnose(
         return torch.from_numpy(np.ascontiguousarray(values))
 
     found = Diagnosis(
-        total, config.widths, tensor(sums.fires[:inner] / total), tensor(judged), tensor(movement),
+        total, config.widths, draws, tensor(sums.fires[:inner] / total), tensor(judged), tensor(movement),
         tensor(np.mean([part[1] for part in random], axis=0)), tensor(along), tensor(permuted), tensor(lean),
         tensor(bound), tensor(predicted), tensor(agreement), tensor(by_penalty), tensor(leans), tensor(opposite),
         l1, shrinkage, int((leans & ~otherwise).sum()) if shrinkage > l1 else 0,
@@ -611,10 +622,23 @@ def _collect(sae: SAE, config: SAEConfig, rows: Any, draws: int, size: int, seed
     return _Sums(gram, cross, chance, fires, errors, variance)
 
 
+def memory(latents: int, d_in: int, draws: int = 19) -> float:
+    """How much memory `diagnose` takes at its height, in gigabytes, roughly: it holds what every two latents share."""
+    return (24 * latents**2 + 8 * (draws + 8) * latents * d_in) / 1e9
+
+
+def _factor(gram: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+    """The upper Cholesky factor of gram + diag(ridge), in the place of `gram`."""
+    from scipy.linalg import cholesky
+
+    gram[np.diag_indices_from(gram)] += ridge
+    return cholesky(gram.T, overwrite_a=True)  # transposed, as LAPACK takes columns: nothing is copied
+
+
 def _solve(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
     from scipy.linalg import cho_solve
 
-    return cho_solve((factor, True), right)
+    return cho_solve((factor, False), right)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -14,14 +14,16 @@ from pathlib import Path
 
 from matryoshka_mixing import exchange
 from matryoshka_mixing._commands import write_text
-from matryoshka_mixing.diagnose import diagnose, files
+from matryoshka_mixing.diagnose import diagnose, files, memory
 from matryoshka_mixing.diagnose.page import html
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m matryoshka_mixing.diagnose", description=__doc__.splitlines()[0],
-        epilog="BatchTopK SAEs of SAELens are saved as JumpReLU without their prefixes: give --widths.",
+        epilog="BatchTopK SAEs of SAELens are saved as JumpReLU without their prefixes: give --widths. Some "
+        f"{memory(8192, 768):.0f} GB of memory are needed for 8,192 latents of 768 dimensions, "
+        f"{memory(32768, 2304):.0f} for 32,768 of 2,304.",
     )  # fmt: skip
     add = parser.add_argument
     add(
@@ -76,6 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
         table, parents, names = (None, None, None)
         if options.labels is not None:
             table, parents, names = files.labels(options.labels, options.hierarchy)
+        latents, d_in = sae.W_dec.shape
+        needs = memory(latents, d_in, options.draws)
+        if needs > 1 and not options.quiet:
+            print(f"This takes some {needs:.0f} GB of memory; fewer --draws take less.", file=sys.stderr)
         found = diagnose(
             sae, rows, widths=options.widths, labels=table, hierarchy=parents, names=names, l1=options.l1,
             ridge=options.ridge, draws=options.draws, batch=options.batch, seed=options.seed,

@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 from matryoshka_mixing import figures
 from matryoshka_mixing.diagnose import LEAST, Diagnosis, Edge
 
+NAMED = 10
+"""How many latents, those that lean most, stand in the table; all others are in the JSON file."""
+
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 58rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
@@ -76,6 +79,21 @@ def _edge(edge: Edge) -> list[str]:
     return [*names, str(edge.rows), latents[0], *cosines, *shares, latents[1]]
 
 
+def _advice(found: Diagnosis) -> str:
+    """What follows for the reader, as a list."""
+    chance = float(found.judged.sum()) / (found.draws + 1)
+    items = [
+        f"Of the judged latents {chance:.3g} would lean by chance. Where no more do, there is nothing to do.",
+        "Read a latent that leans together with the later ones beside it: its decoder holds a part of theirs, at least "
+        f"as large as its lean. The table names {NAMED} at most, diagnosis.json all.",
+        "The refitted decoder (<code>Diagnosis.refitted</code>, from Python) undoes a part of it, and takes the "
+        f"unexplained share from {found.fvu:.3f} to {found.fvu_refitted:.3f}.",
+        "Who can train on lets the prefixes teach the encoder alone and the full reconstruction the decoder "
+        "(<code>matryoshka_mixing.full_decoder</code>), and asks again.",
+    ]
+    return "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
+
+
 def html(found: Diagnosis, name: str) -> str:
     """The page.
 
@@ -103,7 +121,7 @@ def html(found: Diagnosis, name: str) -> str:
         [
             [str(k), f"{found.fires[k]:.2%}", *(f"{getattr(found, key)[k]:.3f}" for key in ("movement", "lean")),
              f"{found.predicted[k]:.3f}", _partners(found, k)]
-            for k in found.partners
+            for k in list(found.partners)[:NAMED]
         ],
     )  # fmt: skip
     parts = [
@@ -114,9 +132,12 @@ def html(found: Diagnosis, name: str) -> str:
         f"<figure>{picture}<figcaption>Activations held, the decoder is refitted to the full reconstruction alone. "
         "Left: how far each inner latent's row turns, and how far it turns where residuals have random signs. Right: "
         "the part of the turn that lies along later latents that fire with it, against what the prefix losses predict; "
-        "the line is where both are equal.</figcaption></figure>",
+        "the line is where both are equal. The other way: as predicted, but away from later latents, as a complement "
+        "turns.</figcaption></figure>",
         "<h2>The latents that lean most</h2>",
         most if found.partners else f"<p>None leans by more than chance and {LEAST}.</p>",
+        "<h2>What to do</h2>",
+        _advice(found),
     ]
     if found.edges:
         head = [
