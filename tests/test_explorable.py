@@ -10,6 +10,7 @@ import explorable
 import numpy as np
 import pytest
 import torch
+from penalised import penalised_family
 
 from matryoshka_mixing import metrics, theory
 from matryoshka_mixing.chapters import what_cures_it
@@ -38,7 +39,7 @@ def in_javascript(expression, cases):
 
 def in_python(case):
     blamed = 0.0 if case["mode"] == "without" else case["blamed"]
-    return theory.penalised_family(case["q"], case["n"], case["beta"], case["l1"], blamed)
+    return penalised_family(case["q"], case["n"], case["beta"], case["l1"], blamed)
 
 
 def solved(cases):

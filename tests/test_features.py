@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from matryoshka_mixing import features
 from matryoshka_mixing.features import (
     FeatureTree,
     States,
+    equal_cosine_dictionary,
     family,
     independent,
     orthonormal_dictionaries,
@@ -93,8 +95,6 @@ def test_three_feature_hierarchy_by_hand(tree):
     found = {tuple(map(int, acts)): p.item() for acts, p in zip(states.acts, states.probs, strict=True)}
     assert found == pytest.approx(expected, abs=1e-15)
     assert tree.parents() == [None, 0, 0]
-    assert states.labels(tree.names)[0] == "nothing"
-    assert "parent + child 1" in states.labels(tree.names)
 
 
 def test_the_original_tree_file_reads_and_has_the_known_rates(tmp_path):
@@ -332,6 +332,48 @@ def test_dictionary_is_orthonormal_and_needs_room():
 
 def table(states):
     return {tuple(map(int, a)): pytest.approx(float(p)) for a, p in zip(states.acts, states.probs, strict=True)}
+
+
+def test_the_power_of_states_by_hand():
+    """0.3 (0.2 * 2^2 + 0.8 * (2^2 + 3^2)): a quiet parent, and a child that is louder than it."""
+    tree = family(0.3, 0.8, 1, parent_magnitude=2.0, child_magnitude=3.0)
+    assert tree.states().power == pytest.approx(0.3 * (0.2 * 4 + 0.8 * 13))
+
+
+def test_as_many_nodes_as_are_allowed_are_read(monkeypatch):
+    monkeypatch.setattr(features, "MOST_NODES", 4)
+    data = {"active_prob": 1, "children": [{"active_prob": 0.1}] * 3}
+    assert len(list(FeatureTree.from_dict(data))) == 4
+    data["children"] = [*data["children"], {"active_prob": 0.1}]
+    with pytest.raises(ValueError, match="more than 4 nodes"):
+        FeatureTree.from_dict(data)
+
+
+@pytest.mark.parametrize(("n", "share"), [(1, 1.0), (3, 0.333333), (4, 0.25), (7, 0.142857)])
+def test_a_share_is_rounded_down_to_six_digits(n, share):
+    assert part_of_one(n) == share
+
+
+@given(st.integers(1, 6), st.floats(0.01, 0.99))
+@settings(max_examples=30)
+def test_every_two_directions_have_the_cosine_that_was_asked_for(n, within):
+    lowest = -1 / (n - 1) if n > 1 else -1.0
+    cosine = lowest + within * (1 - lowest)
+    rows = equal_cosine_dictionary(n, cosine, 7, 0)
+    expected = torch.full((n, n), cosine, dtype=torch.float64).fill_diagonal_(1)
+    assert torch.allclose(rows @ rows.T, expected, atol=1e-12)
+    for bad in (lowest - 1e-6, 1.0):
+        with pytest.raises(ValueError, match="independent directions can have every pairwise cosine only between"):
+            equal_cosine_dictionary(n, bad, 7, 0)
+
+
+@pytest.mark.parametrize("both", [0.19, 0.61])
+def test_two_common_children_cannot_but_meet(both):
+    """Of 0.6 each, they are together at least 0.2 of the time, and at most 0.6."""
+    for allowed in (0.2, 0.6):
+        assert float(overlapping(0.5, 0.6, allowed).probs.sum()) == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"both from 0\.2 to 0\.6"):
+        overlapping(0.5, 0.6, both)
 
 
 def test_overlapping_children_by_hand():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from matryoshka_mixing import metrics
 from matryoshka_mixing.chapters import basins
 from matryoshka_mixing.features import FeatureTree, States, family, orthonormal_dictionaries
-from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
+from matryoshka_mixing.sae import SAE, SAEConfig, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, train
 
 PARENTS = [None, 0, 0]
@@ -400,57 +400,6 @@ def test_recovery_is_one_for_the_truth_and_counts_dead_latents_as_nothing():
     assert basins.recovery(cosines, torch.tensor([True, False, True])) == pytest.approx(1.8 / 3)
 
 
-def test_solutions_see_through_names_places_and_flat_directions():
-    """Siblings and latents swapped, or a latent that fires on a sibling at no cost, are no other solution."""
-    states, config = family(0.3, 0.4).states(), SAEConfig(3, (1, 3), l1=0.0, encoder_bias=False, decoder_bias=False)
-    swapped = sae_from([[1, 0, 0], [0, 0, 1], [0, 1, 0]], [[1, 0, 0], [0, 0, 1], [0, 1, 0]])
-    first = sae_from([[0, 1, 0], [1, 0, 0], [0, 0, 1]], [[0, 1, 0], [1, 0, 0], [0, 0, 1]])
-    second = sae_from([[0, 0, 1], [1, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 0, 0], [0, 1, 0]])
-    # On child 2 both children's latents fire, and together they write the same: c1 + (c2 - c1).
-    flat = sae_from([[1, 0, 0], [0, 1, 1], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, -1, 1]])
-    dead = sae_from([[1, 0, 0], [0, 1, 0], [0, -1, 0]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    some = SAE.stack([first, CLEAN, swapped, dead, flat, second])
-    found = metrics.solutions(some, states, torch.eye(3, dtype=torch.float64), config)
-    assert [(one.seeds, one.live) for one in found] == [([1, 2, 4], 3), ([3], 2), ([0, 5], 3)]
-    assert [one.loss for one in found] == pytest.approx([0.24, 0.36, 0.42])
-    assert [one.share for one in found] == pytest.approx([1 / 2, 1 / 6, 1 / 3])
-    apart = family(0.3, [0.5, 0.3]).states()
-    found = metrics.solutions(some[[0, 5]], apart, torch.eye(3, dtype=torch.float64), config)
-    assert len(found) == 2, "unequal children are not alike"
-
-
-def test_solutions_leave_out_prefixes_of_weight_zero():
-    """The same latents in another order: other solutions where the first prefix counts, one where it does not."""
-    states, eye = family(0.3, 0.4).states(), torch.eye(3, dtype=torch.float64)
-    moved = sae_from([[0, 1, 0], [1, 0, 0], [0, 0, 1]], [[0, 1, 0], [1, 0, 0], [0, 0, 1]])
-    for weights, groups in (((1.0, 1.0), 2), ((0.0, 1.0), 1)):
-        config = SAEConfig(3, (1, 3), weights, encoder_bias=False, decoder_bias=False)
-        assert len(metrics.solutions(SAE.stack([CLEAN, moved]), states, eye, config)) == groups
-
-
-def test_solutions_of_equal_loss_are_told_apart():
-    """Prefix errors tell apart what loss and live latents do not: the one fails where the other does not."""
-    states = family(0.5, 0.25).states()  # parent alone: 0.25; with a child: 0.125 each
-    config = SAEConfig(3, (3,), l1=0.0, encoder_bias=False, decoder_bias=False)
-    # Writes nothing on the parent alone (0.25 * 1); or leaves the parent out of both pairs (2 * 0.125 * 1).
-    silent = sae_from([[0, 0, 0], [0, 1, 0], [0, 0, 1]], [[0, 0, 0], [1, 1, 0], [1, 0, 1]])
-    part = sae_from([[1, -1, -1], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    silent.W_enc[:, 0] = tensor([1e-3, -1e-3, -1e-3])
-    found = metrics.solutions(SAE.stack([silent, part]), states, torch.eye(3, dtype=torch.float64), config)
-    assert len(found) == 2 and found[0].loss == pytest.approx(found[1].loss)
-
-
-def test_turning_changes_the_coordinates_and_nothing_else(dictionary):
-    basis = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).Q.T
-    sae = random_start(SAEConfig(20, (1, 3)), range(4))
-    sae.b_dec.add_(0.1)
-    turned, x = metrics.turned(sae, basis), family(0.3, 0.4).states().inputs(dictionary)
-    acts = sae.encode(x)
-    assert torch.allclose(turned.encode(x @ basis.T), acts)
-    assert torch.allclose(turned.decode(acts), sae.decode(acts) @ basis.T)
-    assert not torch.allclose(turned.decode(acts), sae.decode(acts))
-
-
 def test_each_its_own_asks_for_firing_everywhere_and_nowhere_else():
     features = tensor([[0, 0], [1, 0], [1, 1]])
     right, silent, stray = [[0, 0], [2, 0], [1, 3]], [[0, 0], [2, 0], [0, 3]], [[0, 0], [2, 1], [1, 3]]
@@ -478,12 +427,12 @@ def test_leading_axes_are_instances():
     draw = torch.Generator().manual_seed(0)
     features = tensor([[0, 0], [1, 0], [1, 1]])
     acts = torch.rand(2, 3, 3, 2, dtype=torch.float64, generator=draw)
-    acts[0, 1], acts[1, 2, 0, 0] = features, 0.5
+    acts[0, 1], acts[1, 2, 0, 0] = features, metrics.SILENT
     latents = torch.arange(2).expand(2, 3, 2)
-    together = metrics.each_its_own(acts, latents, features, 0.5)
-    alone = [[metrics.each_its_own(acts[i, j], latents[i, j], features, 0.5) for j in range(3)] for i in range(2)]
+    together = metrics.each_its_own(acts, latents, features)
+    alone = [[metrics.each_its_own(acts[i, j], latents[i, j], features) for j in range(3)] for i in range(2)]
     assert together.tolist() == [[bool(one) for one in row] for row in alone] and together[0, 1]
-    assert not metrics.firing(acts, latents, 0.5)[1, 2, 0, 0]
+    assert not metrics.firing(acts, latents)[1, 2, 0, 0]
 
 
 def test_how_long_the_directions_are_does_not_matter():
@@ -492,18 +441,6 @@ def test_how_long_the_directions_are_does_not_matter():
     unit = torch.nn.functional.normalize(rows, dim=-1)
     for cosines in (metrics.encoder_cosines, metrics.decoder_cosines):
         assert torch.allclose(cosines(sae, rows), cosines(sae, unit), rtol=0, atol=1e-12)
-
-
-def test_solutions_do_not_depend_on_the_directions():
-    """The same solution on two dictionaries is one, and its errors are measured by the longest input's square."""
-    states, config = family(0.3, 0.4).states(), SAEConfig(5, (1, 3), encoder_bias=False, decoder_bias=False)
-    directions = orthonormal_dictionaries(3, 5, range(2))
-    both = start_near(directions, range(2), 0.0).with_config(config)
-    for some in (directions, directions[:1].expand(2, -1, -1)):
-        found = metrics.solutions(start_near(some, range(2), 0.0).with_config(config), states, some, config)
-        assert [one.seeds for one in found] == [[0, 1]]
-    turned = SAE.stack([both[0], start_near(directions[:1].flip(1), [0], 0.0).with_config(config)[0]])
-    assert len(metrics.solutions(turned, states, directions[:1].expand(2, -1, -1), config)) == 2
 
 
 def test_dead_latents_stand_for_nothing():
@@ -535,7 +472,8 @@ def test_single_precision_is_read_like_double():
 
 def test_each_seed_is_read_on_its_own_directions():
     states, directions = family(0.3, 0.4).states(), orthonormal_dictionaries(3, 3, range(5))
-    saes = SAE.stack([metrics.turned(ABSORBED, basis.T.contiguous()) for basis in directions])
+    back = directions.mT  # to coordinates in which the directions of a seed are its features
+    saes = SAE.stack([replace(ABSORBED, W_enc=b @ ABSORBED.W_enc, W_dec=ABSORBED.W_dec @ b.T) for b in back])
     reading = metrics.read(saes, states, directions, PARENTS)
     assert torch.allclose(reading.decoder, read(ABSORBED).decoder.expand(5, 3, 3))
     assert reading.absorption.tolist() == pytest.approx([1] * 5)

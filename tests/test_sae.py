@@ -230,7 +230,7 @@ def test_selecting_and_joining_keep_the_configuration():
     assert both[both.b_enc[..., 0] == 0].instances == (6,)
     assert SAE.stack([both[0], both[0]]).config == both.config[0]
     assert SAE.cat([both[0], both[1]]).config == (both.config[0],) * 3 + (both.config[1],) * 3
-    assert SAE.cat([both, both], axis=1).instances == (2, 6)
+    assert SAE.cat([both, both]).instances == (4, 3)
     assert random_start(SAEConfig(4, (3,)), range(3))[1:].config.k is None
 
 
@@ -386,3 +386,32 @@ def test_the_one_configuration_of_all_instances():
     assert both[1].one_config == wide
     with pytest.raises(ValueError, match="2 configurations"):
         _ = both.one_config
+
+
+def test_an_sae_without_a_threshold_is_not_read_in_the_company_of_one_that_has_it():
+    config = SAEConfig(4, (3,), activation="batchtopk", k=1.0)
+    one, other = random_start(config, range(2))
+    x = torch.eye(4, dtype=torch.float64)
+    both = SAE.stack([one.with_threshold(x, torch.full((4,), 0.25)), other])
+    assert both[0].encode(x).shape == (4, 3)
+    for sae in (both, both[1]):
+        with pytest.raises(ValueError, match="a BatchTopK SAE chooses within a batch: give probs"):
+            sae.encode(x)
+
+
+def test_a_configuration_that_is_nested_too_deep_is_damage(tmp_path):
+    sae = random_start(SAEConfig(4, (3,)), [0])[0]
+    save_file(dict(sae.parameters), tmp_path / "sae.safetensors", {"config": "[" * 100_000})
+    with pytest.raises(ValueError, match="or is damaged"):
+        SAE.load(tmp_path / "sae.safetensors")
+
+
+def test_a_threshold_is_the_middle_between_what_is_kept_and_what_is_not():
+    """Sizes 4, 3, 2, 1 of four inputs with one latent each; half of the smallest where all are kept."""
+    eye = torch.eye(4, dtype=torch.float64)
+    for k, expected in ((0.5, 2.5), (0.25, 3.5), (1.0, 0.5)):
+        config = SAEConfig(4, (4,), activation="batchtopk", k=k)
+        sae = SAE(eye, 0 * eye[0], eye, 0 * eye[0], config).with_threshold(
+            torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0])).double(), torch.full((4,), 0.25).double()
+        )
+        assert float(sae.threshold) == expected

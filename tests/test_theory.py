@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from penalised import penalised_family
 
 from matryoshka_mixing import metrics, theory
 from matryoshka_mixing.chapters import why_it_happens
@@ -255,16 +256,6 @@ def test_two_overlapping_children_that_come_in_together(overlap, beta):
         assert best[1] / best[0] == pytest.approx(theory.matryoshka_ratio(q, 2), abs=1e-12)
 
 
-def test_the_absorbed_solution_costs_what_training_finds():
-    states, basis = family(0.3, 0.4).states(), orthonormal_dictionary(3, 20, torch.Generator().manual_seed(0))
-    for l1 in (0.03, 0.2):
-        config = SAEConfig(20, (3,), l1=l1, encoder_bias=False, decoder_bias=False)
-        start = start_near(basis, range(4), 0.5)
-        run = train(Setting(config, states, basis), start, TrainConfig(2000))
-        assert float(run.loss.median()) == pytest.approx(theory.absorbed_loss(states, l1), abs=1e-6)
-    assert theory.absorbed_loss(states, 10.0) == pytest.approx(states.power), "too dear: nothing is written"
-
-
 SOLUTIONS = [
     {}, {"l1": 0.03}, {"l1": 0.2}, {"l1": 0.1, "child_probability": 0.15, "n_children": 3, "inner_weight": 3.0},
     {"l1": 0.03, "blamed": 0.0}, {"l1": 0.03, "blamed": 0.5},
@@ -275,7 +266,7 @@ SOLUTIONS = [
 def test_the_solution_with_a_penalty_is_what_training_finds(change):
     case = {"child_probability": 0.4, "n_children": 2, "inner_weight": 1.0, "l1": 0.0, "blamed": 1.0} | change
     q, n, beta, l1, blamed = case.values()
-    expected, states = theory.penalised_family(**case), family(0.3, q, n).states()
+    expected, states = penalised_family(**case), family(0.3, q, n).states()
     with_child = (states.acts[:, 1:] > 0).any(-1)
     terms = torch.ones(2, len(states), dtype=torch.float64)
     terms[0, with_child] = blamed
@@ -302,7 +293,7 @@ def test_the_solution_with_a_penalty_is_what_training_finds(change):
 @settings(max_examples=30)
 def test_without_a_penalty_the_solution_is_the_closed_form(case):
     n, q, beta, _ = case
-    found = theory.penalised_family(q, n, beta)
+    found = penalised_family(q, n, beta)
     assert found.ratio == pytest.approx(theory.matryoshka_ratio(q, n, beta), abs=1e-10)
     assert found.child == pytest.approx(theory.child_cosines(found.ratio, n), abs=1e-8)
 
@@ -310,11 +301,11 @@ def test_without_a_penalty_the_solution_is_the_closed_form(case):
 def test_where_a_childs_lean_turns_lies_on_the_other_derivation():
     for t in (0.1, 0.3, 0.45):
         q, l1 = why_it_happens.lean_boundary(torch.tensor(t, dtype=torch.float64), 2, 1.0)
-        found = theory.penalised_family(float(q), 2, 1.0, float(l1))
+        found = penalised_family(float(q), 2, 1.0, float(l1))
         assert found.ratio == pytest.approx(t, abs=1e-9) and found.child[0] == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("bad", [(0.5, 2), (0.0, 2), (0.2, 1), (0.2, 2, 0.0), (0.2, 2, 1.0, 0.5), (0.2, 2, 1.0, -1.0)])
 def test_a_family_out_of_range_is_refused(bad):
     with pytest.raises(ValueError, match="must be at least 2, the probability above 0 and below 1/n"):
-        theory.penalised_family(*bad)
+        penalised_family(*bad)

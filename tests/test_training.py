@@ -607,7 +607,7 @@ def test_what_is_held_must_be_there(name, index, tree, dictionary):
         ({"dictionary": torch.full((3, 20), torch.nan)}, "not finite"),
         ({"terms": torch.ones(2, 3)}, r"terms have shape \(2, 3\); .* one for each prefix and state: \(2, 4\)"),
         ({"terms": -torch.ones(2, 4)}, "at least 0"),
-        ({"drawn": 2}, "drawn is 2; of 2 prefixes from 0 to all shorter ones"),
+        ({"drawn": 2}, "drawn is 2; it must be from 0 to the 1 shorter prefixes"),
         ({"drawn": 1, "terms": torch.ones(2, 4)}, "drawn prefixes go neither with terms"),
         ({"held": {"W_out": ...}}, r"held names \['W_out'\]"),
     ],
@@ -736,3 +736,20 @@ def test_settings_of_one_configuration_keep_their_axis(tree, dictionary):
     setting = Setting(BARE, tree.states(), dictionary)
     run = train([setting, setting], random_start(BARE, range(5)), TrainConfig(3))
     assert run.sae.instances == (2, 5) and isinstance(run.sae, SAE) and run.sae.config == BARE
+
+
+def test_a_threshold_does_not_outlive_the_training_that_found_it(tree, dictionary):
+    """What `descend` trains on is no longer the SAE whose threshold it was."""
+    config = SAEConfig(20, (1, 3), activation="batchtopk", k=0.5)
+    states, x = tree.states(), tree.states().inputs(dictionary)
+    trained = train(Setting(config, states, dictionary), random_start(config, range(2)), TrainConfig(5)).sae[0]
+    assert trained.threshold is not None
+    found = descend(lambda sae: sae.loss(x, states.probs), trained, TrainConfig(2, snapshots=(1,)))
+    assert found.sae.threshold is None and found.path.threshold is None and found.sae.config == config
+
+
+@pytest.mark.parametrize("device", [None, torch.device("cpu"), "cpu"])
+def test_the_cpu_by_any_name_is_the_compiled_trainer(device, tree, dictionary):
+    config = SAEConfig(20, (1, 3))
+    given = Setting(config, tree.states(), dictionary), random_start(config, range(2)), TrainConfig(5, batch_size=8)
+    assert torch.equal(train(*given, device=device).sae.W_dec, train(*given).sae.W_dec)

@@ -1,6 +1,6 @@
 /* The explorable: a reader moves the toy model and sees its Matryoshka SAE move, from closed forms alone.
 
-The first half is arithmetic, that of `theory.penalised_family` and `theory.unequal_ratios` in one (tests/test_explorable.py holds it
+The first half is arithmetic, that of `penalised_family` (tests/penalised.py) and `theory.unequal_ratios` in one (tests/test_explorable.py holds it
 against both, and against trained SAEs where neither reaches); then come drawings as strings of SVG, and last what happens on a page. Nothing is fetched, nothing is stored. */
 "use strict";
 

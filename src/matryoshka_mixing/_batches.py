@@ -119,20 +119,16 @@ def tree_inputs(tree: FeatureTree, dtype: type) -> Inputs:
 
 def room(inputs: Inputs, batch_size: int, n_features: int) -> Batch:
     """Room for batches of so many inputs (0: all states, with their probabilities)."""
-    states, nodes = inputs.n_states, inputs.n_nodes
-    most = batch_size if nodes else min(batch_size, states) if batch_size else states
-    if batch_size:
-        state, weight = np.zeros(most + 1, np.int64), np.zeros(most + 1)  # one more, which `draw_states` may write to
-    else:
-        state, weight = np.arange(states), inputs.probs.copy()
-    if nodes:
-        state = np.arange(most)
-    count = np.zeros(states if batch_size else 0, np.int64)
+    states, none = inputs.n_states, np.zeros(0, np.int64)
+    if inputs.n_nodes:
+        held = batch_size * n_features
+        lists = np.zeros(batch_size + 1, np.int64), np.zeros(held, np.int64), np.zeros(held)
+        return Batch(np.arange(batch_size), np.zeros(batch_size), none, *lists, np.zeros(inputs.n_nodes))
     lists = inputs.start, inputs.feature, inputs.value
-    if nodes:
-        held = most * n_features
-        lists = np.zeros(most + 1, np.int64), np.zeros(held, np.int64), np.zeros(held)
-    return Batch(state, weight, count, *lists, np.zeros(nodes))
+    if not batch_size:
+        return Batch(np.arange(states), inputs.probs.copy(), none, *lists, np.zeros(0))
+    most = min(batch_size, states) + 1  # one more, which `draw_states` may write to
+    return Batch(np.zeros(most, np.int64), np.zeros(most), np.zeros(states, np.int64), *lists, np.zeros(0))
 
 
 @njit(**OPTIONS)

@@ -27,8 +27,6 @@ DEEPEST = 32
 """Levels that a tree file may have at most (our default)."""
 MOST_NODES = 10_000
 """Nodes that a tree file may have at most (our default)."""
-LARGEST_FILE = 10_000_000
-"""Bytes that a tree file may have at most (our default)."""
 LOUDEST = 1e6
 """The largest magnitude in a tree file (our default); squares of much larger ones overflow."""
 
@@ -67,17 +65,13 @@ class States:
 
     def inputs(self, dictionary: Float[Tensor, "*seeds features d_model"]) -> Float[Tensor, "*seeds states d_model"]:
         """The inputs x = acts @ dictionary that an SAE sees."""
+        dictionary = dictionary if dictionary.is_floating_point() else dictionary.double()
         return self.acts.to(dictionary) @ dictionary
 
     @property
     def power(self) -> float:
         """E||x||^2 for orthonormal directions, which is what reconstructing nothing costs."""
         return float((self.probs[:, None] * self.acts.square()).sum())
-
-    def labels(self, names: Sequence[str]) -> list[str]:
-        """The features that are active in each state, in words."""
-        active = [[names[f] for f in torch.nonzero(row).flatten().tolist()] for row in self.acts]
-        return [" + ".join(some) or "nothing" for some in active]
 
     def __len__(self) -> int:
         return len(self.probs)
@@ -113,6 +107,8 @@ class FeatureTree:
     id: str | None = field(default=None)
 
     def __post_init__(self) -> None:
+        if self.id is not None and not isinstance(self.id, str):
+            raise ValueError(f"a feature has id {repr(self.id)[:80]}; it must be text, or None.")
         name = f"feature {self.id!r}" if self.id else "a feature"
         for key in ("active_prob", "magnitude_mean", "magnitude_std"):
             object.__setattr__(self, key, float(number(f"{key} of {name}", getattr(self, key))))
@@ -157,39 +153,34 @@ class FeatureTree:
     @property
     def names(self) -> list[str]:
         """The name of every feature (its `id`, or its number)."""
-        read_out = [node for node in self if node.is_read_out]
-        return [node.id or f"feature {i}" for i, node in enumerate(read_out)]
+        return [node.id or f"feature {i}" for i, (node, *_) in enumerate(self._read_out())]
 
     def parents(self) -> list[int | None]:
         """For each feature the number of its nearest read-out ancestor, or None."""
-        found: list[int | None] = []
-
-        def visit(node: FeatureTree, above: int | None) -> None:
-            if node.is_read_out:
-                found.append(above)
-                above = len(found) - 1
-            for child in node.children:
-                visit(child, above)
-
-        visit(self, None)
-        return found
+        return [above for _, above, _ in self._read_out()]
 
     def firing_probabilities(self) -> Float[Tensor, " features"]:
         """How often each feature is active, in [0, 1], without listing states: a product along the path from the root.
 
         Each node above contributes its `active_prob`, the feature itself also the chance that its magnitude is above 0.
         """
-        found: list[float] = []
-
-        def visit(node: FeatureTree, above: float) -> None:
-            fires = above * node.active_prob
-            if node.is_read_out:
-                found.append(fires * node.loud_probability)
-            for child in node.children:
-                visit(child, fires)
-
-        visit(self, 1.0)
+        found = [fires * node.loud_probability for node, _, fires in self._read_out()]
         return torch.tensor(found, dtype=torch.float64)
+
+    def _read_out(self) -> list[tuple[FeatureTree, int | None, float]]:
+        """Each feature: its node, its nearest read-out ancestor, and how likely all nodes down to it are active."""
+        found: list[tuple[FeatureTree, int | None, float]] = []
+
+        def visit(node: FeatureTree, above: int | None, fires: float) -> None:
+            fires = fires * node.active_prob
+            if node.is_read_out:
+                found.append((node, above, fires))
+                above = len(found) - 1
+            for child in node.children:
+                visit(child, above, fires)
+
+        visit(self, None, 1.0)
+        return found
 
     @property
     def loud_probability(self) -> float:
@@ -211,9 +202,7 @@ class FeatureTree:
 
     def count_states(self) -> int:
         """Upper bound on the number of states (before equal ones are merged), without enumerating them."""
-        if not any(node.is_read_out for node in self):
-            return 1
-        return self._count_firing() + (self.active_prob < 1)
+        return max(1, self._count_firing() + (self.active_prob < 1))
 
     def can_list(self, limit: int = STATE_LIMIT) -> bool:
         """Whether `states` can list them all: magnitudes do not vary, and there are at most `limit`."""
@@ -353,7 +342,7 @@ class FeatureTree:
     @classmethod
     def from_json(cls, path: str | Path) -> FeatureTree:
         """Read a tree file (UTF-8). Raises ValueError with the path of the offending node if it is malformed."""
-        node = plain.read_json(path, LARGEST_FILE)
+        node = plain.read_json(path)
         try:
             return cls.from_dict(node)
         except ValueError as error:
@@ -486,7 +475,7 @@ def orthonormal_dictionary(
         )
     if isinstance(seed, torch.Generator):
         seed = int(torch.randint(1 << 62, (), generator=seed))
-    return _random.orthonormal(n_features, d_model, seed, _random.DICTIONARY)
+    return _random.orthonormal(n_features, d_model, *seed_numbers([seed]), _random.DICTIONARY)
 
 
 def orthonormal_dictionaries(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from matryoshka_mixing._checks import whole
+from matryoshka_mixing._checks import several, whole
 from matryoshka_mixing.features import FeatureTree, States
-from matryoshka_mixing.sae import SAE, SAEConfig
+from matryoshka_mixing.sae import SAE
 
 if TYPE_CHECKING:
     import pandas
@@ -95,8 +95,9 @@ class Mixing:
 
 def _checked(parents: Sequence[int | None] | FeatureTree, features: int) -> list[int | None]:
     """The parents of so many features, each before its children."""
-    found = parents.parents() if isinstance(parents, FeatureTree) else parents
-    found = [None if parent is None else whole("parents", parent) for parent in found]
+    given = parents.parents() if isinstance(parents, FeatureTree) else parents
+    each = several("parents", given, "one entry a feature, such as tree.parents()")
+    found = [None if parent is None else whole("parents", parent) for parent in each]
     wrong = next((i for i, parent in enumerate(found) if parent is not None and not 0 <= parent < i), None)
     if wrong is not None or len(found) != features:
         why = f"{len(found)} for {features} features" if wrong is None else f"{found[wrong]} for feature {wrong}"
@@ -182,9 +183,9 @@ def labelled(
     return pandas.DataFrame(rows, columns=["instance", "latent", "stands_for", "feature", "relation", "cosine"])
 
 
-def live(acts: Float[Tensor, "*instances states d_sae"], tolerance: float = SILENT) -> Bool[Tensor, "*instances d_sae"]:
+def live(acts: Float[Tensor, "*instances states d_sae"]) -> Bool[Tensor, "*instances d_sae"]:
     """Whether each latent fires on any state; one that does not is dead."""
-    return (acts > tolerance).any(-2)
+    return (acts > SILENT).any(-2)
 
 
 def assign(
@@ -194,7 +195,6 @@ def assign(
     probs: Float[Tensor, "*#instances states"],
     dictionary: Float[Tensor, "*#instances features d_in"],
     parents: Sequence[int | None] | FeatureTree,
-    tolerance: float = SILENT,
 ) -> Int[Tensor, "*instances features"]:
     """The latent of each feature by what it does: first by firing, then by absolute cosine. One to one, as in `match`.
 
@@ -209,7 +209,7 @@ def assign(
     """
     parents = _checked(parents, features.shape[-1])
     seen = (probs > 0)[..., None]
-    present, fires = (features > 0) & seen, (acts > tolerance) & seen
+    present, fires = (features > 0) & seen, (acts > SILENT) & seen
     top = list(range(len(parents)))
     for feature, parent in enumerate(parents):  # parents come before their children
         top[feature] = feature if parent is None else top[parent]
@@ -227,7 +227,7 @@ def assign(
     certain = ((cosines > 0) & with_it) | (complement & never(fires, present) & is_parent)
     worth = len(parents) + 1.0  # one more of these is worth more than any cosines
     taken = stands | ~is_parent  # a leaf keeps a latent that leads toward it a little from being its parent's
-    latents = match(torch.where(taken, cosines.abs() + worth * certain, 0.0), live(acts, tolerance))
+    latents = match(torch.where(taken, cosines.abs() + worth * certain, 0.0), live(acts))
     held = stands.gather(-2, latents.clamp_min(0).unsqueeze(-2)).squeeze(-2)
     return torch.where(held, latents, -1)
 
@@ -293,7 +293,6 @@ def edges(
     probs: Float[Tensor, "*#instances states"],
     dictionary: Float[Tensor, "*#instances features d_in"],
     parents: Sequence[int | None] | FeatureTree,
-    tolerance: float = SILENT,
 ) -> Edges:
     """What becomes of each parent beside each of its children: the one definition of absorption.
 
@@ -320,7 +319,6 @@ def edges(
         dictionary: the true directions. Where they are linearly dependent, a row has no coefficients, and no edge can
             be judged: as a parent that is missing.
         parents: as for `mixing`.
-        tolerance: an activation at most this large counts as zero.
 
     Raises:
         ValueError: as `mixing`.
@@ -336,7 +334,7 @@ def edges(
         k, part, size = latents[..., parent, None], parts[..., parent], features[..., parent]
         own = acts.gather(-1, k.clamp_min(0).unsqueeze(-2).expand(*acts.shape[:-1], 1)).squeeze(-1)
         complement = signs[..., parent].gather(-1, k.clamp_min(0)) < 0
-        shown = ((own > tolerance) ^ complement) & (k >= 0)
+        shown = ((own > SILENT) ^ complement) & (k >= 0)
         every = (acts @ part.unsqueeze(-1)).squeeze(-1)
         others = every - own * part.gather(-1, k.clamp_min(0))
         held = torch.maximum(every + bias[..., parent, None], size / 2)
@@ -365,7 +363,6 @@ def each_its_own(
     acts: Float[Tensor, "*instances states d_sae"],
     latents: Int[Tensor, "*instances features"],
     features: Float[Tensor, "states features"],
-    tolerance: float = SILENT,
 ) -> Bool[Tensor, "*instances"]:
     """Whether every feature's latent fires on all inputs that hold the feature, and on no others.
 
@@ -375,20 +372,18 @@ def each_its_own(
         acts: activations of the latents on every state.
         latents: from `match`.
         features: activations of the true features on the same states.
-        tolerance: an activation at most this large counts as zero.
     """
-    right = firing(acts, latents, tolerance) == (features > 0)
+    right = firing(acts, latents) == (features > 0)
     return right.all(-2).all(-1) & (latents >= 0).all(-1)
 
 
 def firing(
     acts: Float[Tensor, "*instances states d_sae"],
     latents: Int[Tensor, "*instances features"],
-    tolerance: float = SILENT,
 ) -> Bool[Tensor, "*instances states features"]:
     """Whether each feature's latent fires on each state; where a feature has none, the first latent stands in."""
     index = latents.clamp_min(0).unsqueeze(-2).expand(*acts.shape[:-1], latents.shape[-1])
-    return acts.gather(-1, index) > tolerance
+    return acts.gather(-1, index) > SILENT
 
 
 @dataclass(frozen=True)
@@ -422,10 +417,10 @@ def basins(loss: Float[Tensor, " seeds"], live_latents: Bool[Tensor, "seeds d_sa
     (siblings swapped) share a loss, and so a basin.
     """
     alive = live_latents.sum(-1)
-    return _grouped(loss, alive, lambda a, b: bool(alive[a] == alive[b]) and bool(same_loss(loss[a], loss[b], power)))
+    return grouped(loss, alive, lambda a, b: bool(alive[a] == alive[b]) and bool(same_loss(loss[a], loss[b], power)))
 
 
-def _grouped(loss: Tensor, alive: Tensor, same: Callable[[int, int], bool]) -> list[Basin]:
+def grouped(loss: Tensor, alive: Tensor, same: Callable[[int, int], bool]) -> list[Basin]:
     """Seeds in the order of their loss, each with the first that it is the same as."""
     groups: list[list[int]] = []
     for seed in torch.argsort(loss, stable=True).tolist():
@@ -434,61 +429,6 @@ def _grouped(loss: Tensor, alive: Tensor, same: Callable[[int, int], bool]) -> l
             groups.append(mine := [])
         mine.append(seed)
     return [Basin(float(loss[g[0]]), int(alive[g[0]]), sorted(g), len(g) / len(loss)) for g in groups]
-
-
-def solutions(
-    sae: SAE,
-    states: States,
-    dictionary: Float[Tensor, "*#seeds features d_in"],
-    config: SAEConfig,
-    tolerance: float = 0.01,
-) -> list[Basin]:
-    """Groups seeds that found the same solution; lowest loss first.
-
-    Two SAEs count as the same solution if they have as many live latents in the first prefix and in all, the same loss
-    (see `same_loss`), and every prefix has the same squared error on every input. So latents may change places within a
-    prefix, directions in which nothing changes (a latent that fires on a sibling at no cost) do not matter, and inputs
-    that are alike (as probable and as long: siblings) may change places.
-
-    Args:
-        sae: parameters with one leading axis, the seeds.
-        states: the data. Where inputs are alike for another reason than that siblings are, more may be merged.
-        dictionary: the true directions, of all seeds or of each its own.
-        config: the SAEs' configuration; prefixes of weight 0 are left out.
-        tolerance: how far two errors may lie apart, as a share of the longest input's square (our default).
-    """
-    x, trained = states.inputs(dictionary), [w > 0 for w in config.weights]
-    widths = [width for width, used in zip(config.widths, trained, strict=True) if used]
-    loss, fires = sae.loss(x, states.probs, config), live(sae.encode(x, states.probs))
-    alive = torch.stack([fires[:, :width].sum(-1) for width in widths], -1)
-    lengths = x.square().sum(-1).reshape(-1, len(states))[0]  # alike on all dictionaries
-    tables = sae.errors(x, widths, states.probs).mT / lengths.max()
-    alike = torch.stack([states.probs, lengths], -1).mul(1e9).round().unique(dim=0, return_inverse=True)[1]
-    for group in alike.unique():
-        rows = torch.nonzero(alike == group).flatten()
-        for table in tables:
-            keys = [table[row].mul(100).round().tolist() for row in rows.tolist()]
-            table[rows] = table[rows[sorted(range(len(keys)), key=keys.__getitem__)]]
-
-    def same(seed: int, first: int) -> bool:
-        return (
-            torch.equal(alive[seed], alive[first])
-            and bool(same_loss(loss[seed], loss[first], states.power))
-            and bool((tables[seed] - tables[first]).abs().max() <= tolerance)
-        )
-
-    return _grouped(loss, fires.sum(-1), same)
-
-
-def turned(sae: SAE, basis: Float[Tensor, "*#instances d_in d_in"]) -> SAE:
-    """The same SAE in the coordinates of an orthonormal basis, one row a direction.
-
-    Its inputs are then the old ones times the basis transposed, so that with a basis that begins with the true
-    directions the features are the first axes: SAEs trained on different dictionaries can be read together.
-    """
-    back = basis.transpose(-1, -2)
-    b_dec = (sae.b_dec.unsqueeze(-2) @ back).squeeze(-2)
-    return replace(sae, W_enc=basis @ sae.W_enc, W_dec=sae.W_dec @ back, b_dec=b_dec)
 
 
 @dataclass(frozen=True)
@@ -563,6 +503,10 @@ def read(
         raise ValueError(
             f"states are given for {len(each)} settings, of shapes {shapes}; for SAEs with the axes {axes} give one "
             "States, or alike ones for each setting of (settings, seeds)."
+        )
+    if dictionary is None:
+        raise ValueError(
+            "dictionary is None; give the direction of each feature, or the identity where inputs have none."
         )
     dictionary = torch.as_tensor(dictionary, dtype=torch.float64).detach().cpu()
     own, wanted = dictionary.shape[:-2], (shapes[0][1], sae.b_dec.shape[-1])

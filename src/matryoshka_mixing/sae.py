@@ -16,7 +16,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex, get_args
@@ -168,10 +167,11 @@ class SAE:
         if len(set(types.values())) > 1 or not self.b_dec.is_floating_point():
             shown = ", ".join(f"{name} {str(kind).removeprefix('torch.')}" for name, kind in types.items())
             raise ValueError(f"the tensors are {shown}; they must have one floating type, such as float64.")
-        if self.config is None:
-            object.__setattr__(self, "config", SAEConfig(self.W_dec.shape[-1], (self.W_dec.shape[-2],)))
-        if isinstance(self.config, tuple) and len(set(self.config)) == 1:
-            object.__setattr__(self, "config", self.config[0])
+        own: Any = SAEConfig(self.W_dec.shape[-1], (self.W_dec.shape[-2],)) if self.config is None else self.config
+        each = (own,) if isinstance(own, SAEConfig) else several("config", own, "one SAEConfig, or a tuple of such")
+        if not each or not all(isinstance(one, SAEConfig) for one in each):
+            raise ValueError(f"config is {repr(own)[:80]}; give one SAEConfig, or a tuple of such.")
+        object.__setattr__(self, "config", each[0] if len(set(each)) == 1 else each)
         instances, each = self.instances, self._each
         shape = each[0].d_in, each[0].d_sae
         wanted = {"W_enc": shape, "b_enc": shape[1:], "W_dec": shape[::-1], "b_dec": shape[:1]}
@@ -232,13 +232,14 @@ class SAE:
             ValueError: if `x` is no tensor, or has other leading axes than one for the rows, with or without those of
                 the instances; or if a BatchTopK SAE has neither `probs` nor a threshold.
         """
-        if not isinstance(x, Tensor):
-            raise ValueError(f"x is a {type(x).__name__}; give a tensor, such as torch.from_numpy(rows).")
         acts, share = self._activate(x, probs)
         return acts * (share > 0)
 
     def _activate(self, x: Tensor, probs: Tensor | None) -> tuple[Tensor, Tensor]:
         """Activations before anything is dropped, and the share of each that is kept."""
+        if not isinstance(x, Tensor):
+            raise ValueError(f"x is a {type(x).__name__}; give a tensor, such as torch.from_numpy(rows).")
+        x = x.to(self.b_dec.dtype)
         if x.ndim not in (2, 2 + len(self.instances)) or x.shape[-1] != self.b_dec.shape[-1]:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; it must be (rows, {self.b_dec.shape[-1]}), with or without leading "
@@ -262,7 +263,7 @@ class SAE:
             return acts, largest(sizes, k)
         if probs is not None:
             return acts, largest_of_batch(sizes, k, probs.to(acts).expand(acts.shape[:-1]))
-        if self.threshold is None:
+        if self.threshold is None or self.threshold.isnan().any():
             raise ValueError(
                 "a BatchTopK SAE chooses within a batch: give probs, such as torch.full((rows,), 1 / rows), or train "
                 "it, which finds a threshold for one input at a time."
@@ -348,7 +349,7 @@ class SAE:
             rows = [(_entry(x, i, 2), _entry(probs, i, 1)) for i in range(len(self._each))]
             return torch.stack([self[i].loss(*some, terms=terms) for i, some in enumerate(rows)])
         config = config or self._each[0]
-        weights = x.new_tensor(config.weights)
+        weights = self.b_dec.new_tensor(config.weights)
         each = self.errors(x, config.widths, probs) + config.l1 * self.penalties(x, config.widths, probs)
         if terms is not None:
             each = terms * each
@@ -406,22 +407,15 @@ class SAE:
     def stack(cls, saes: Sequence[SAE]) -> SAE:
         """One SAE object of several, along a new first axis; their configurations may differ in all but sizes."""
         each = [sae._each for sae in saes]
-        if len(set(each)) == 1 and len(each[0]) == 1:
-            return cls._joined(saes, torch.stack, each[0])
         if any(len(some) > 1 for some in each):
             raise ValueError("configurations may differ along the first axis alone; index the settings first.")
         return cls._joined(saes, torch.stack, tuple(some[0] for some in each))
 
     @classmethod
-    def cat(cls, saes: Sequence[SAE], axis: int = 0) -> SAE:
-        """One SAE object of several, along an axis of their instances; configurations may differ along the first."""
-        each = [sae._each for sae in saes]
-        if axis == 0:
-            each = [some if len(some) > 1 else some * len(sae) for some, sae in zip(each, saes, strict=True)]
-            return cls._joined(saes, torch.cat, tuple(config for some in each for config in some))
-        if len(set(each)) > 1:
-            raise ValueError("configurations may differ along the first axis alone.")
-        return cls._joined(saes, partial(torch.cat, dim=axis), each[0])
+    def cat(cls, saes: Sequence[SAE]) -> SAE:
+        """One SAE object of several, along the first axis of their instances."""
+        each = [sae._each if len(sae._each) > 1 else sae._each * len(sae) for sae in saes]
+        return cls._joined(saes, torch.cat, tuple(config for some in each for config in some))
 
     @classmethod
     def _joined(cls, saes: Sequence[SAE], how: Callable, config: tuple[SAEConfig, ...]) -> SAE:
@@ -465,20 +459,15 @@ class SAE:
             tail = tensor.shape[len(self.instances) :]
             return tensor.reshape(number, *tail)[chosen.flatten()].reshape((*chosen.shape, *tail))
 
-        config = self.config
-        if isinstance(config, tuple) and chosen.numel():
-            entries = chosen.reshape(chosen.shape[0] if chosen.ndim else 1, -1) // (number // len(config))
-            each = [{config[i] for i in entry} for entry in entries.tolist()]
-            if any(len(some) > 1 for some in each):
+        each = self._each if chosen.numel() else self._each[:1]
+        if len(each) > 1:
+            entries = chosen.reshape(chosen.shape[0] if chosen.ndim else 1, -1) // (number // len(each))
+            found = [{each[i] for i in entry} for entry in entries.tolist()]
+            if any(len(some) > 1 for some in found):
                 raise ValueError("these instances differ in configuration along more than their first axis.")
-            config = tuple(some.pop() for some in each)
-        elif isinstance(config, tuple):
-            config = config[0]
-        config = config[0] if isinstance(config, tuple) and len(set(config)) == 1 else config
-        return SAE(
-            **{name: pick(parameter) for name, parameter in self.parameters.items()}, config=config,
-            threshold=None if self.threshold is None else pick(self.threshold),
-        )  # fmt: skip
+            each = tuple(some.pop() for some in found)
+        threshold = None if self.threshold is None else pick(self.threshold)
+        return SAE(**{name: pick(one) for name, one in self.parameters.items()}, config=each, threshold=threshold)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: these instances and their configuration, and nothing else; in one move."""
@@ -504,13 +493,11 @@ class SAE:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
                 configs = json.loads((file.metadata() or {})["config"])
-            plain: list[dict[str, Any]] = []
-            if not (isinstance(configs, list) and configs and all(isinstance(config, dict) for config in configs)):
+            if not isinstance(configs, list) or not all(isinstance(config, dict) for config in configs):
                 raise ValueError(f"its configuration is {str(configs)[:80]}")
-            for config in configs:
-                plain.append({k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
-            return cls(**tensors, config=tuple(SAEConfig(**config) for config in plain))
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, ValueError) as error:
+            plain: list[Any] = [{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()} for one in configs]
+            return cls(**tensors, config=tuple(SAEConfig(**one) for one in plain))
+        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} holds no SAE that SAE.save wrote, or is damaged: {error}") from None
 
 

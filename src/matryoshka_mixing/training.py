@@ -92,12 +92,9 @@ class Setting:
                     f"{name} have shape {tuple(terms.shape)}; they must be finite numbers of at least 0, one for "
                     f"each prefix and state: {shape or 'only States have them'}."
                 )
-        if not 0 <= self.drawn < len(self.sae.widths):
-            raise ValueError(
-                f"drawn is {self.drawn}; of {len(self.sae.widths)} prefixes from 0 to all shorter ones can be drawn."
-            )
-        if self.drawn > sum(weight > 0 for weight in self.sae.weights[:-1]):
-            raise ValueError(f"drawn is {self.drawn}, but fewer shorter prefixes have a weight above 0.")
+        most = sum(weight > 0 for weight in self.sae.weights[:-1])
+        if not 0 <= whole("drawn", self.drawn) <= most:
+            raise ValueError(f"drawn is {self.drawn}; it must be from 0 to the {most} shorter prefixes with a weight.")
         if self.drawn and not (self.terms is self.decoder_terms is self.sae.decoder_weights is None):
             raise ValueError("drawn prefixes go neither with terms nor with decoder_weights.")
         _refuse_unknown(self.held)
@@ -138,6 +135,10 @@ class Setting:
 
 
 def _refuse_unknown(held: Mapping[str, object]) -> None:
+    if not isinstance(held, Mapping):
+        raise ValueError(
+            f"held is {repr(held)[:80]}; give an index into each parameter that stays, such as {{'b_enc': ...}}."
+        )
     if unknown := set(held) - set(TRAINED):
         raise ValueError(f"held names {sorted(unknown)}; the parameters of an SAE are {list(TRAINED)}.")
 
@@ -273,7 +274,7 @@ def train(
     config: TrainConfig = TrainConfig(),
     *,
     threads: int | None = None,
-    device: str = "cpu",
+    device: str | torch.device | None = "cpu",
     dtype: torch.dtype = torch.float64,
     progress: bool = False,
 ) -> Trained:
@@ -301,7 +302,8 @@ def train(
     settings = [settings] if isinstance(settings, Setting) else list(settings)
     threads = threads_of(threads)
     start = fitting(settings, start, config, dtype)
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
+    device = "cpu" if device is None else str(device)
+    if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is {device}, and PyTorch finds none of its kind here; leave it at cpu.")
     if device != "cpu":
         return _train_by_autograd(settings, start, config, device, dtype, progress)
@@ -386,9 +388,6 @@ def _list(data: States | FeatureTree) -> States | None:
 
 class _Job:
     """All seeds of one setting: their parameters in the kernel's layout, and what it needs to train them."""
-
-    side_by_side = 1
-    """So many SAEs take as long as one."""
 
     def __init__(self, setting: Setting, start: SAE, number: int, config: TrainConfig, dtype: type):
         sae, data = setting.sae, setting.data
@@ -489,6 +488,7 @@ class _SideBySide(_Job):
     """The same for small ReLU SAEs on listed states, of which four are trained at once (see `_abreast`)."""
 
     side_by_side = _abreast.ABREAST
+    """So many SAEs take as long as one."""
 
     def room(self) -> tuple:
         """What one thread needs to train these SAEs."""
@@ -633,7 +633,7 @@ def descend(
     """
     _refuse_unknown(held or {})
     instances, n = start.instances, len(start.instances)
-    sae = start.map(lambda parameter: parameter.detach().clone())
+    sae = start.with_config(start._each).map(lambda parameter: parameter.detach().clone())
     means = {name: torch.zeros_like(parameter) for name, parameter in sae.parameters.items()}
     squares = {name: torch.zeros_like(parameter) for name, parameter in sae.parameters.items()}
     history, path, recorded = [], [], set(config.recorded)
@@ -716,7 +716,7 @@ def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, devic
     """
     sae, data = setting.sae, setting.data
     place = {"device": device, "dtype": dtype}
-    states = data if isinstance(data, States) else data.states() if data.can_list() else None
+    states = _list(data)
     basis = None if setting.dictionary is None else setting.dictionary.to(**place)
     terms, decoder_terms = (
         None if given is None else given.to(**place)
@@ -725,15 +725,15 @@ def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, devic
     generator = torch.Generator().manual_seed(config.seed)
     if isinstance(data, FeatureTree) and states is None:
         acts = data.sample(1 << 14, 0)
-        power_states = States(acts, torch.full((len(acts),), 1 / len(acts), dtype=torch.float64))
+        listed = States(acts, torch.full((len(acts),), 1 / len(acts), dtype=torch.float64))
     elif states is not None:
-        power_states = states
+        listed = states
 
     def inputs(acts: Tensor) -> Tensor:
         return acts.to(**place) if basis is None else acts.to(**place) @ basis
 
-    power = (power_states.probs.to(**place) * inputs(power_states.acts).square().sum(-1)).sum(-1)
-    fixed = inputs(power_states.acts), power_states.probs.to(**place)
+    fixed = inputs(listed.acts), listed.probs.to(**place)
+    power = (fixed[1] * fixed[0].square().sum(-1)).sum(-1)
 
     def batch() -> tuple[Tensor, Tensor]:
         size = config.batch_size
@@ -742,10 +742,8 @@ def objective(setting: Setting, seeds: Sequence[int], config: TrainConfig, devic
         if isinstance(data, FeatureTree) and states is None:
             acts = torch.stack([data.sample(size, generator) for _ in seeds])
             return inputs(acts), acts.new_full((len(seeds), size), 1 / size).to(**place)
-        drawn = torch.multinomial(
-            power_states.probs.expand(len(seeds), -1), size, replacement=True, generator=generator
-        )
-        counts = torch.zeros(len(seeds), len(power_states), dtype=torch.float64)
+        drawn = torch.multinomial(listed.probs.expand(len(seeds), -1), size, replacement=True, generator=generator)
+        counts = torch.zeros(len(seeds), len(listed), dtype=torch.float64)
         counts.scatter_add_(1, drawn, torch.full(drawn.shape, 1 / size, dtype=torch.float64))
         return fixed[0], counts.to(**place)
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from penalised import penalised_family
 
 from matryoshka_mixing import theory
 
@@ -16,7 +17,7 @@ def shown(page):
 
 
 def expected(q=0.4, n=2, beta=1.0, l1=0.0):
-    found = theory.penalised_family(q, n, beta, l1)
+    found = penalised_family(q, n, beta, l1)
     return [pytest.approx(value, abs=6e-4) for value in (found.parent[1], found.child[2])]
 
 
@@ -132,5 +133,5 @@ def test_the_same_in_a_chapter(open_page):
     assert shown(page)[0] == 0 and heard == []
     page.keyboard.press("End")
     most = float(slider(page, "blamed").get_attribute("max"))
-    found = theory.penalised_family(0.4, 2, blamed=most)
+    found = penalised_family(0.4, 2, blamed=most)
     assert shown(page) == [pytest.approx(v, abs=6e-4) for v in (found.parent[1], found.child[2])]

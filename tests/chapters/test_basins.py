@@ -200,7 +200,7 @@ def test_seeds_of_all_dictionaries_are_read_together(toy):
 
 def test_solutions_are_told_in_a_table(toy):
     one = found(toy, signs=[(1, 1, 1)] * 3 + [(1, 1, -1)])
-    groups = metrics.solutions(one.sae, toy.states, one.directions, toy.both[0])
+    groups = basins.solutions(one.sae, toy.states, one.directions, toy.both[0])
     assert [group.share for group in groups] == [0.75, 0.25]
     page = basins.solutions_table(toy, one, groups)
     assert "75.0%" in page and "parent first" in page and "too few live" in page
@@ -232,7 +232,7 @@ def test_theory_names_losses_by_kind_and_penalty(toy):
     matryoshka, standard = toy.both
     assert basins.theory_losses(toy, matryoshka) == {}
     absorbed = basins.theory_losses(toy, standard)
-    assert absorbed == {"absorbed": theory.absorbed_loss(toy.states, 0.03)}
+    assert absorbed == {"absorbed": basins.absorbed_loss(toy.states, 0.03)}
     assert set(basins.theory_losses(toy, replace(standard, l1=0.0))) == {f"{k} live" for k in range(4)}
     assert "first latent only" in basins.theory_losses(toy, replace(matryoshka, l1=0.0))
 
@@ -417,3 +417,88 @@ def test_a_single_seed_on_a_single_dictionary_can_be_judged():
     assert verdict.verdict == "inconclusive", "one block of eight decides nothing"
     table = basins.dictionary_table(basins.kinds_by_dictionary(toy))
     assert set(table["p value"]) == {"not tested"} and set(table["the dictionary's part"]) == {"not known"}
+
+
+def sae_from(encoder_rows, decoder_rows):
+    """An SAE in three dimensions whose features are the axes."""
+    rows = tensor(decoder_rows)
+    return SAE(tensor(encoder_rows).T, torch.zeros(len(rows)).double(), rows, torch.zeros(3).double())
+
+
+CLEAN = sae_from([[1, 0, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+
+
+# Which seeds found the same
+
+
+def test_solutions_see_through_names_places_and_flat_directions():
+    """Siblings and latents swapped, or a latent that fires on a sibling at no cost, are no other solution."""
+    states, config = family(0.3, 0.4).states(), SAEConfig(3, (1, 3), l1=0.0, encoder_bias=False, decoder_bias=False)
+    swapped = sae_from([[1, 0, 0], [0, 0, 1], [0, 1, 0]], [[1, 0, 0], [0, 0, 1], [0, 1, 0]])
+    first = sae_from([[0, 1, 0], [1, 0, 0], [0, 0, 1]], [[0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    second = sae_from([[0, 0, 1], [1, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    # On child 2 both children's latents fire, and together they write the same: c1 + (c2 - c1).
+    flat = sae_from([[1, 0, 0], [0, 1, 1], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, -1, 1]])
+    dead = sae_from([[1, 0, 0], [0, 1, 0], [0, -1, 0]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    some = SAE.stack([first, CLEAN, swapped, dead, flat, second])
+    found = basins.solutions(some, states, torch.eye(3, dtype=torch.float64), config)
+    assert [(one.seeds, one.live) for one in found] == [([1, 2, 4], 3), ([3], 2), ([0, 5], 3)]
+    assert [one.loss for one in found] == pytest.approx([0.24, 0.36, 0.42])
+    assert [one.share for one in found] == pytest.approx([1 / 2, 1 / 6, 1 / 3])
+    apart = family(0.3, [0.5, 0.3]).states()
+    found = basins.solutions(some[[0, 5]], apart, torch.eye(3, dtype=torch.float64), config)
+    assert len(found) == 2, "unequal children are not alike"
+
+
+def test_solutions_leave_out_prefixes_of_weight_zero():
+    """The same latents in another order: other solutions where the first prefix counts, one where it does not."""
+    states, eye = family(0.3, 0.4).states(), torch.eye(3, dtype=torch.float64)
+    moved = sae_from([[0, 1, 0], [1, 0, 0], [0, 0, 1]], [[0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    for weights, groups in (((1.0, 1.0), 2), ((0.0, 1.0), 1)):
+        config = SAEConfig(3, (1, 3), weights, encoder_bias=False, decoder_bias=False)
+        assert len(basins.solutions(SAE.stack([CLEAN, moved]), states, eye, config)) == groups
+
+
+def test_solutions_of_equal_loss_are_told_apart():
+    """Prefix errors tell apart what loss and live latents do not: the one fails where the other does not."""
+    states = family(0.5, 0.25).states()  # parent alone: 0.25; with a child: 0.125 each
+    config = SAEConfig(3, (3,), l1=0.0, encoder_bias=False, decoder_bias=False)
+    # Writes nothing on the parent alone (0.25 * 1); or leaves the parent out of both pairs (2 * 0.125 * 1).
+    silent = sae_from([[0, 0, 0], [0, 1, 0], [0, 0, 1]], [[0, 0, 0], [1, 1, 0], [1, 0, 1]])
+    part = sae_from([[1, -1, -1], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    silent.W_enc[:, 0] = tensor([1e-3, -1e-3, -1e-3])
+    found = basins.solutions(SAE.stack([silent, part]), states, torch.eye(3, dtype=torch.float64), config)
+    assert len(found) == 2 and found[0].loss == pytest.approx(found[1].loss)
+
+
+def test_turning_changes_the_coordinates_and_nothing_else(dictionary):
+    basis = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).Q.T
+    sae = random_start(SAEConfig(20, (1, 3)), range(4))
+    sae.b_dec.add_(0.1)
+    turned, x = basins.turned(sae, basis), family(0.3, 0.4).states().inputs(dictionary)
+    acts = sae.encode(x)
+    assert torch.allclose(turned.encode(x @ basis.T), acts)
+    assert torch.allclose(turned.decode(acts), sae.decode(acts) @ basis.T)
+    assert not torch.allclose(turned.decode(acts), sae.decode(acts))
+
+
+def test_solutions_do_not_depend_on_the_directions():
+    """The same solution on two dictionaries is one, and its errors are measured by the longest input's square."""
+    states, config = family(0.3, 0.4).states(), SAEConfig(5, (1, 3), encoder_bias=False, decoder_bias=False)
+    directions = orthonormal_dictionaries(3, 5, range(2))
+    both = start_near(directions, range(2), 0.0).with_config(config)
+    for some in (directions, directions[:1].expand(2, -1, -1)):
+        found = basins.solutions(start_near(some, range(2), 0.0).with_config(config), states, some, config)
+        assert [one.seeds for one in found] == [[0, 1]]
+    turned = SAE.stack([both[0], start_near(directions[:1].flip(1), [0], 0.0).with_config(config)[0]])
+    assert len(basins.solutions(turned, states, directions[:1].expand(2, -1, -1), config)) == 2
+
+
+def test_the_absorbed_solution_costs_what_training_finds():
+    states, basis = family(0.3, 0.4).states(), orthonormal_dictionaries(3, 20, [0])[0]
+    for l1 in (0.03, 0.2):
+        config = SAEConfig(20, (3,), l1=l1, encoder_bias=False, decoder_bias=False)
+        start = start_near(basis, range(4), 0.5)
+        run = train(Setting(config, states, basis), start, TrainConfig(2000))
+        assert float(run.loss.median()) == pytest.approx(basins.absorbed_loss(states, l1), abs=1e-6)
+    assert basins.absorbed_loss(states, 10.0) == pytest.approx(states.power), "too dear: nothing is written"

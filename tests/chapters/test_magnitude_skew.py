@@ -14,7 +14,7 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from matryoshka_mixing import metrics, theory
-from matryoshka_mixing.chapters import basins
+from matryoshka_mixing.chapters import basins, standard_sae_absorbs
 from matryoshka_mixing.chapters import magnitude_skew as chapter
 from matryoshka_mixing.features import States, family, orthonormal_dictionaries, orthonormal_dictionary
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
@@ -237,7 +237,7 @@ def test_the_states_of_a_pair_are_those_of_its_tree(p, q):
         family(p, q, 1, parent_magnitude=2.0, child_magnitude=7.0).states(),
     )
     assert torch.equal(ours.acts, trees.acts) and torch.equal(ours.probs, trees.probs)
-    assert ours.labels(chapter.NAMES) == chapter.STATES
+    assert standard_sae_absorbs.labels(ours, chapter.NAMES) == chapter.STATES
 
 
 def test_a_parent_that_always_fires_keeps_its_place_among_the_states():

@@ -435,11 +435,54 @@ def main_runs(toy: Toy) -> MainRuns:
     near = dict(zip(configs, explore(toy, ordered, 2 * toy.chosen.n_sweep_seeds, near=True), strict=True))
     biased = explore(toy, with_biases(toy.both, False, True), 2 * n)
     titles = ("Matryoshka, decoder bias", "standard, decoder bias")
-    solutions = {
-        name: metrics.solutions(found.sae, toy.states, found.directions, found.sae.one_config)
-        for name, found in arms.items()
+    grouped = {
+        name: solutions(found.sae, toy.states, found.directions, found.sae.one_config) for name, found in arms.items()
     }
-    return MainRuns(arms, dict(zip(titles, biased, strict=True)), near, solutions)
+    return MainRuns(arms, dict(zip(titles, biased, strict=True)), near, grouped)
+
+
+def solutions(
+    sae: SAE,
+    states: States,
+    dictionary: Float[Tensor, "*#seeds features d_in"],
+    config: SAEConfig,
+    tolerance: float = 0.01,
+) -> list[Basin]:
+    """Groups seeds that found the same solution; lowest loss first.
+
+    Two SAEs count as the same solution if they have as many live latents in the first prefix and in all, the same loss
+    (see `metrics.same_loss`), and every prefix has the same squared error on every input. So latents may change places
+    within a prefix, directions in which nothing changes (a latent that fires on a sibling at no cost) do not matter,
+    and inputs that are alike (as probable and as long: siblings) may change places.
+
+    Args:
+        sae: parameters with one leading axis, the seeds.
+        states: the data. Where inputs are alike for another reason than that siblings are, more may be merged.
+        dictionary: the true directions, of all seeds or of each its own.
+        config: the SAEs' configuration; prefixes of weight 0 are left out.
+        tolerance: how far two errors may lie apart, as a share of the longest input's square (our default).
+    """
+    x, trained = states.inputs(dictionary), [w > 0 for w in config.weights]
+    widths = [width for width, used in zip(config.widths, trained, strict=True) if used]
+    loss, fires = sae.loss(x, states.probs, config), metrics.live(sae.encode(x, states.probs))
+    alive = torch.stack([fires[:, :width].sum(-1) for width in widths], -1)
+    lengths = x.square().sum(-1).reshape(-1, len(states))[0]  # alike on all dictionaries
+    tables = sae.errors(x, widths, states.probs).mT / lengths.max()
+    alike = torch.stack([states.probs, lengths], -1).mul(1e9).round().unique(dim=0, return_inverse=True)[1]
+    for group in alike.unique():
+        rows = torch.nonzero(alike == group).flatten()
+        for table in tables:
+            keys = [table[row].mul(100).round().tolist() for row in rows.tolist()]
+            table[rows] = table[rows[sorted(range(len(keys)), key=keys.__getitem__)]]
+
+    def same(seed: int, first: int) -> bool:
+        return (
+            torch.equal(alive[seed], alive[first])
+            and bool(metrics.same_loss(loss[seed], loss[first], states.power))
+            and bool((tables[seed] - tables[first]).abs().max() <= tolerance)
+        )
+
+    return metrics.grouped(loss, fires.sum(-1), same)
 
 
 def shown(basins: Sequence[Basin]) -> list[Basin]:
@@ -484,12 +527,23 @@ def solutions_table(toy: Toy, found: Found, basins: Sequence[Basin]) -> str:
     return style.set_uuid("basins").to_html()
 
 
+def absorbed_loss(states: States, l1: float) -> float:
+    """The loss of a standard SAE with one latent for each input that holds something: sum of `p (l1 r - l1^2 / 4)`.
+
+    r is the input's length; the penalty shortens its reconstruction by l1 / 2 (at most to 0). With a penalty this is
+    the absorbed solution of a family with exclusive children.
+    """
+    length = states.acts.norm(dim=-1)
+    short = length.clamp_max(l1 / 2)
+    return float((states.probs * (short.square() + l1 * (length - short))).sum())
+
+
 def theory_losses(toy: Toy, config: SAEConfig) -> dict[str, float]:
     """The losses that theory names for a configuration: at penalty 0 all, with the penalty the absorbed one."""
     kind = "Matryoshka" if config.weights[0] else "standard"
     if config.l1 == 0:
         return toy.named_losses[kind]
-    return {"absorbed": theory.absorbed_loss(toy.states, config.l1)} if kind == "standard" else {}
+    return {"absorbed": absorbed_loss(toy.states, config.l1)} if kind == "standard" else {}
 
 
 def named(found: Found, losses: Mapping[str, float], power: float) -> pd.DataFrame:
@@ -884,13 +938,24 @@ def dictionary_table(kinds: Mapping[str, Int[Tensor, "dictionaries starts"]]) ->
     return pd.DataFrame(rows).T
 
 
+def turned(sae: SAE, basis: Float[Tensor, "*#instances d_in d_in"]) -> SAE:
+    """The same SAE in the coordinates of an orthonormal basis, one row a direction.
+
+    Its inputs are then the old ones times the basis transposed, so that with a basis that begins with the true
+    directions the features are the first axes: SAEs trained on different dictionaries can be read together.
+    """
+    back = basis.transpose(-1, -2)
+    b_dec = (sae.b_dec.unsqueeze(-2) @ back).squeeze(-2)
+    return replace(sae, W_enc=basis @ sae.W_enc, W_dec=sae.W_dec @ back, b_dec=b_dec)
+
+
 def turned_spread(toy: Toy) -> dict[str, Float[Tensor, " starts"]]:
     """How far the final losses of a start lie apart that is turned along with the dictionary, by optimiser."""
     p, matryoshka = toy.chosen, toy.both[0]
     relative = random_start(matryoshka, toy.seeds(min(12, p.n_seeds)))
     bases = orthonormal_dictionaries(p.d_model, p.d_model, toy.seeds(p.n_sweep_seeds))
     # Turned by the transposed basis, the coordinates of the features become those of the inputs.
-    start = SAE.stack([metrics.turned(relative, basis.T.contiguous()) for basis in bases])
+    start = SAE.stack([turned(relative, basis.T.contiguous()) for basis in bases])
     settings = [Setting(matryoshka, toy.states, basis[: toy.tree.n_features]) for basis in bases]
     losses = {name: train(settings, start, training).loss for name, training in toy.optimisers.items()}
     return {name: values.amax(0) - values.amin(0) for name, values in losses.items()}

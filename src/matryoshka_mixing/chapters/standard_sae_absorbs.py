@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from matryoshka_mixing import figures, metrics
 from matryoshka_mixing.chapters._shared import Arm, Family, Setup
 from matryoshka_mixing.chapters._shared import converged as converged
 from matryoshka_mixing.chapters._shared import median_gap as median_gap
-from matryoshka_mixing.features import family
+from matryoshka_mixing.features import States, family
 from matryoshka_mixing.parameters import given
 from matryoshka_mixing.sae import SAE, SAEConfig
 from matryoshka_mixing.training import Setting
@@ -101,13 +101,19 @@ def draw_decoders(arms: Mapping[str, Arm], setup: Setup) -> Figure:
     return figures.heatmaps(panels, setup.tree.names, _latents(setup))
 
 
+def labels(states: States, names: Sequence[str]) -> list[str]:
+    """The features that are active in each state, in words."""
+    active = [[names[f] for f in torch.nonzero(row).flatten().tolist()] for row in states.acts]
+    return [" + ".join(some) or "nothing" for some in active]
+
+
 def draw_activations(arms: Mapping[str, Arm], setup: Setup) -> Figure:
     """Activations on every state of each arm's typical seed, latents in the order of their features."""
     panels = {}
     for kind, arm in arms.items():
         order = arm.reading.latents[arm.typical]
         panels[f"{kind}: activations"] = arm.reading.acts[arm.typical][:, order].numpy()
-    return figures.heatmaps(panels, _latents(setup), setup.states.labels(setup.tree.names), quantity="activation")
+    return figures.heatmaps(panels, _latents(setup), labels(setup.states, setup.tree.names), quantity="activation")
 
 
 @dataclass(frozen=True)

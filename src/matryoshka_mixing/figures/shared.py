@@ -131,7 +131,7 @@ def basin_heatmaps(
     """The first seed of each basin as a heat map of decoder cosines, lowest loss first.
 
     Args:
-        basins: from `metrics.basins` or `metrics.solutions`; the `most` largest are drawn.
+        basins: from `metrics.basins`, or its like; the `most` largest are drawn.
         cosines: decoder cosines of all seeds, shape (seeds, latents, features).
         live: whether each latent fires, shape (seeds, latents); rows of dead latents are grey.
         features: names of the features.

@@ -287,7 +287,8 @@ def explore_variants(p: Parameters, base: Setting, plain: Explored) -> dict[str,
     objective = partial(varied_loss, base=both)
     # Autograd is slow, and half of the steps are enough.
     half = TrainConfig(max(1, p.n_steps // 2))
-    run = descend(objective, SAE.cat(begin, axis=1), half, held={"b_enc": ..., "b_dec": ...}, scale=base.states.power)
+    start = SAE.stack([SAE.cat([one[i] for one in begin]) for i in range(len(VARIANTS))])
+    run = descend(objective, start, half, held={"b_enc": ..., "b_dec": ...}, scale=base.states.power)
     alike = Factor(list(VARIANTS), [both] * len(VARIANTS))
     found = three(measure(as_varied(run.sae), alike.settings, alike.parents), alike)
 
