@@ -1,8 +1,8 @@
 """Break the package on purpose, one small change at a time, and see whether a test notices: `python scripts/mutate.py`.
 
-A sample of the changes that could be made to `theory`, `metrics` and `claims` (another comparison, another sign, a
-constant that is off, a condition turned), each in a process of its own against the tests of that module. What survives
-is written to benchmarks/mutation.json as it goes, for the page *How it was tested*.
+A sample of the changes that could be made to what the verdicts and findings rest on (another comparison, another sign,
+a constant that is off, a condition turned), each in a process of its own against the tests of that module. What
+survives is written to benchmarks/mutation.json as it goes, for the page *How it was tested*.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ TESTS = {
         "-k",
         "not flips and (claims or ledgers)",
     ],
+    "remedy": ["tests/test_remedy.py"],
+    "diagnose": ["tests/test_diagnose.py", "-k", "not command and not false_alarms"],
+    "features": ["tests/test_features.py"],
+    "sae": ["tests/test_sae.py"],
 }
 """The tests by module; those of whole experiments, whose verdicts flip, are left out, since they take long."""
 LONGER, LEAST = 5, 60
@@ -39,7 +43,6 @@ LONGER, LEAST = 5, 60
 Seconds of the processor, not of the clock, so that a busy machine changes nothing.
 """
 HARMLESS = {
-    ("theory", "1 → 2", "t = _root(balance, 1 / n)"): "none: the root lies below both ends",
     ("theory", "100 → 101", "for _ in range(100):"): "none: one more halving of what is exact already",
     ("metrics", "Lt → LtE", "complement = signs[..., parent].gather(-1, k.clamp_min(0)) < 0"): (
         "none: no parent's latent has the cosine 0 with it"
@@ -48,9 +51,45 @@ HARMLESS = {
         "none: either outweighs all cosines"
     ),
     ("metrics", "LtE → Lt", "return (loss - other).abs() <= 1e-4 * power"): "none, but for a tie to the last bit",
-    ("metrics", "LtE → Lt", "and bool((tables[seed] - tables[first]).abs().max() <= tolerance)"): (
+    ("diagnose", "Gt → GtE", "opposite = judged & ~(lean > 0) & (as_predicted > np.max([most_by_chance, far / 2, "
+     "np.full(inner, LEAST)], axis=0))"): "none, but for a tie to the last bit",
+    ("diagnose", "Add → Sub", "random = [turn(W + _solve(factor, part)[:n], W, u) for part in sums.by_chance]"): (
+        "none: random signs are as likely the other way round"
+    ),
+    ("diagnose", "Gt → GtE",
+     "leans, otherwise = (judged & (lean - by > np.maximum(bound, LEAST)) for by in (by_penalty, by_shrinkage))"): (
         "none, but for a tie to the last bit"
     ),
+    ("diagnose", "Div → Mult",
+     "acts, probs = sae.encode(x), torch.full((len(x),), 1 / len(x), dtype=torch.float64)"): (
+        "none: of these weights shares alone are read"
+    ),
+    ("remedy", "2 → 3", "weights = x.new_full(x.shape[-2:-1], 1 / x.shape[-2]) if probs is None else probs"): (
+        "none: leading axes of equal weights"
+    ),
+    ("remedy", "1 → 2", "known = torch.cat([acts, torch.ones_like(acts[..., :1])], -1) if biased else acts"): (
+        "none: two columns of ones share what one takes"
+    ),
+    ("remedy", "0 → 1",
+     "acts, counts = setting.data.sample(ROWS, torch.Generator().manual_seed(0)), torch.ones(ROWS)"): (
+        "none: other samples"
+    ),
+    ("features", "Gt → GtE",
+     "return States(acts[probs > 1e-12], probs[probs > 1e-12])  # not those of probability 0, up to rounding"): (
+        "none, but for a tie"
+    ),
+    ("diagnose", "LtE → Lt", "fitted=bool(judged.any() and (steps <= FITTED * lengths).all()),"): (
+        "none, but for a tie to the last bit"
+    ),
+    ("diagnose", "Or → And", "if labels is None or hierarchy is None:"): "none: both are given, or neither",
+    ("diagnose", "True → False", "for i, (name, parent) in enumerate(zip(names, hierarchy, strict=True)):"): (
+        "none: that they are as many was looked at before"
+    ),
+    ("remedy", "True → False",
+     "change = torch.linalg.pinv(by_row @ known, hermitian=True, rtol=1e-10) @ (by_row @ (x - sae.decode(acts)))"): (
+        "none: the matrix is symmetric"
+    ),
+    ("features", "1 → 2", "depth.append(0 if parent is None else depth[parent] + 1)"): "none: only the order counts",
     ("claims", "0 → 1", "return float(values[0]), float(values[0])"): "none: all values are equal there",
     ("claims", "Lt → LtE", "if abs(value) < NEGLIGIBLE:"): "none: the next line says the same of this number",
 }  # fmt: skip
@@ -90,6 +129,12 @@ def changes(tree: ast.Module) -> Iterator[tuple[int, str, Callable[[], ast.Modul
         for node in inside
         if isinstance(node, ast.JoinedStr | ast.Raise | ast.AnnAssign)
         for part in ast.walk(node)
+    } | {
+        id(part)
+        for node in inside
+        for kind in (getattr(node, "annotation", None), getattr(node, "returns", None))
+        if kind is not None
+        for part in ast.walk(kind)
     }
     for node in dict.fromkeys(inside):
         if id(node) in skipped:
@@ -119,6 +164,13 @@ def _of(node: ast.AST) -> Iterator[tuple[str, str, object]]:
         yield f"{node.value} → {node.value + 1}", "value", node.value + 1
     elif isinstance(node, ast.Constant) and type(node.value) is bool:
         yield f"{node.value} → {not node.value}", "value", not node.value
+
+
+def source_of(name: str) -> str:
+    """The text of a module, or of a package's own."""
+    path = ROOT / f"src/matryoshka_mixing/{name}"
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return path.read_text(encoding="utf-8")
 
 
 def noticed(name: str, changed: ast.Module, seconds: float) -> tuple[bool, float]:
@@ -184,7 +236,7 @@ def main() -> None:
     _warm()
     found = json.loads(options.output.read_text(encoding="utf-8")) if options.output.is_file() else {"modules": {}}
     for name in options.modules:
-        source = (ROOT / f"src/matryoshka_mixing/{name}.py").read_text(encoding="utf-8")
+        source = source_of(name)
         lines, every = source.splitlines(), list(changes(ast.parse(source)))
         failed, usual = noticed(name, ast.parse(source), 3600)
         if failed:

@@ -1,13 +1,11 @@
 """The changes that mutation testing makes, and what is said of those that do no harm."""
 
 import ast
-from pathlib import Path
 
 import mutate
 import tested
 import torture
 
-ROOT = Path(__file__).parent.parent
 SOURCE = """
 LIMIT = 3
 
@@ -38,7 +36,7 @@ def test_a_change_changes_one_thing_and_leaves_the_source_as_it_was():
 
 def test_what_is_said_to_do_no_harm_is_a_change_of_a_line_that_is_there():
     for module, change, code in mutate.HARMLESS:
-        source = (ROOT / f"src/matryoshka_mixing/{module}.py").read_text(encoding="utf-8")
+        source = mutate.source_of(module)
         made = {(words, source.splitlines()[line - 1].strip()) for line, words, _ in mutate.changes(ast.parse(source))}
         assert (change, code) in made, (module, change, code)
 

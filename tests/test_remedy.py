@@ -65,6 +65,14 @@ def test_with_one_bias_alone_refit_moves_neither():
     assert (settled.b_enc == 0).all()
 
 
+def test_fewer_steps_than_rounds_are_one_each(monkeypatch):
+    taken = []
+    setting = Setting(SAEConfig(6, (1, 3)), STATES, orthonormal_dictionary(3, 6, 0))
+    monkeypatch.setattr(remedy, "train", lambda *given, **_: taken.append(given[2].steps) or train(*given))
+    remedy.settle(setting, random_start(setting.sae, [0]), TrainConfig(2), 3)
+    assert taken == [1, 1, 1]
+
+
 def test_drawn_prefixes_are_refused_before_anything_is_trained():
     setting = Setting(SAEConfig(6, (1, 2, 3), (0.5, 0.25, 0.25)), STATES, orthonormal_dictionary(3, 6, 0), drawn=1)
     with pytest.raises(ValueError, match="set drawn to 0 and give each prefix the weight that it has on average"):
@@ -94,6 +102,9 @@ def test_refit_takes_equal_weights_for_none_and_one_configuration():
     sae, x = random_start(config, range(2)), drawn(30, 4)
     even = torch.full((30,), 1 / 30, dtype=torch.float64)
     assert (remedy.refit(sae, x).W_dec - remedy.refit(sae, x, even).W_dec).abs().max() < 1e-12
+    choosing = sae.with_config(SAEConfig(4, (1, 3), activation="batchtopk", k=1.5)).with_threshold(x, even)
+    none = remedy.refit(choosing, x)
+    assert torch.allclose(none.threshold, none.with_threshold(x, even).threshold), "k of the inputs, not of twice them"
     with pytest.raises(ValueError, match="2 configurations; select along the first axis first"):
         remedy.refit(sae.with_config((config, replace(config, l1=0.1))), x)
 
