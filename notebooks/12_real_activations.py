@@ -1,7 +1,7 @@
 # %% [markdown]
 # # In a real model, and in your own SAE
 #
-# **Claims.** What the toys say holds for families planted in the activations of a language model; and the trouble can
+# **Claims.** What the toys say holds for families planted in the activations of a sentence encoder; and the trouble can
 # be seen without knowing the true features.
 #
 # {glue:}`mixing-in-real-activations`
@@ -17,8 +17,7 @@
 # hold the parent's latent and miss the child's ({doc}`04_why_it_happens`). Neither the background nor the parent's
 # own probability is in it; nothing is fitted.
 #
-# Thresholds were fixed before the run, or their history says otherwise. With ten seeds, a share is settled only where
-# nine agree.
+# Thresholds were fixed before the run, or their history says otherwise; of ten seeds nine must agree to settle a share.
 #
 # ## Setup
 #
@@ -31,12 +30,13 @@
 # random orthonormal directions. Magnitudes are 4, varied by 20%, where the rows' mean square is 128.
 #
 # **SAEs.** 1,024 latents, BatchTopK {cite:p}`bussmann2024batchtopk` with K = 8, prefixes 32, 128, 512 and 1,024, 2,000
-# steps of 256 rows. Four kinds: a standard SAE; a Matryoshka SAE; *split alone* ({doc}`11_what_cures_it`; figures call
+# steps of 256 rows. Four kinds: standard; Matryoshka; *split alone* ({doc}`11_what_cures_it`; figures call
 # it the remedy): the Matryoshka SAE trained on for 1,000 steps, its decoder by the full reconstruction alone, weighed
 # as one prefix; and *detached deltas* {cite:p}`chanin2025hedging`, where each prefix trains its own latents alone: then
-# the equation has one prefix, and says a larger lean. The remedy's last stage, least squares, was not run. Training
-# is by {py:func}`matryoshka_mixing.training.descend`, on dense rows faster than the compiled trainer. Stored results
-# come from `python -m matryoshka_mixing.chapters.real_activations`.
+# the equation has one prefix, and says a larger lean. The remedy's last stage, least squares, was not run. SAEs are
+# read on the rows that they were trained on. Training is by {py:func}`matryoshka_mixing.training.descend`, on dense
+# rows {glue:text}`cost_compiled` times as fast as the compiled trainer; `python -m
+# matryoshka_mixing.chapters.real_activations` stores it anew.
 
 # %% tags=["parameters"]
 n_trained = 0  # seeds to train again, some ten minutes each; 0 shows the stored ones: a whole number from 0 to 1000
@@ -66,8 +66,8 @@ claims.glue(
 figure = chapter.draw_cosines(found)
 
 # %% [markdown]
-# {numref}`fig-real-cosines` holds the planted parents' cosines against the equation. Detached deltas lean more, as it
-# says: {glue:text}`commoner_deltas:.3f` toward the commoner child, predicted {glue:text}`deltas_say:.3f`.
+# Detached deltas lean more, as the equation says: {glue:text}`commoner_deltas:.3f` toward the commoner child, predicted
+# {glue:text}`deltas_say:.3f`.
 #
 # ## Absorption
 #
@@ -82,28 +82,28 @@ claims.glue(
 figure = chapter.draw_recalls(found)
 
 # %% [markdown]
-# The toys' standard SAEs absorb. Here the parent's latent mostly keeps firing in every kind of SAE; there is little to
-# improve.
+# Unlike in the toys, the parent's latent mostly keeps firing in every kind of SAE: there is little to improve.
 #
 # ## Other sizes
 #
-# The same with other K, magnitudes, children and latents, all with half the steps and on three seeds. The equation
-# holds to the ledger's .02 at {glue:text}`map_within` sizes (medians of seeds); found leans are larger at
-# {glue:text}`map_larger`.
+# One thing moved at a time, three seeds each, beside the chapter's own size. The equation holds to the ledger's .02 at
+# {glue:text}`map_within` sizes (medians of seeds); what is found is larger than it says at {glue:text}`map_larger`.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: the parents' latents' mean cosine with the commoner child. Middle: pairs whose child silences the parent's latent. Right: commoner children with a latent of their own (cosine of at least .8). Every point is a seed. With K = 16 and magnitude 6 {glue:text}`map_loud_pairs:.0%` of the standard SAE's pairs are absorbed.", "name": "fig-real-map"}, "image": {"alt": "Three panels of points, a line for each of six sizes, standard and Matryoshka SAEs side by side."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: the parents' latents' mean cosine with the commoner child. Middle: pairs whose child silences the parent's latent. Right: commoner children with a latent of their own (cosine of at least .8). Every point is a seed.", "name": "fig-real-map"}, "image": {"alt": "Three panels of points, a line for each of six sizes, standard and Matryoshka SAEs side by side."}}
 sizes = chapter.mapped(p)
 loud, common = "K = 16, magnitude 6", "a child of .4"
 lean = sizes.cosines(loud, "Matryoshka")
 claims.glue(
     map_loud=float(np.median(lean)),
-    map_loud_pairs=float(np.median(sizes.absorbing(loud, "standard"))),
     map_k=float(np.median(sizes.cosines("K = 16", "Matryoshka"))),
     map_k_says=float(np.median(sizes.cosines("K = 16", "Matryoshka", "predicted"))),
+    map_k_standard=float(np.median(sizes.cosines("K = 16", "standard"))),
     map_k_own=float(np.median(sizes.with_latent("K = 16", "Matryoshka"))),
     map_magnitude=float(np.median(sizes.cosines("magnitude 6", "Matryoshka"))),
     map_magnitude_says=float(np.median(sizes.cosines("magnitude 6", "Matryoshka", "predicted"))),
     map_common_lean=float(np.median(sizes.cosines(common, "Matryoshka"))),
+    map_common_says=float(np.median(sizes.cosines(common, "Matryoshka", "predicted"))),
+    map_common_lean_standard=float(np.median(sizes.cosines(common, "standard"))),
     map_loud_says=float(np.median(sizes.cosines(loud, "Matryoshka", "predicted"))),
     map_loud_seeds=f"{(lean > 0).sum()} of {len(lean)}",
     map_common_pairs=float(np.median(sizes.absorbing(common, "standard"))),
@@ -116,18 +116,23 @@ claims.glue(map_within=f"{sum(within)} of {len(within)}", map_larger=sum(larger)
 figure = chapter.draw_map(sizes)
 
 # %% [markdown]
-# K = 16 leaves {glue:text}`map_k_own:.0%` of the commoner children a latent of their own; the parent's holds them too:
-# a median lean of {glue:text}`map_k:.3f`, by the equation {glue:text}`map_k_says:.3f`.
+# K = 16 leaves {glue:text}`map_k_own:.0%` of the commoner children a latent of their own: a median lean of
+# {glue:text}`map_k:.3f`, by the equation {glue:text}`map_k_says:.3f`.
+#
+# In standard SAEs it is {glue:text}`map_k_standard:.3f`.
 #
 # With magnitude 6 alone all have one, mostly in the parent's prefix: by the equation
 # {glue:text}`map_magnitude_says:.3f`, found {glue:text}`map_magnitude:.3f`.
 #
-# With both, Matryoshka SAEs mix in {glue:text}`map_loud_seeds` seeds, and next to nothing is absorbed. But the lean,
-# {glue:text}`map_loud:.3f`, is more than the equation's {glue:text}`map_loud_says:.3f`.
+# With both, Matryoshka SAEs mix in {glue:text}`map_loud_seeds` seeds, by {glue:text}`map_loud:.3f` where the equation
+# says {glue:text}`map_loud_says:.3f`, and next to nothing is absorbed.
 #
 # A commoner child of .4 rarely has a latent of its own: in {glue:text}`map_common:.0%` of the families in Matryoshka
-# SAEs, in {glue:text}`map_common_standard:.0%` in standard ones. It is merged into its parent's latent, whose cosine
-# with it is {glue:text}`map_common_lean:.2f`, more than by the equation, which takes the child's latent for granted.
+# SAEs, in {glue:text}`map_common_standard:.0%` in standard ones. It is merged into its parent's latent.
+#
+# That one's cosine with it is {glue:text}`map_common_lean:.2f`, by the equation, which takes the child's latent for
+# granted, {glue:text}`map_common_says:.2f`, and {glue:text}`map_common_lean_standard:.2f` in standard SAEs: a part of
+# it is merging without prefixes.
 #
 # There standard SAEs do absorb, {glue:text}`map_common_pairs:.0%` of the pairs.
 #
@@ -139,8 +144,8 @@ figure = chapter.draw_map(sizes)
 # the decoder to the full reconstruction alone, and see how each inner latent's row turns. In a Matryoshka SAE it should
 # turn away from *later* latents that fire with it, weighed by the prefixes that hold the one and miss the other: their
 # *pull*. How far it turns along the pull, a part of a sine, is its {term}`lean` here, where no truth gives a cosine.
-# {py:mod}`matryoshka_mixing.diagnose` has the formulas. Residuals with random signs {cite:p}`wu1986jackknife` say how
-# far a refit turns by chance.
+# {py:mod}`matryoshka_mixing.diagnose` has the formulas. Residuals with random signs {cite:p}`wu1986jackknife` say what
+# chance does.
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Bare activations. Left: the refit's movement lies along the pull of later latents in Matryoshka SAEs (median cosine {glue:text}`along:.2f`, with permuted latents {glue:text}`permuted:.2f`), less so in standard SAEs ({glue:text}`along_standard:.2f`). Right: each inner latent's lean against what the prefix losses predict; the line is where both are equal (one seed).", "name": "fig-real-diagnosis"}, "image": {"alt": "Left, histograms of cosines: Matryoshka right of zero, permuted around zero. Right, a cloud of points along the diagonal."}}
 measured = chapter.diagnosis_measures(found)
@@ -157,10 +162,10 @@ claims.glue(
 figure = chapter.draw_diagnosis(found)
 
 # %% [markdown]
-# The ledger asked for a larger cosine, which SAEs of half as many latents have (its history tells). Here most inner
-# latents stand in the third prefix. One prefix alone pulls at these, and they fire on few rows: chance turns them
-# farther. Their lean is still about what is predicted. In the first prefix permuted latents give a large cosine too.
-# So the lean tells more. By the prefix that a latent first is in (means over judged latents, medians of seeds):
+# The ledger asked for a larger cosine, which SAEs of half as many latents have. Here most inner latents stand in the
+# third prefix: one prefix alone pulls at these, and they fire on few rows, so that chance turns them farther. Their
+# lean is still about what is predicted. In the first prefix permuted latents give a large cosine too, so the lean tells
+# more. By the prefix that a latent first is in (means over judged latents, medians of seeds):
 
 # %% tags=["hide-input"]
 from IPython.display import Markdown
@@ -169,13 +174,12 @@ shells = chapter.shells_table(found)
 Markdown(shells)
 
 # %% [markdown]
-# Of the Matryoshka SAE's inner latents {glue:text}`leaning:.0%` lean by more than chance, after split alone
+# Of the Matryoshka SAE's inner latents {glue:text}`leaning:.0%` lean, after split alone
 # {glue:text}`leaning_remedy:.0%`, and of the standard SAE's, read with the same prefixes,
-# {glue:text}`leaning_standard:.0%`.
+# {glue:text}`leaning_standard:.0%`. Chance alone makes up to 5%.
 #
-# The refit also foretells what split alone does. What it changes in an inner decoder has a median cosine of
-# {glue:text}`switch:.2f` with the refit's movement of that latent, and {glue:text}`switch_control:.2f` with that of
-# another one.
+# The refit foretells what split alone changes in an inner decoder: a median cosine of {glue:text}`switch:.2f` with its
+# own movement in the refit, {glue:text}`switch_control:.2f` with another latent's.
 #
 # ## What split alone costs
 
@@ -188,7 +192,7 @@ figure = chapter.draw_prices(found)
 # %% [markdown]
 # ## Does it hold up? The diagnosis where the truth is known
 #
-# Without the truth the diagnosis finds how far the parent's latent is turned from the parent.
+# The diagnosis finds how far the parent's latent is turned from the parent.
 
 # %%
 toys = chapter.diagnose_toys(p)
@@ -200,7 +204,7 @@ claims.glue(
 figure = chapter.draw_toys(toys)
 
 # %% [markdown]
-# And on the other toys of the book, three seeds each, from near the truth, on 4,000 inputs with some noise:
+# On the other toys of the book, three seeds each, from near the truth, on 4,000 noisy inputs:
 
 # %% tags=["hide-input"]
 checked = chapter.check_toys(p)
@@ -209,33 +213,34 @@ Markdown(chapter.toys_table(checked))
 # %% tags=["remove-cell"]
 alarms = {
     "standard": np.concatenate([kinds["standard"].leans for kinds in checked.values()]),
-    "independent": checked["independent features"]["Matryoshka"].leans,
     "planted": sizes.diagnosed("Matryoshka")[2], "planted_standard": sizes.diagnosed("standard")[2],
 }  # fmt: skip
 claims.glue(**{f"alarms_{name}": float(leans.mean()) for name, leans in alarms.items()})
+independent = checked["independent features"]["Matryoshka"].leans
+claims.glue(alarms_independent=f"{independent.sum()} of {independent.size}")
 true, lean, _ = sizes.diagnosed("Matryoshka")
 claims.glue(planted_true=float(np.median(true)), planted_lean=float(np.median(lean)))
 
 # %% [markdown]
 # Of the planted parents' inner latents ({numref}`fig-real-map`) it names {glue:text}`alarms_planted:.0%` in Matryoshka
-# SAEs, but it undoes only a part: their median lean is {glue:text}`planted_lean:.3f`, their length along their two
-# children {glue:text}`planted_true:.3f`.
+# SAEs, but their median lean is {glue:text}`planted_lean:.3f`, their length along the two children
+# {glue:text}`planted_true:.3f`.
 #
-# False alarms: {glue:text}`alarms_standard:.1%` of the latents of the toys' standard SAEs,
-# {glue:text}`alarms_independent:.1%` in Matryoshka SAEs of independent features,
-# {glue:text}`alarms_planted_standard:.0%` of planted parents in standard SAEs.
+# False alarms: {glue:text}`alarms_standard:.1%` of the latents of the toys' standard SAEs, and
+# {glue:text}`alarms_planted_standard:.0%` of planted parents in standard SAEs; in Matryoshka SAEs of independent
+# features {glue:text}`alarms_independent`.
 #
 # A penalty turns latents that fire together without any prefix (last toy); the diagnosis takes that part off.
 #
-# It is blind where the full reconstruction is content: a standard SAE that absorbs is at its optimum, and so is a
-# narrow SAE that mixes. So it is where later latents are silent: beside a loud child the second latent dies. It sees
-# too little where latents fire on inputs that are not theirs: a refit then leaves part of the mixing where it is.
+# It is blind where the full reconstruction is content, as of a standard SAE that absorbs or a narrow one that mixes,
+# and where later latents are silent, as beside a loud child. It sees too little where latents fire on inputs that are
+# not theirs.
 #
 # ## SAEs of others
 #
 # SAELens itself trained SAEs on the bare rows: {glue:text}`others_latents` latents, BatchTopK with
 # K = {glue:text}`others_k`, {glue:text}`others_steps` steps. Medians and ranges over the SAEs; plain BatchTopK is read
-# with the same prefixes.
+# with the same prefixes, which it was not trained with: what is predicted for it means nothing.
 
 # %% tags=["hide-input"]
 others = chapter.trained_elsewhere()
@@ -243,15 +248,7 @@ Markdown(chapter.others_table(others))
 
 # %% tags=["remove-cell"]
 claims.glue(**{f"others_{name}": f"{others.about[name]:,}" for name in ("latents", "k", "steps")})
-costs = chapter.step_costs()
-claims.glue(
-    cost_compiled=chapter.spread(costs["compiled trainer"]),
-    cost_saelens=chapter.spread(costs["SAELens, Matryoshka BatchTopK"]),
-)
-
-# %% [markdown]
-# A training step there costs our compiled trainer {glue:text}`cost_compiled` times what the PyTorch loop needs on one
-# thread, and SAELens {glue:text}`cost_saelens` times (Matryoshka; median and range of rounds in which all took turns).
+claims.glue(cost_compiled=f"{np.median(chapter.step_costs()['compiled trainer']):.1f}")
 
 # %% [markdown]
 # ## Your own SAE
@@ -261,9 +258,14 @@ claims.glue(
 # ```
 #
 # It reads SAEs of SAELens (whose files do not keep the widths of the prefixes) and dictionary_learning, and activations
-# from NumPy, safetensors, torch or Parquet files. It prints how many inner latents lean, and writes a page that names
-# the later ones that each leans toward. Give it ten times as many rows as latents. With `--labels` and `--hierarchy` it
-# also says what becomes of a labelled parent beside each child.
+# from NumPy, safetensors, torch or Parquet files. It prints how many inner latents lean, and how many would by chance.
+# A page shows the ten that lean most, with up to three later ones that each leans toward; a JSON file has all. Give it
+# ten times as many rows as latents, and memory (`--help` says how much). `--labels` and `--hierarchy` say what becomes
+# of a labelled parent beside each child.
+#
+# **What now?** Where no more lean than by chance, nothing. Else read a latent that leans together with its partners: it
+# holds a part of theirs, at least as large as its lean. The refitted decoder undoes some of it; training on as above
+# (*split alone*) undoes more.
 #
 # ## The verdicts
 
@@ -288,9 +290,9 @@ claims.glue(mixing=mixing, absorption=absorption, diagnosis=diagnosis)
 # %% [markdown]
 # ## What would change our mind
 #
-# Planted directions are random and orthonormal; features of a model are neither. One model, one layer, and ten seeds
-# cannot speak for others. Bare activations have no truth: that a latent leans says what the prefix losses did to it,
-# not that what is left is a feature. A hierarchy of features known in some model, with firing rates, would settle it.
+# Planted directions are random and orthonormal; features of a model are neither. One model and one layer cannot speak
+# for others. In bare activations a lean says what the prefix losses did to a latent, not that what is left is a
+# feature. A hierarchy of features known in some model, with firing rates, would settle it.
 #
 # ## Rerun it
 #

@@ -1,4 +1,4 @@
-"""Activations of a language model, with families of features planted into them, and SAEs trained on them.
+"""Activations of a sentence encoder, with families of features planted into them, and SAEs trained on them.
 
 The rows are noun glosses of WordNet 3.0 after the last layer of all-MiniLM-L6-v2; `benchmarks/gloss_activations.py`
 builds the file, and NOTICE has both licences.

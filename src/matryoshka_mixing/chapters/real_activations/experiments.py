@@ -50,8 +50,8 @@ POINTS = {
     "512 latents": Point(widths=(32, 128, 512)),
 }
 """What the map moves, from the chapter's own point."""
-MAPPED, MAP_STEPS, MAP_SEEDS = (STANDARD, MATRYOSHKA), 1000, SEEDS[:3]
-"""What is trained at each, for how many steps (half of the chapter's, at its own point too), and on which seeds."""
+MAPPED, MAP_STEPS, MAP_SEEDS = (STANDARD, MATRYOSHKA), 2000, SEEDS[:3]
+"""What is trained at each, for how many steps (as many as the chapter's), and on which seeds."""
 READ = ("cosines", "predicted", "own", "child", "places", "recall_with", "recall_without")
 """What is kept of `Families` there."""
 
