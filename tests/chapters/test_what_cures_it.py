@@ -31,6 +31,7 @@ from matryoshka_mixing.chapters.what_cures_it import (
 )
 from matryoshka_mixing.features import family
 from matryoshka_mixing.sae import SAE, SAEConfig, random_start
+from matryoshka_mixing.training import TrainConfig
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks/11_what_cures_it.py"
 P = chapter.Parameters(n_seeds=3, n_steps=40, d_model=6, remedy="OrtSAE")
@@ -82,6 +83,32 @@ def test_ortsae_by_hand():
     expected += 0.7 * np.mean([max(0, max(row)) ** 2 for row in cosines(rows)])
     found = losses.ortsae(contestants.one_prefix(CONFIG), 0.7, lambda: ROWS)(sae)
     assert float(found) == pytest.approx(expected, rel=1e-12)
+
+
+def test_ortsaes_penalty_beside_the_prefixes_by_hand():
+    """Against all prefixes together it weighs as much as against one; split, the decoder alone pays it."""
+    sae, weight = some_sae(CONFIG), sum(CONFIG.weights)
+    inner, full = (plain_loss(*by_hand(sae), *some, 0.1) for some in ((CONFIG.widths, CONFIG.weights), ((4,), (1.0,))))
+    penalty = 0.7 * np.mean([max(0, max(row)) ** 2 for row in cosines(by_hand(sae)[1])])
+    found = losses.with_ortsae(CONFIG, 0.7, lambda: ROWS)(sae)
+    assert float(found) == pytest.approx(inner + weight * penalty, rel=1e-12) and weight == 4
+    encoder, decoder = losses.split_with_ortsae(CONFIG, 0.7, lambda: ROWS)(sae)
+    assert float(encoder) == pytest.approx(inner, rel=1e-12)
+    assert float(decoder) == pytest.approx(weight * (full + penalty), rel=1e-12)
+
+
+def test_after_plain_goes_on_where_plain_has_settled():
+    """With nothing to descend it is the plain SAE; and the penalty does what it is for."""
+    case = toys.Case.of(TINY["three features"], "relu", range(2))
+    plain = case.fit(case.plain)
+    still = contestants.after_plain(lambda config, rows: lambda sae: 0 * sae.W_dec.sum((-1, -2)))(case)
+    assert torch.equal(still.W_dec, plain.W_dec) and still.config == case.plain
+    longer = toys.Case.of(replace(TINY["three features"], training=TrainConfig(300)), "relu", range(2))
+    alike = [
+        losses.neighbours(contestants.after_plain(losses.split_with_ortsae, True)(longer, weight))[0].max()
+        for weight in (0.0, 100.0)
+    ]
+    assert alike[1] < 0.05 < alike[0]
 
 
 def test_c2r_by_hand():
@@ -638,7 +665,7 @@ def test_tables_show_the_numbers_of_the_stored_run():
     found = page.Stored.load()
     assert len(found.more) == sum(len(seeds) for seeds in stored.MORE)
     by_prefix = page.by_prefix(found, "three levels")
-    assert by_prefix.shape == (20, 6)
+    assert by_prefix.shape == (len(found.remedies), 6) == (25, 6)
     fvu = found.seeds("plain Matryoshka", "three levels", "fvu")
     assert by_prefix["FVU", "all"]["plain Matryoshka"] == pytest.approx(np.median(fvu))
     assert (by_prefix["L0", "first 1"] <= by_prefix["L0", "all"]).all()

@@ -18,7 +18,7 @@ from matryoshka_mixing.sae import SAE, SAEConfig
 
 BY_AUTOGRAD = (
     "detached deltas", "log loss", "unsquared inner loss", "OrtSAE", "C2R", "matching pursuit", "availability",
-    "gated by input",
+    "gated by input", "OrtSAE after plain", "C2R after plain", "Matryoshka with OrtSAE", "split with OrtSAE",
 )  # fmt: skip
 """Remedies that the compiled trainer does not know."""
 STAGES, OURS = 2.0, 3.0
@@ -42,6 +42,7 @@ class Contestant:
         cost: what it takes beside its steps, whose time `costs` measures; "" for nothing.
         fit: trains it on a case, with one number of `values` if there are any.
         values: of its one free number, among which the best for each toy is chosen on other seeds.
+        stages: how many times the toy's steps it takes.
     """
 
     name: str
@@ -51,16 +52,12 @@ class Contestant:
     cost: str
     fit: Callable[..., SAE]
     values: tuple[float, ...] = ()
+    stages: float = STAGES
 
     @property
     def slow(self) -> bool:
         """Whether it is trained by autograd, and so takes a hundred times as long a step."""
         return self.name in BY_AUTOGRAD
-
-    @property
-    def stages(self) -> float:
-        """How many times the toy's steps it takes."""
-        return OURS if self.group == "ours" else STAGES
 
 
 def standard(case: Case) -> SAE:
@@ -148,6 +145,24 @@ def on_standard(objective: Callable[..., losses.Objective]) -> Callable[..., SAE
         return losses.fit(case, objective(one_prefix(case.plain), *value, losses.batches(case)), STAGES)
 
     return fit
+
+
+def after_plain(objective: Callable[..., losses.Objective], prefixes: bool = False) -> Callable[..., SAE]:
+    """Plain first, as ours; then an objective of the SAE, with its prefixes or without, at the rate of our stages."""
+
+    def fit(case: Case, *value: float) -> SAE:
+        settled = case.fit(case.plain)
+        loss = objective(case.plain if prefixes else one_prefix(case.plain), *value, losses.batches(case))
+        return losses.fit(case, loss, OURS - 1, settled.reshape(len(settled)), case.toy.training.lr / 3)
+
+    return fit
+
+
+def standard_after_plain(case: Case) -> SAE:
+    """Plain first; then the full reconstruction trains decoder and encoder."""
+    lr = case.toy.training.lr / 3
+    fitted = case.fit(one_prefix(case.plain), case.fit(case.plain), stages=OURS - 1, lr=lr)
+    return fitted.with_config(case.plain)
 
 
 def gated(case: Case) -> SAE:
@@ -263,6 +278,25 @@ def contestants() -> Mapping[str, Contestant]:
         Contestant("gated by input", "relative", "decoder learns where nothing outside fires", "", "", gated),
         Contestant("split from scratch", "relative", "second stage alone", "", "", from_scratch),
         Contestant("split alone", "relative", "plain, then second stage", "", "", second_stage),
-        Contestant("ours", "ours", "plain, split, settled", "", "some solves", ours),
-    ]
+        Contestant(
+            "standard after plain", "relative", "plain, then one prefix", "", "", standard_after_plain, stages=OURS
+        ),
+        Contestant(
+            "OrtSAE after plain", "relative", "plain, then OrtSAE", "", "a search", after_plain(losses.ortsae),
+            (0.01, 0.1, 1.0), OURS,
+        ),
+        Contestant(
+            "C2R after plain", "relative", "plain, then C2R", "", "a search", after_plain(losses.c2r), (0.01, 0.1, 1.0),
+            OURS,
+        ),
+        Contestant(
+            "Matryoshka with OrtSAE", "relative", "plain, then with OrtSAE's penalty", "", "a search",
+            after_plain(losses.with_ortsae, prefixes=True), (0.01, 0.1, 1.0), OURS,
+        ),
+        Contestant(
+            "split with OrtSAE", "ours", "plain, then split with OrtSAE's penalty", "", "a search",
+            after_plain(losses.split_with_ortsae, prefixes=True), (0.01, 0.1, 1.0), OURS,
+        ),
+        Contestant("ours", "ours", "plain, split, settled", "", "some solves", ours, stages=OURS),
+    ]  # fmt: skip
     return {contestant.name: contestant for contestant in listed}

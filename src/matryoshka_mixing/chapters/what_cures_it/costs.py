@@ -164,12 +164,17 @@ def steps(d_in: int = 256, widths: tuple[int, ...] = WIDTHS, batch: int = 512) -
         each = zip(inside, sae.prefixes(acts, widths), strict=True)
         return encoder + sae.mean((some * error, some * paid) for some, (error, paid) in each)
 
-    def split() -> Tensor:
-        W_enc, b_enc, _, b_dec = sae.leaves
+    def split(apart: bool = False) -> Tensor:
+        W_enc, b_enc, W_dec, b_dec = sae.leaves
         encoder = sae.total(widths, rows=sae.still())
         acts = torch.relu((sae.x - b_dec) @ W_enc.detach() + b_enc.detach())
         error, paid = next(sae.prefixes(acts, widths[-1:]))
-        return encoder + len(widths) * (error + paid).mean()
+        loss = encoder + len(widths) * (error + paid).mean()
+        return loss + losses.neighbours(SAE(W_enc, b_enc, W_dec, b_dec))[0].square().mean() if apart else loss
+
+    def both() -> Tensor:
+        W_enc, b_enc, W_dec, b_dec = sae.leaves
+        return sae.total(widths) + losses.neighbours(SAE(W_enc, b_enc, W_dec, b_dec))[0].square().mean()
 
     objectives: dict[str, Callable[[], Tensor]] = {
         "standard": sae.full, PLAIN: lambda: sae.total(widths), RANDOM: random_prefixes,
@@ -177,7 +182,8 @@ def steps(d_in: int = 256, widths: tuple[int, ...] = WIDTHS, batch: int = 512) -
         "log loss": logarithm, "unsquared inner loss": unsquared, "OrtSAE": lambda: similar(False),
         "C2R": lambda: similar(True), "matching pursuit": pursuit, "availability": availability,
         "wider inner prefix": lambda: sae.total(wider), "spare latents": lambda: spare.total(spare.widths),
-        "gated by input": gated, "ours": split,
+        "gated by input": gated, "Matryoshka with OrtSAE": both, "split with OrtSAE": lambda: split(True),
+        "ours": split,
     }  # fmt: skip
     return {
         name: partial((spare if name == "spare latents" else sae).step, objective)
@@ -187,7 +193,7 @@ def steps(d_in: int = 256, widths: tuple[int, ...] = WIDTHS, batch: int = 512) -
 
 SAME = {
     "balanced weights": PLAIN, "refit of plain": PLAIN, "right L0": "standard", "split from scratch": "ours",
-    "split alone": "ours",
+    "split alone": "ours", "standard after plain": "standard", "OrtSAE after plain": "OrtSAE", "C2R after plain": "C2R",
 }  # fmt: skip
 """Remedies whose step is another's."""
 

@@ -47,7 +47,7 @@ def frontier(stored: Stored, activation: str = "relu", toy: str | None = None) -
         activation: one of `toys.ACTIVATIONS`.
         toy: of one toy; None: the mean over all.
     """
-    figure, axes = figures.grid(2, 2, (4.6, 4.1), sharex=True, sharey=True)
+    figure, axes = figures.grid(2, 2, (4.6, 5.4), sharex=True, sharey=True)
     for axis, kind, title in zip(axes, (RANDOM, NEAR), ("random starts", "near the truth"), strict=True):
         mixing, absorption = (stored.means(name, kind, activation) for name in ("mixing", "absorption"))
         x, y = (table.mean(axis=1) if toy is None else table[toy] for table in (mixing, absorption))
@@ -71,7 +71,7 @@ def _key(figure: Figure) -> None:
     figure.legend(handles=marks, loc="outside upper center", ncols=len(marks), fontsize=9, handletextpad=0.1)
 
 
-def _labels(axis: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray, gap: float = 0.052) -> None:
+def _labels(axis: Axes, names: Sequence[str], x: np.ndarray, y: np.ndarray, gap: float = 0.045) -> None:
     """Names in a column to the right of the points, each with its point's mark and a line to it; no two lines cross."""
     shown = np.flatnonzero(np.isfinite(x + y))
     height = -np.inf

@@ -123,6 +123,28 @@ def ortsae(config: SAEConfig, weight: float, rows: Callable[[], Rows]) -> Object
     return loss
 
 
+def with_ortsae(config: SAEConfig, weight: float, rows: Callable[[], Rows]) -> Objective:
+    """A Matryoshka SAE's loss and OrtSAE's penalty, which weighs against all prefixes together."""
+
+    def loss(sae: SAE) -> Tensor:
+        return total(sae, config, *rows()) + sum(config.weights) * weight * neighbours(sae)[0].square().mean(-1)
+
+    return loss
+
+
+def split_with_ortsae(config: SAEConfig, weight: float, rows: Callable[[], Rows]) -> Objective:
+    """The remedy's second stage with OrtSAE's penalty: the prefixes train the encoder, `ortsae` the decoder."""
+    full = replace(config, widths=config.widths[-1:], weights=(sum(config.weights),))
+
+    def loss(sae: SAE) -> tuple[Tensor, Tensor]:
+        x, probs = rows()
+        given = firing(sae, config, x, probs)
+        apart = sum(config.weights) * weight * neighbours(sae)[0].square().mean(-1)
+        return total(sae, config, x, probs, given), total(sae, full, x, probs, given) + apart
+
+    return loss
+
+
 def c2r(config: SAEConfig, weight: float, rows: Callable[[], Rows]) -> Objective:
     """C2R: loss + weight * mean over k of cos(d_k, d_n)^2 (||a_k|| + ||a_n||), n the row nearest to k.
 
@@ -252,7 +274,9 @@ def matching_pursuit(steps: int, rows: Callable[[], Rows]) -> Objective:
     return loss
 
 
-def fit(case: Case, objective: Objective, stages: float, start: SAE | None = None) -> SAE:
+def fit(
+    case: Case, objective: Objective, stages: float, start: SAE | None = None, lr: float | None = None
+) -> SAE:  # fmt: skip
     """Descend an objective for so many stages' steps, with its biases as the plain SAE has them.
 
     Args:
@@ -260,9 +284,10 @@ def fit(case: Case, objective: Objective, stages: float, start: SAE | None = Non
         objective: what to descend.
         stages: how many times the toy's steps to take.
         start: initial parameters; None: those of the case.
+        lr: learning rate; None: the toy's.
     """
     config = case.plain
     start = case.start() if start is None else start
     toy: TrainConfig = case.toy.training
-    training = replace(toy, steps=round(stages * toy.steps), records=1)
+    training = replace(toy, steps=round(stages * toy.steps), lr=lr or toy.lr, records=1)
     return descend(objective, start, training, held={} if config.decoder_bias else {"b_dec": ...}).sae

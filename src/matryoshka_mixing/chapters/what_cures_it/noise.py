@@ -22,7 +22,7 @@ TRAINING = TrainConfig(1500, lr=0.01, batch_size=200)
 
 
 def own_cosines(noise: float = NOISE, ratios: Sequence[float] = RATIOS, seeds: int = SEEDS) -> pd.DataFrame:
-    """The mean cosine of inner latents with their own parents, from near the truth: after plain training, and ours.
+    """The mean cosine of inner latents with their own parents, from near the truth, after each of the three stages.
 
     Args:
         noise: see `NOISE`; above 0.
@@ -43,4 +43,5 @@ def own_cosines(noise: float = NOISE, ratios: Sequence[float] = RATIOS, seeds: i
         return cosines.mean((-2, -1)).tolist()
 
     index = pd.Index(ratios, name="penalty / noise")
-    return pd.DataFrame({"plain": own(stages.plain), "ours": own(stages.settled)}, index=index)
+    found = {"plain": own(stages.plain), "split": own(stages.split), "ours": own(stages.settled)}
+    return pd.DataFrame(found, index=index)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from matryoshka_mixing import figures, metrics, plain, remedy
-from matryoshka_mixing.chapters.what_cures_it import contestants, fixed_point, switching
+from matryoshka_mixing.chapters.what_cures_it import contestants, fixed_point, losses, switching
 from matryoshka_mixing.chapters.what_cures_it.measures import best_of, measure
 from matryoshka_mixing.chapters.what_cures_it.stored import NAMES, STORED
 from matryoshka_mixing.chapters.what_cures_it.toys import ACTIVATIONS, KINDS, Case, Parameters, chosen, toys
@@ -25,6 +25,7 @@ from matryoshka_mixing.training import Setting, TrainConfig, train
 RANDOM, NEAR = range(2)
 """Places of the two kinds of start."""
 OURS, PLAIN, STANDARD, BALANCED = "ours", "plain Matryoshka", "standard", "balanced weights"
+APART, TOGETHER, AFTER = "split with OrtSAE", "Matryoshka with OrtSAE", "OrtSAE after plain"
 CALLED, WHERE = {"relu": "ReLU", "batchtopk": "BatchTopK"}, ("random starts", "near the truth")
 ENCODER, DECODER = {"W_enc": ..., "b_enc": ...}, {"W_dec": ..., "b_dec": ...}
 """What is held still where the other goes on alone."""
@@ -455,6 +456,13 @@ def package_fit(p: Parameters, x: Tensor, *parameters: Tensor) -> Tensor:
     return acts @ remedy.refit(sae, x).W_dec
 
 
+def package_apart(W_dec: Tensor) -> float:
+    """OrtSAE's penalty of a decoder, as the contestants pay it."""
+    W_dec = W_dec.detach()
+    sae = SAE(W_dec.mT, W_dec[:, 0], W_dec, W_dec[0])
+    return float(losses.neighbours(sae)[0].square().mean())
+
+
 def measured_published(stored: Stored) -> dict[str, object]:
     """The numbers of the claim on published remedies."""
     groups = "published", "idea", "earlier chapters"
@@ -483,6 +491,37 @@ def clean_on_the_tree(stored: Stored) -> Float[np.ndarray, " seeds"]:
     return np.concatenate([stored.seeds(OURS, "twenty features", "clean"), further])
 
 
+def clean_where_plain_has_latents(stored: Stored, activation: str = "relu") -> pd.DataFrame:
+    """Random seeds in which plain Matryoshka training gives every feature a latent, and those of them that ours cleans.
+
+    There no latent is dead, no feature without one, and every parent's edges can be judged; one row a toy.
+    """
+    rows = {}
+    for toy in stored.toys:
+        has = [stored.seeds(PLAIN, toy, name, RANDOM, activation) == 0 for name in ("dead", "missing", "unjudged")]
+        clean = stored.seeds(OURS, toy, "clean", RANDOM, activation)[np.all(has, 0)]
+        rows[toy] = {"seeds with all latents": len(clean), "clean": int(clean.sum())}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def measured_apart(stored: Stored) -> dict[str, object]:
+    """The numbers of the claim on the split with OrtSAE's penalty."""
+
+    def over(name: str, activation: str = "relu") -> np.ndarray:
+        clean = stored.means("clean", RANDOM, activation)
+        return (clean.loc[APART] - clean.loc[name]).to_numpy()
+
+    return {
+        "clean_apart_twenty_features": stored.seeds(APART, "twenty features", "clean"),
+        "gain_over_ours": float(over(OURS).mean()),
+        "loss_on_its_worst_toy": float(-over(OURS).min()),
+        "gain_over_ortsae_after_plain": float(over(AFTER).mean()),
+        "clean_apart_near_truth": float(stored.means("clean", NEAR).loc[APART].min()),
+        "gain_over_ours_batchtopk": float(over(OURS, "batchtopk").mean()),
+        "clean_without_the_split": float(stored.means("clean").loc[TOGETHER].mean()),
+    }
+
+
 def measured_ours(stored: Stored, page: Page, theory: Theory) -> dict[str, object]:
     """The numbers of the claim on our remedy."""
 
@@ -490,6 +529,7 @@ def measured_ours(stored: Stored, page: Page, theory: Theory) -> dict[str, objec
         ours, plain = (stored.means(measure).loc[name].to_numpy() for name in (OURS, PLAIN))
         return plain - ours if how == "less" else ours / plain
 
+    found = clean_where_plain_has_latents(stored)
     near = {act: float(stored.means("clean", NEAR, act).loc[OURS].min()) for act in ACTIVATIONS}
     return {
         "clean_on_the_page": page.of(OURS, "clean"),
@@ -498,9 +538,10 @@ def measured_ours(stored: Stored, page: Page, theory: Theory) -> dict[str, objec
         "worst_toy_near_truth": near["relu"],
         "prefix_price_near_truth": max(stored.price(OURS, toy) for toy in stored.toys),
         "full_price": float(change("fvu", "ratio").max()),
+        "clean_where_plain_has_latents": float((found["clean"] / found["seeds with all latents"]).min()),
         "unsolved_three_levels": stored.seeds(OURS, "three levels", "clean"),
         "unsolved_loud_child": stored.seeds(OURS, "loud child", "clean"),
-        "dead_latents_cured": float(change("dead", "less").mean()),
+        "dead_latents_fewer": float(change("dead", "less").mean()),
         "clean_near_truth_batchtopk": near["batchtopk"],
         "theory_gap": theory.gap,
         "plain_clean": page.of(PLAIN, "clean"),

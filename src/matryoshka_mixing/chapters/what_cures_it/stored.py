@@ -140,7 +140,7 @@ def joined(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def split(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """The arrays of every part of a stored run, by the part's name: what `joined` has put together."""
-    listed = contestants.contestants()
+    listed = {name: contestants.contestants()[name] for name in found["remedies"].tolist()}
     of_part: dict[str, dict[str, np.ndarray]] = {name: {} for name in parts()}
     for key, array in found.items():
         if "/" in key:

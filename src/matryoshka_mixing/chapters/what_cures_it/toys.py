@@ -44,6 +44,11 @@ REMEDIES = (
     "gated by input",
     "split from scratch",
     "split alone",
+    "standard after plain",
+    "OrtSAE after plain",
+    "C2R after plain",
+    "Matryoshka with OrtSAE",
+    "split with OrtSAE",
     "ours",
 )
 """Names of the remedies, from the baselines to ours."""
