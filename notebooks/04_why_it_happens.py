@@ -3,15 +3,17 @@
 #
 # **Claims.** The post's author guessed in two parts {cite:p}`chanind2024thread`: {term}`terms <term>` of the loss whose
 # {term}`prefix` holds the parent's latent and misses the active child's pull the parent's decoder toward the child; and
-# a child's latent then undoes the parent's part of the *other* children. Left unexplained: children's decoders also
-# point very slightly away from the parent.
+# a child's latent then undoes the parent's part of the *other* children. Unexplained: children also point very slightly
+# away from the parent.
 #
 # {glue:}`prefix-pull`
 #
 # {glue:}`sibling-undo`
 #
+# {glue:}`terms-prevent-absorption`
+#
 # In short: without these terms the parent's latent is clean (its largest cosine with a child is
-# {glue:text}`dose_zero`); with all of them it leans {glue:text}`dose_one:.3f` toward each child, where the truth is 0.
+# {glue:text}`dose_zero`); with them it leans {glue:text}`dose_one:.3f` toward each child, where the truth is 0.
 
 # %% [markdown]
 # ## What was predicted
@@ -261,23 +263,26 @@ figure = chapter.draw_removed(chapter.beside_whole(near, random, without))
 # %% [markdown]
 # ### What else happens: absorption comes back
 #
-# Nothing is free. Without the blamed terms nothing asks the parent's latent to fire beside a child any more. With no
+# Without the blamed terms nothing asks the parent's latent to fire beside a child any more. With no
 # penalty the loss is then zero for a whole family of solutions, clean and absorbing alike.
 #
-# A small penalty decides between them: with an L1 penalty of {glue:text}`l1:.3f`, on the whole loss, the median
-# absorption is {glue:text}`absorption_whole:.2f` from near the truth; without the blamed terms, and their part of the
-# penalty, it is {glue:text}`absorption_removed:.2f`.
+# A small penalty ({glue:text}`l1:.3f`) decides between them.
+#
+# On the whole loss the median absorption from near the truth is {glue:text}`absorption_whole:.2f`; without the blamed
+# terms, and their part of the penalty, it is {glue:text}`absorption_removed:.2f`. Without equally heavy others the
+# parent's latent is silent on {glue:text}`silent_others` of such inputs at most.
 #
 # So **the terms that mix are the terms that prevent absorption**. Chanin et al. {cite:p}`chanin2025hedging` call this
 # the trade of hedging against absorption; their balanced weights set the two pulls on the encoder against each other
 # and leave the decoder mixed ({doc}`14_published_toys`).
 #
-# The terms act on two things: on the encoder (fire beside the child) and on the decoder (lean toward the child). These
-# can be told apart: let the blamed terms reach the encoder only, or the decoder only. {doc}`11_what_cures_it` makes a
-# remedy of it.
+# The terms act on the encoder (fire beside the child) and on the decoder (lean toward it). Let
+# them reach the encoder only, or the decoder only ({doc}`11_what_cures_it` makes a remedy of it).
 
 # %%
 limited, reach = chapter.intervene(setup, chapter.reaches(setup))
+_, others = chapter.intervene(setup, chapter.penalised(setup, dict([*removals.items()][1:])))
+silenced = chapter.silent(*(control["near"] for control in others.values()))
 own, own_random = (r.mixing.own[r.all_live].amin(-1) for r in reach["encoder only"].values())
 lean = clean["near"].mixing.child_to_parent[clean["near"].all_live]
 
@@ -287,6 +292,7 @@ claims.glue(
     l1=p.l1,
     absorption_whole=float(absorbed["everything", "near"].median()),
     absorption_removed=float(absorbed["nothing", "near"].median()),
+    silent_others=told(silenced, torch.max, ".0%"),
     absorption_encoder=told(absorbed["encoder only", "near"], form=".2f"),
     absorption_decoder=told(absorbed["decoder only", "near"], form=".2f"),
     absorption_encoder_random=told(absorbed["encoder only", "random"], form=".2f"),
@@ -513,6 +519,20 @@ sibling_undo = claims.judge(
 )
 sibling_undo
 
+# %% tags=["hide-input"]
+prevents = claims.judge(
+    ledger["terms-prevent-absorption"],
+    {
+        "silent_without_the_terms": chapter.silent(reach["nothing"]["near"]),
+        "silent_with_the_terms": chapter.silent(reach["everything"]["near"]),
+        "silent_without_the_terms_random": chapter.silent(reach["nothing"]["random"]),
+        "silent_without_others": silenced if min(possible) == 1 else silenced[:0],
+        "converged": chapter.converged(*(run[:2] for run in limited.values())),
+    },
+    started={"silent_without_the_terms_random": len(reach["nothing"]["random"].live)},
+)
+prevents
+
 # %% [markdown]
 # Equal children: the first random seeds left the criterion undecided (here {glue:text}`first_lean` of
 # {glue:text}`first_live` live ones pass), so it is judged on {glue:text}`n_fresh` fresh ones.
@@ -561,6 +581,7 @@ claims.glue(
     n_fresh=int(fresh.sum()),
     prefix_pull=prefix_pull,
     sibling_undo=sibling_undo,
+    prevents=prevents,
     child_to_parent=child_to_parent,
     unequal_children=unequal_children,
 )
@@ -569,8 +590,9 @@ claims.glue(
 # ## What would change our mind
 #
 # A parent that stays mixed without the blamed terms, or loses its mixing without equally heavy others; pulls toward a
-# child from other terms; a sibling's part in children of a clean parent; a sign on the wrong side of the line. Each is
-# a criterion above. The third happens in many seeds without a penalty, so that the verdict on it is *mixed*.
+# child from other terms; a sibling's part in children of a clean parent; a parent's latent that keeps firing without
+# the blamed terms, or not without others; a sign on the wrong side of the line. Each is a criterion above. The
+# third happens in many seeds without a penalty, so that the verdict on it is *mixed*.
 #
 # ## Rerun it
 #

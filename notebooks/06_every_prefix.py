@@ -228,8 +228,8 @@ figure = chapter.draw_histories(results)
 # All thresholds come from the ledger, `book/claims.yml`. A criterion over seeds is met when the 95% Wilson interval
 # of the share that passes lies above the share asked for {cite:p}`wilson1927probable`.
 #
-# Two criteria of `improves-on-standard` cannot be decided: the gain at equal L0, for want of seeds with a parent left,
-# and the missing features, of which both kinds have almost none ({doc}`../book/ledger` has their history).
+# One criterion of `improves-on-standard` cannot be decided: the gain at equal L0, for want of seeds with a parent left
+# ({doc}`../book/ledger` has its history).
 
 # %%
 measured, started = chapter.sampling_measured(results, against)

@@ -8,8 +8,9 @@
 #
 # Plainly: **rarer families mix as much; rarer children mix less.** Making the whole family 300 times rarer lowers the
 # parent's cosine with a child by {glue:text}`drop_family` (as a share). Making each child 8 times rarer beside its
-# parent lowers it by {glue:text}`drop_child:.0%`. The toy overstates the effect only as far as its children are too
-# common *given their parent*.
+# parent lowers it by {glue:text}`drop_child:.0%`. So, as long as latents keep their prefixes, the toy overstates the
+# effect only as far as its children are too common *given their parent*. (In a crowded SAE a family's rate also decides
+# which prefixes its latents get: {doc}`../book/thousand`.)
 
 # %% [markdown]
 # ## What was predicted

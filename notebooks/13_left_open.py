@@ -91,9 +91,9 @@ claims.glue(order_spared=told(runs["loud", "child learned"].spared_share))
 claims.glue(order_quiet=told(runs["quiet", "child learned"].spared_share))
 
 # %% [markdown]
-# *Not absorbed*: beside the child other latents write at most 10% of the parent. With a loud child the order decides,
-# as the thread says; with a quiet one nothing is absorbed even where the *child* was learned first
-# ({glue:text}`order_quiet`).
+# *Not absorbed*: beside the child other latents write at most 10% of the parent. With a loud child it decides what the
+# first latent *starts* as (the order in which training gets there by itself decides nothing: {doc}`05_magnitude_skew`);
+# with a quiet one nothing is absorbed even where the *child* was learned first ({glue:text}`order_quiet`).
 #
 # Being spared is not being clean. Beside the loud child the first latent fires just as the parent does in
 # {glue:text}`fires_loud` of live seeds, and in {glue:text}`kept_loud` it still points at it.
@@ -130,7 +130,8 @@ figure = chapter.log_losses.draw(logs)
 # are live under the sum as well absorb more than there, by {glue:text}`rise_inside` (bootstrap interval of the mean,
 # 95%). The sum absorbs {glue:text}`absorbed_sum:.0%`.
 #
-# Without a penalty the rise is {glue:text}`rise_free`.
+# Without a penalty the rise is {glue:text}`rise_free`. So a log is no cure: it trades mixing for absorption, as lighter
+# inner prefixes do.
 
 # %% [markdown]
 # ## "Exactly how we saw it"
@@ -164,7 +165,8 @@ figure = chapter.remaining.draw_floor(floor)
 # ## "Not completely fix absorption"
 #
 # Mixing is not absorption. Where is a parent still absorbed? *Missing*: no latent represents it, so that nothing can be
-# judged; near the truth such a seed counts as absorbed. All seeds count, dead ones too, at the usual learning rate.
+# judged. All seeds count, dead ones too, at the usual learning rate, at which few seeds near a loud child keep both
+# latents ({doc}`05_magnitude_skew`).
 
 # %%
 left = chapter.remaining.absorption_left(p)
@@ -188,7 +190,8 @@ claims.glue(two_high=stored.at_least_one_of_two[1], fisher=stored.compared)
 least, most = chapter.remaining.mean_rates()
 claims.glue(rate_low=least, rate_high=most)
 hit = left["loud child"]
-claims.glue(loud_missing=hit.missing, loud_near=hit.near, topk_lost=left["TopK, K = 1"].near)
+claims.glue(loud_missing=hit.missing, loud_near_missing=hit.near_missing, loud_near_lost=hit.near_lost)
+claims.glue(topk_lost=left["TopK, K = 1"].near_lost)
 
 # %% [markdown]
 # ## "We have no ground truth data on true LLM features"
@@ -198,7 +201,8 @@ claims.glue(loud_missing=hit.missing, loud_near=hit.near, topk_lost=left["TopK, 
 # {glue:text}`rate_low:.4f` to {glue:text}`rate_high:.4f`, far below our parent's 0.3. A few latents fire often, and
 # appear to mean something {cite:p}`sun2025dense`. SynthSAEBench assumes rates from 0.0005 to 0.4
 # {cite:p}`chanin2026synthsaebench`. But the closed form has the child's rate *given its parent*, and we found no
-# published measurement of that. Nor does the parent's own rate matter ({doc}`07_firing_rates`). So published rates do
+# published measurement of that. Nor does the parent's own rate matter, as long as prefixes stay what they are
+# ({doc}`07_firing_rates`). So published rates do
 # not tell how much an LLM's SAE mixes.
 #
 # ## Does it hold up?

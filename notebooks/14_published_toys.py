@@ -133,7 +133,8 @@ claims.glue(n_random_balanced=int((random.encoder[kept].abs().amax(-1) <= 0.05).
 # that the ledger asked for, 0.05, was our guess, and a pilot had shown that it would be missed narrowly. The
 # crossings say it better: a rare child needs a heavy inner prefix, a common one a light one.
 #
-# One thing the encoder does not show. At the swept weight nearest to balance the *decoder* still leans
+# **What to do?** Where the truth is not known, no weight can be chosen so: it depends on each child's rate. And one
+# thing the encoder does not show. At the swept weight nearest to balance the *decoder* still leans
 # {glue:text}`decoder_lean:.3f` toward each child (truth 0): the weights set two pulls on the encoder against each
 # other, and remove neither ({doc}`04_why_it_happens`).
 #

@@ -469,7 +469,7 @@ def summary(screens: Sequence[Found], chosen: Mapping[str, Found | None]) -> str
         over = "no map" if plane is None else " × ".join(map(words, plane.varied))
         flip = "none found" if run is None else f"{moved(where, run)}: *{run['verdict']}*"
         rows.append([title(screen.claim), f"*{screen.at_home}*", over, share, flip])
-    return _table(["claim", "at the chapter's own values", "map over", "supported in", "nearest other verdict"], rows)
+    return _table(["claim", "in a run of the sweep's size", "map over", "supported in", "nearest other verdict"], rows)
 
 
 def without(screens: Sequence[Found]) -> str:

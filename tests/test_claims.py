@@ -19,10 +19,12 @@ from matryoshka_mixing.training import Setting, TrainConfig, descend, train
 
 OURS = ["full-width-absorbs", "narrow-mixing", "mse-reason", "matryoshka-mixing", "child-to-parent",
         "unequal-children", "improves-on-standard", "not-sampling", "magnitude-skew", "loud-child-first",
-        "first-to-absorb", "prefix-pull", "sibling-undo", "topk-too", "less-at-low-probability",
+        "first-to-absorb", "prefix-pull", "terms-prevent-absorption", "sibling-undo", "topk-too",
+        "less-at-low-probability",
         "lowest-loss-cleanest", "beyond-the-toy", "mixing-in-real-activations",
         "absorption-in-real-activations", "diagnosis-in-real-activations", "parent-first-stays",
-        "log-of-losses", "published-toys", "no-published-remedy", "decoder-from-full"]  # fmt: skip
+        "log-of-losses", "published-toys", "no-published-remedy", "split-and-apart",
+        "decoder-from-full"]  # fmt: skip
 
 
 def criterion(metric, role, share=None, op=">=", threshold=0.5):

@@ -147,6 +147,10 @@ FAILS = {
     "loud-child-first": {"child_first": lambda: order(False), "child_first_descent": lambda: order(True)},
     "first-to-absorb": {"kept_though_not_first": absorbed_loud},
     "prefix-pull": {"child_cosine_without_the_terms_near_truth": lambda: leaning("mixed")},
+    "terms-prevent-absorption": {
+        "silent_without_the_terms": lambda: carried("clean"),
+        "silent_with_the_terms": lambda: carried("absorbed"),
+    },
     "sibling-undo": {
         "sibling_cosine_with_a_clean_parent_near_truth": lambda: siblings("mixed").abs(),
         "sibling_cosine_with_a_mixed_parent": lambda: siblings("clean"),
@@ -174,6 +178,10 @@ FAILS = {
     "no-published-remedy": dict.fromkeys(
         ("best_published_where_ours_solves", "best_published_near_truth"), lambda: share_clean("clean")
     ),
+    "split-and-apart": {
+        "clean_apart_twenty_features": lambda: share_clean("mixed"),
+        "gain_over_ours": lambda: share_clean("clean") - share_clean("clean"),  # no better than ours
+    },
     "decoder-from-full": dict.fromkeys(
         ("clean_on_the_page", "clean_four_children", "clean_twenty_features", "worst_toy_near_truth"),
         lambda: share_clean("mixed"),

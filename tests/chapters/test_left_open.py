@@ -284,8 +284,10 @@ def test_no_seed_beats_the_floor_and_the_best_reach_it():
 
 def test_a_standard_sae_absorbs_its_parent_and_a_matryoshka_does_not():
     found = remaining.absorption_left(replace(P, n_seeds=24, n_steps=1500))
-    assert found["the standard SAE, penalty"].near > 0.9 and found["with the penalty"].near == 0
-    assert found["loud child"].near == 1 and found["loud child"].missing > 0.5
+    assert found["the standard SAE, penalty"].near_lost > 0.9 and found["with the penalty"].near_lost == 0
+    assert found["loud child"].near_lost == 1 and found["loud child"].missing > 0.5
+    assert remaining.Left(0.5, 0.5, float("nan"), 1.0).near_lost == 1
+    assert remaining.Left(0.5, 0.5, 0.5, 0.2).near_lost == pytest.approx(0.6)
     table = remaining.table_left(found).splitlines()
     assert len(table) == 11 and table[3].startswith("| with the penalty | ")
 

@@ -154,6 +154,8 @@ def everything(p):
     chapter.draw_removed(without)
     chapter.kept([by_kind["near"] for by_kind in without.values()], possible)
     runs, reach = chapter.intervene(setup, chapter.reaches(setup))
+    _, others = chapter.intervene(setup, chapter.penalised(setup, changes))
+    chapter.silent(*(by_kind["near"] for by_kind in others.values()))
     mixtures = chapter.held_levels(p.n_grid, p.n_children)
     held = chapter.hold(setup, setup.sweep["near"], mixtures, p.l1)
     chapter.held_gap(held, mixtures)
@@ -381,6 +383,15 @@ def test_without_blamed_terms_absorption_comes_back():
     # Of the parent, other latents write a little even where its own latent carries it: see `metrics.edges`.
     assert absorbed["everything"].max() < 0.01 and absorbed["encoder only"].max() < 0.25
     assert min(absorbed["nothing"].min(), absorbed["decoder only"].min()) > 0.9
+    removals, possible = chapter.removals(setup)
+    penalised = chapter.penalised(setup, removals)
+    assert [change["l1"] for change in penalised.values()] == [0.1] * 3
+    _, others = chapter.intervene(setup, penalised)
+    blamed, *controls = [readings["near"] for readings in others.values()]
+    assert torch.allclose(chapter.absorption(blamed), absorbed["nothing"]), "the same intervention"
+    assert possible == [1, 1] and chapter.silent(blamed).min() > 0.9 and chapter.silent(*controls).max() == 0
+    assert len(chapter.silent(*controls)) == len(controls[0].all_live)
+    assert torch.equal(chapter.silent(controls[0], blamed), chapter.silent(blamed)), "the larger counts"
     figure = chapter.draw_reach(runs["near"], reach, setup.tree.names)
     assert figure.axes[0].get_title().startswith("reach everything\nabsorption 0.01 (random ")
     dead = {kind: setup.read(start.map(torch.zeros_like)) for kind in chapter.KINDS}

@@ -480,9 +480,24 @@ def reaches(setup: Setup) -> dict[str, dict[str, object]]:
     }
 
 
+def penalised(setup: Setup, changes: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
+    """The same changes of the setting, each with the L1 penalty; factors on terms then hold for their part of it."""
+    return {name: {"l1": setup.p.l1, **change} for name, change in changes.items()}
+
+
 def absorption(reading: Reading) -> Float[Tensor, " live_seeds"]:
     """The absorption of live seeds in which the parent is not missing."""
     found = reading.absorption[reading.all_live]
+    return found[~found.isnan()]
+
+
+def silent(*readings: Reading) -> Float[Tensor, " live_seeds"]:
+    """On what share of its inputs beside a child the parent's latent is silent; the largest of all readings.
+
+    Of the seeds that are live in all readings, and in which the parent is missing in none.
+    """
+    each = [reading.edges.mean(reading.edges.silent).masked_fill(~reading.all_live, torch.nan) for reading in readings]
+    found = torch.stack(each).amax(0)
     return found[~found.isnan()]
 
 

@@ -177,14 +177,21 @@ class Left:
     """What becomes of the parent beside its children, over all seeds, those with dead latents included.
 
     Attributes:
-        absorbed: mean absorption from random starts, of the seeds in which some latent represents the parent.
+        absorbed: mean absorption from random starts, of the seeds in which some latent represents the parent; NaN if
+            none does.
         missing: share of the seeds in which none does.
-        near: mean absorption from near the truth, where a parent that is missing counts as absorbed.
+        near_absorbed, near_missing: the same from near the truth.
     """
 
     absorbed: float
     missing: float
-    near: float
+    near_absorbed: float
+    near_missing: float
+
+    @property
+    def near_lost(self) -> float:
+        """How much of the parent is absorbed or missing from near the truth."""
+        return self.near_missing + (1 - self.near_missing) * (0.0 if self.near_missing == 1 else self.near_absorbed)
 
 
 def settings_left(p: Parameters) -> dict[str, tuple[SAEConfig, FeatureTree]]:
@@ -213,26 +220,28 @@ def absorption_left(p: Parameters) -> dict[str, Left]:
         states, parents = tree.states(), tree.parents()
         dictionary = orthonormal_dictionaries(tree.n_features, p.d_model, seeds)
         setting = Setting(config, states, dictionary)
-        absorption = {}
+        absorption: dict[str, torch.Tensor] = {}
         for kind, start in (
             ("random", random_start(config, seeds)),
             ("near", start_near(dictionary[:, : config.d_sae], seeds, p.start_noise)),
         ):
             reading = metrics.read(train(setting, start, p.exact).sae[0], states, dictionary, parents)
             absorption[kind] = reading.absorption
-        random, near = absorption.values()
-        missing = float(random.isnan().double().mean())
-        found[name] = Left(float(random.nanmean()), missing, float(near.nan_to_num(nan=1.0).mean()))
+        each = [(float(one.nanmean()), float(one.isnan().double().mean())) for one in absorption.values()]
+        found[name] = Left(*each[0], *each[1])
     return found
 
 
 def table_left(found: Mapping[str, Left]) -> str:
     """Markdown: one row a setting."""
-    lines = ["| Matryoshka SAE | absorbed, random starts | missing, random starts | near the truth |"]
-    lines += ["| --- | --- | --- | --- |"]
-    lines += [
-        f"| {name} | {told(left.absorbed)} | {left.missing:.0%} | {left.near:.0%} |" for name, left in found.items()
-    ]
+    lines = ["| Matryoshka SAE | absorbed, random starts | missing | absorbed, near the truth | missing |"]
+    lines += ["| --- | --- | --- | --- | --- |"]
+    for name, left in found.items():
+        random, near = (
+            f"{told(left.absorbed)} | {left.missing:.0%}",
+            f"{told(left.near_absorbed)} | {left.near_missing:.0%}",
+        )
+        lines.append(f"| {name} | {random} | {near} |")
     return "\n".join(lines)
 
 
