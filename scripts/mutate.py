@@ -78,6 +78,14 @@ HARMLESS = {
      "return States(acts[probs > 1e-12], probs[probs > 1e-12])  # not those of probability 0, up to rounding"): (
         "none, but for a tie"
     ),
+    ("features", "2 → 3", 'write_text(path, json.dumps(self.to_dict(), indent=2) + "\\n")'): (
+        "none: how a file is indented"
+    ),
+    ("metrics", "Gt → GtE", "each = each if len(each) > 1 else [each[0]] * len(sae)"): (
+        "none: one stands for all anyway"
+    ),
+    ("theory", "GtE → Gt",
+     "above = middle >= total + (pulls.square() / (middle[..., None] - pulls)).sum(-1)"): "none, but for a tie",
     ("diagnose", "LtE → Lt", "fitted=bool(judged.any() and (steps <= FITTED * lengths).all()),"): (
         "none, but for a tie to the last bit"
     ),
@@ -90,6 +98,14 @@ HARMLESS = {
         "none: the matrix is symmetric"
     ),
     ("features", "1 → 2", "depth.append(0 if parent is None else depth[parent] + 1)"): "none: only the order counts",
+    ("claims", "False → True",
+     "hand_over(name, _rounded(value) if isinstance(value, float) else value, display=False)"): (
+        "nbval notices: the value would stand in an output"
+    ),
+    ("claims", "1 → 2",
+     "texts = {options.ledger: json.dumps(found, indent=1), options.table: table(found), options.page: page(found)}"): (
+        "none: how a file is indented"
+    ),
     ("claims", "0 → 1", "return float(values[0]), float(values[0])"): "none: all values are equal there",
     ("claims", "Lt → LtE", "if abs(value) < NEGLIGIBLE:"): "none: the next line says the same of this number",
 }  # fmt: skip

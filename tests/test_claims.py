@@ -88,6 +88,10 @@ def test_a_narrow_interval_around_half_is_about_half_and_a_wide_one_undecided():
         far = replace(half, share=share)
         found = judge(Claim("x", "X", "", "", criteria=(far,)), {"m": np.arange(200) < passed}).outcomes[0]
         assert found.outcome == claims.NEAR
+    for share, passed in ((0.1, 10), (0.9, 90)):  # one of +-.066 reaches farther
+        far = replace(half, share=share)
+        found = judge(Claim("x", "X", "", "", criteria=(far,)), {"m": np.arange(100) < passed}).outcomes[0]
+        assert found.outcome == "undecided"
     ninety = replace(half, share=0.9)
     found = judge(Claim("x", "X", "", "", criteria=(ninety,)), {"m": np.ones(30)}).outcomes[0]
     assert found.outcome == "undecided", "all of a few seeds pass"
@@ -307,6 +311,7 @@ def test_collect_gathers_verdicts_and_the_table_shows_what_is_not_tested(tmp_pat
     assert "leans 0.100 toward each child" in table and table.count("every criterion is met") == 3
     page = (tmp_path / "t" / "page.md").read_text()
     assert page.count("\n## ") == len(OURS) and page.count("every criterion is met") == 3
+    assert page.count("**Chapter.**") == 3 and "**Chapter.** {doc}`../notebooks/01_standard_sae_absorbs`" in page
     for claim in claims.load().values():
         assert all(claims._cell(said) in page for said in [*(c.says for c in claim.criteria), *claim.history]), claim.id
 

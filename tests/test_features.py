@@ -404,3 +404,8 @@ def test_the_posts_tree():
     acts = tree.sample(200_000, 0)
     # Three families of 0.15 (1 + 0.6) and eight features of 0.05.
     assert float(acts.sum(1).mean()) == pytest.approx(1.12, abs=0.01)
+
+
+def test_a_feature_is_called_by_its_id_or_its_number():
+    below = FeatureTree(0.5, (FeatureTree(0.5, id="b"), FeatureTree(0.5)), is_read_out=False, id="unseen")
+    assert FeatureTree(1.0, (FeatureTree(0.3), below)).names == ["feature 0", "feature 1", "b", "feature 3"]

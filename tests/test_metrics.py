@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from matryoshka_mixing import metrics
 from matryoshka_mixing.chapters import basins
-from matryoshka_mixing.features import FeatureTree, States, family, orthonormal_dictionaries
-from matryoshka_mixing.sae import SAE, SAEConfig, start_near
+from matryoshka_mixing.features import FeatureTree, States, family, independent, orthonormal_dictionaries
+from matryoshka_mixing.sae import SAE, SAEConfig, random_start, start_near
 from matryoshka_mixing.training import Setting, TrainConfig, train
 
 PARENTS = [None, 0, 0]
@@ -524,3 +524,29 @@ def test_a_leaf_has_no_latent_that_does_not_hold_it():
     sae = SAE(rows.T[None].clone(), torch.tensor([[0.0, 0.0, 0.5]]).double(), rows[None], torch.zeros(1, 4).double())
     reading = metrics.read(sae, states, upright[:3], [None, 0, 0])
     assert reading.latents.tolist() == [[0, 1, 2]] and reading.assigned.tolist() == [[0, 1, -1]]
+
+
+@pytest.mark.parametrize(
+    ("written", "carried", "partial"),
+    [(1.0, 1, 1), (0.5, 1, 1), (0.49, 0, 0.49 / 0.5), (0.2, 0, 0.2 / 0.5), (0.0, 0, 0)],
+)
+def test_how_much_of_a_silent_parent_is_written(written, carried, partial):
+    """At least half is carried; a part is told against half of the parent, where all write less than that."""
+    sae = sae_from([[1, -1, -1], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [written, 1, 0], [written, 0, 1]])
+    edges = read(sae).edges
+    assert edges.silent.tolist() == [1, 1] and edges.carried.tolist() == [carried] * 2
+    assert edges.partial.tolist() == pytest.approx([partial] * 2)
+
+
+def test_without_a_hierarchy_there_are_no_edges_for_any_seed():
+    states, directions = independent([0.2, 0.3]).states(), torch.eye(2, dtype=torch.float64)
+    saes = random_start(SAEConfig(2, (2,)), range(3))
+    edges = metrics.read(saes, states, directions, [None, None]).edges
+    assert edges.represented.shape == edges.missing.shape == (3, 0)
+
+
+def test_pairs_are_told_of_more_latents_than_features():
+    cosines = torch.tensor([[[0.1, 0.9], [0.2, 0.3], [0.8, 0.4]]])
+    frame = metrics.labelled(cosines, torch.tensor([[2, 0]]), [None, 0])
+    asked = {(row.latent, row.relation): row.cosine for row in frame.itertuples()}
+    assert asked == pytest.approx({(2, "itself"): 0.8, (2, "child"): 0.4, (0, "parent"): 0.1, (0, "itself"): 0.9})

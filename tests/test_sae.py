@@ -415,3 +415,43 @@ def test_a_threshold_is_the_middle_between_what_is_kept_and_what_is_not():
             torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0])).double(), torch.full((4,), 0.25).double()
         )
         assert float(sae.threshold) == expected
+
+
+@pytest.mark.parametrize("axes", [(), (2,)])
+@pytest.mark.parametrize(
+    "configs",
+    [
+        (SAEConfig(4, (3,)), SAEConfig(4, (3,), activation="topk", k=1)),
+        (SAEConfig(4, (3,), activation="topk", k=2), SAEConfig(4, (3,), activation="topk", k=1)),
+        (SAEConfig(4, (3,), activation="batchtopk", k=0.5), SAEConfig(4, (3,), activation="batchtopk", k=1.5)),
+    ],
+)
+def test_saes_of_several_configurations_encode_as_each_alone(configs, axes):
+    """On rows that all share, and where each setting and each SAE has rows of its own."""
+    draw = torch.Generator().manual_seed(0)
+    start = random_start(configs[0], range(4)).reshape(2, 2)
+    saes = SAE.stack([start[i].with_config(config) for i, config in enumerate(configs)])
+    x = torch.randn(*axes, *axes, 7, 4, dtype=torch.float64, generator=draw)
+    probs = torch.rand(*axes, *axes, 7, dtype=torch.float64, generator=draw)
+    probs = probs / probs.sum(-1, keepdim=True)
+    found = saes.encode(x, probs)
+    for i, j in product(range(2), repeat=2):
+        own = (x[i, j], probs[i, j]) if axes else (x, probs)
+        assert torch.allclose(found[i, j], saes[i, j].encode(*own)) and (found[i, j] > 0).any()
+    first = saes[:, 0]  # of each configuration one, and rows of its own
+    alone = first.encode(x[:, 0], probs[:, 0]) if axes else first.encode(x, probs)
+    assert torch.equal(alone, found[:, 0])
+    with pytest.raises(ValueError, match="along the first axis alone; index the settings first"):
+        SAE.stack([saes, saes])
+
+
+def test_a_threshold_belongs_to_the_configuration_it_was_found_for():
+    config, eye = SAEConfig(4, (4,), activation="batchtopk", k=1.0), torch.eye(4, dtype=torch.float64)
+    found = SAE(eye, 0 * eye[0], eye, 0 * eye[0], config).with_threshold(eye, torch.full((4,), 0.25).double())
+    assert found.threshold is not None and found.with_config(SAEConfig(4, (4,))).threshold is None
+    assert found.with_config(config).threshold is None
+    jumps = SAEConfig(4, (4,), activation="jumprelu")
+    kept = SAE(eye, 0 * eye[0], eye, 0 * eye[0], jumps, threshold=eye[0]).with_config(
+        SAEConfig(4, (2, 4), activation="jumprelu")
+    )
+    assert torch.equal(kept.threshold, eye[0])

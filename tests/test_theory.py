@@ -235,6 +235,8 @@ def test_inclusion_probabilities():
             theory.inclusion_probabilities(*bad)
     with pytest.raises(ValueError, match=r"differ by too much.*ratio is 1e\+07"):
         theory.inclusion_probabilities([1e-7, 1, 1, 1, 1], 2)
+    with pytest.raises(ValueError, match="differ by too much"):  # here the sum is off by far less than 1
+        theory.inclusion_probabilities([1, 1, 1e5], 1)
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.2, 0.5])
