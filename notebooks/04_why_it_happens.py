@@ -10,8 +10,6 @@
 #
 # {glue:}`sibling-undo`
 #
-# {glue:}`terms-prevent-absorption`
-#
 # In short: without these terms the parent's latent is clean (its largest cosine with a child is
 # {glue:text}`dose_zero`); with them it leans {glue:text}`dose_one:.3f` toward each child, where the truth is 0.
 
@@ -262,6 +260,8 @@ figure = chapter.draw_removed(chapter.beside_whole(near, random, without))
 
 # %% [markdown]
 # ### What else happens: absorption comes back
+#
+# {glue:}`terms-prevent-absorption`
 #
 # Without the blamed terms nothing asks the parent's latent to fire beside a child any more. With no
 # penalty the loss is then zero for a whole family of solutions, clean and absorbing alike.

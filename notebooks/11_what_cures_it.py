@@ -6,8 +6,6 @@
 #
 # {glue:}`decoder-from-full`
 #
-# {glue:}`split-and-apart`
-#
 # {glue:}`no-published-remedy`
 #
 # In short: over six toys and random starts, with ReLU and an L1 penalty, plain Matryoshka SAEs recover
@@ -161,6 +159,8 @@ HTML(chapter.page.as_html(chapter.page.table(stored), "remedies"))
 #
 # On the tree OrtSAE then cleans {glue:text}`ort_after_tree:.0%`, beside a loud child none (ours
 # {glue:text}`ours_loud:.0%`). Both together, *split with OrtSAE*, clean {glue:text}`apart_clean:.0%`.
+#
+# {glue:}`split-and-apart`
 
 # %% [markdown] tags=["details"]
 # ## The contestants

@@ -127,7 +127,7 @@ def test_page(tab, address, path):
 def test_search_finds_the_page_that_explains_it(open_page, word, wanted):
     page, heard = open_page("search")
     page.goto(f"{page.url}?q={word}")
-    page.wait_for_selector("#search-results li a")
+    page.wait_for_selector(".search-summary:has-text('Search finished')")
     links = page.eval_on_selector_all("#search-results li > a", "links => links.map((a) => a.href)")
     assert any(wanted in link for link in links) and heard == []
     kinds = ["api" if "book/api" in link else "page" for link in links]
