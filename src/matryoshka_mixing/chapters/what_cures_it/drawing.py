@@ -125,7 +125,7 @@ def recovered(stored: Stored, names: Sequence[str] = (STANDARD, PLAIN, OURS)) ->
         axis.set_xticks(range(len(stored.toys)), stored.toys, rotation=35, ha="right", fontsize=9)
         axis.set(title=title, ylim=(-0.03, 1.03))
     axes[0].set_ylabel("share of features recovered")
-    axes[0].legend(fontsize=9)
+    axes[-1].legend(fontsize=9, loc="upper left")
     return figure
 
 
