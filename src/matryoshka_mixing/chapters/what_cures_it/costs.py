@@ -170,11 +170,11 @@ def steps(d_in: int = 256, widths: tuple[int, ...] = WIDTHS, batch: int = 512) -
         acts = torch.relu((sae.x - b_dec) @ W_enc.detach() + b_enc.detach())
         error, paid = next(sae.prefixes(acts, widths[-1:]))
         loss = encoder + len(widths) * (error + paid).mean()
-        return loss + losses.neighbours(SAE(W_enc, b_enc, W_dec, b_dec))[0].square().mean() if apart else loss
+        return loss + losses.alike(SAE(W_enc, b_enc, W_dec, b_dec)) if apart else loss
 
     def both() -> Tensor:
         W_enc, b_enc, W_dec, b_dec = sae.leaves
-        return sae.total(widths) + losses.neighbours(SAE(W_enc, b_enc, W_dec, b_dec))[0].square().mean()
+        return sae.total(widths) + losses.alike(SAE(W_enc, b_enc, W_dec, b_dec))
 
     objectives: dict[str, Callable[[], Tensor]] = {
         "standard": sae.full, PLAIN: lambda: sae.total(widths), RANDOM: random_prefixes,

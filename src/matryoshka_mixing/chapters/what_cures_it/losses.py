@@ -114,11 +114,16 @@ def neighbours(sae: SAE) -> tuple[Float[Tensor, "*instances d_sae"], Tensor]:
     return value.clamp_min(0), index
 
 
+def alike(sae: SAE) -> Float[Tensor, "*instances"]:
+    """OrtSAE's penalty: mean over k of max(0, max over j != k of cos(d_k, d_j))^2."""
+    return neighbours(sae)[0].square().mean(-1)
+
+
 def ortsae(config: SAEConfig, weight: float, rows: Callable[[], Rows]) -> Objective:
     """OrtSAE: loss + weight * mean over k of max(0, max over j != k of cos(d_k, d_j))^2 (arXiv 2509.22033)."""
 
     def loss(sae: SAE) -> Tensor:
-        return total(sae, config, *rows()) + weight * neighbours(sae)[0].square().mean(-1)
+        return total(sae, config, *rows()) + weight * alike(sae)
 
     return loss
 
@@ -127,7 +132,7 @@ def with_ortsae(config: SAEConfig, weight: float, rows: Callable[[], Rows]) -> O
     """A Matryoshka SAE's loss and OrtSAE's penalty, which weighs against all prefixes together."""
 
     def loss(sae: SAE) -> Tensor:
-        return total(sae, config, *rows()) + sum(config.weights) * weight * neighbours(sae)[0].square().mean(-1)
+        return total(sae, config, *rows()) + sum(config.weights) * weight * alike(sae)
 
     return loss
 
@@ -139,7 +144,7 @@ def split_with_ortsae(config: SAEConfig, weight: float, rows: Callable[[], Rows]
     def loss(sae: SAE) -> tuple[Tensor, Tensor]:
         x, probs = rows()
         given = firing(sae, config, x, probs)
-        apart = sum(config.weights) * weight * neighbours(sae)[0].square().mean(-1)
+        apart = sum(config.weights) * weight * alike(sae)
         return total(sae, config, x, probs, given), total(sae, full, x, probs, given) + apart
 
     return loss

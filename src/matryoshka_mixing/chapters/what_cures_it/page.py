@@ -460,7 +460,7 @@ def package_apart(W_dec: Tensor) -> float:
     """OrtSAE's penalty of a decoder, as the contestants pay it."""
     W_dec = W_dec.detach()
     sae = SAE(W_dec.mT, W_dec[:, 0], W_dec, W_dec[0])
-    return float(losses.neighbours(sae)[0].square().mean())
+    return float(losses.alike(sae))
 
 
 def measured_published(stored: Stored) -> dict[str, object]:
